@@ -1,0 +1,81 @@
+"""The environment contract: two pure functions over one state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax.spaces import Space
+from rljax.types import Key, PyTree
+
+
+class State(struct.PyTreeNode):
+    """One environment between two steps. Batch it with `jax.vmap`.
+
+    Fields:
+      physics: what is integrated (arrays, mjx.Data, …).
+      obs: an array or a dict of arrays; what the agent sees.
+      reward: f32 [], of the step that led here; 0 after a reset.
+      terminated: bool [], the task ended: the future is worth 0.
+      truncated: bool [], the clock ended: the future is worth V(obs).
+      metrics: named quantities of the last step, worth plotting.
+      info: what wrappers carry from step to step.
+    """
+
+    physics: PyTree
+    obs: PyTree
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+    info: dict[str, PyTree] = struct.field(default_factory=dict)
+
+    @property
+    def done(self) -> jax.Array:
+        """bool []: the episode is over, for either reason."""
+        return self.terminated | self.truncated
+
+
+class Environment:
+    """Base class of every task. Subclasses hold constants only; all that changes is in `State`."""
+
+    name: str = ""
+    observation_space: Space
+    action_space: Space
+    steps_per_action: int = 1
+    """Steps of the underlying task that one call of `step` makes (more than 1 under `ActionRepeat`)."""
+    max_episode_steps: int | None = None
+    """Most calls of `step` before the episode is truncated; None without a time limit."""
+
+    def reset(self, key: Key) -> State:
+        """Draws a first state."""
+        raise NotImplementedError
+
+    def step(self, state: State, action: jax.Array) -> State:
+        """Advances one control step. `action` is in the units of `action_space`."""
+        raise NotImplementedError
+
+    def render(self, state: State) -> np.ndarray:
+        """Draws one unbatched state: uint8 [height, width, 3]. Runs on the host, not under jit."""
+        raise NotImplementedError(f"{self.name or type(self).__name__} has no drawing")
+
+    @property
+    def unwrapped(self) -> "Environment":
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+
+def initial_state(physics: PyTree, obs: PyTree, **metrics: Any) -> State:
+    """A `State` fresh from a reset: zero reward, neither terminated nor truncated."""
+    return State(
+        physics=physics,
+        obs=obs,
+        reward=jnp.zeros((), jnp.float32),
+        terminated=jnp.zeros((), bool),
+        truncated=jnp.zeros((), bool),
+        metrics={name: jnp.asarray(value) for name, value in metrics.items()},
+    )

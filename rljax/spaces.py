@@ -1,0 +1,82 @@
+"""Spaces: the shape, type and bounds of an observation or an action."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.types import Key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Box:
+    """Arrays between `low` and `high` (inclusive, element by element; infinite where unbounded).
+
+    Scalars are broadcast to `shape`; without a shape it is that of the bounds.
+    """
+
+    low: Any
+    high: Any
+    shape: tuple[int, ...] | None = None
+    dtype: Any = np.float32
+
+    def __post_init__(self) -> None:
+        shape = self.shape
+        if shape is None:
+            shape = np.broadcast_shapes(np.shape(self.low), np.shape(self.high))
+        low = np.broadcast_to(np.asarray(self.low, self.dtype), shape)
+        high = np.broadcast_to(np.asarray(self.high, self.dtype), shape)
+        if np.any(low > high):
+            raise ValueError(f"Box: low must not be above high, got low={self.low}, high={self.high}")
+        object.__setattr__(self, "shape", tuple(shape))
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every element has finite bounds."""
+        return bool(np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high)))
+
+    def sample(self, key: Key) -> jax.Array:
+        """Uniform within the bounds; the space must be bounded."""
+        if not self.bounded:
+            raise ValueError("Box.sample needs finite bounds on every element")
+        if np.issubdtype(self.dtype, np.integer):
+            high = jnp.asarray(self.high, jnp.int32) + 1
+            return jax.random.randint(key, self.shape, jnp.asarray(self.low, jnp.int32), high).astype(self.dtype)
+        return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
+
+    def contains(self, value: Any) -> bool:
+        """Whether a concrete value lies in the space."""
+        value = np.asarray(value)
+        return value.shape == self.shape and bool(np.all(value >= self.low) and np.all(value <= self.high))
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """The integers 0 … n − 1."""
+
+    n: int
+    dtype: Any = np.int32
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"Discrete: n must be at least 1, got {self.n}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    def sample(self, key: Key) -> jax.Array:
+        """Uniform over the n values."""
+        return jax.random.randint(key, (), 0, self.n, self.dtype)
+
+    def contains(self, value: Any) -> bool:
+        """Whether a concrete value lies in the space."""
+        value = np.asarray(value)
+        return value.shape == () and np.issubdtype(value.dtype, np.integer) and bool(0 <= value < self.n)
+
+
+Space = Box | Discrete
