@@ -31,6 +31,8 @@ class AutoReset(Wrapper):
             raise ValueError(f"AutoReset: num_envs must be at least 1, got {num_envs}")
         if policy not in get_args(ResetPolicy):
             raise ValueError(f"AutoReset: policy must be one of {get_args(ResetPolicy)}, got {policy!r}")
+        if pool_size is not None and pool_size < 1:
+            raise ValueError(f"AutoReset: pool_size must be at least 1, got {pool_size}")
         super().__init__(env)
         self.num_envs = num_envs
         self.policy = policy
@@ -52,7 +54,9 @@ class AutoReset(Wrapper):
     def step(self, state: State, action: jax.Array) -> State:
         own = {name: state.info[name] for name in ("pool", "pool_index", "reset_key") if name in state.info}
         inner = {name: value for name, value in state.info.items() if name not in (*own, "next_obs")}
-        after = jax.vmap(self.env.step)(state.replace(info=inner), action)
+        # The flags of the last step belong to an episode that is over: a wrapper that adds to them must not see them.
+        going = jnp.zeros_like(state.done)
+        after = jax.vmap(self.env.step)(state.replace(terminated=going, truncated=going, info=inner), action)
         if self.policy == "pool":
             index = own["pool_index"]
             fresh = jax.tree.map(lambda x: x[index], own["pool"])

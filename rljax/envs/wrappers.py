@@ -72,7 +72,8 @@ class RescaleAction(Wrapper):
     def rescale(self, action: jax.Array) -> jax.Array:
         """[-1, 1] to the units of the wrapped environment."""
         low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[union-attr]
-        return low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+        rescaled = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+        return jnp.clip(rescaled, low, high)  # rounding may lead just outside
 
     def step(self, state: State, action: jax.Array) -> State:
         return self.env.step(state, self.rescale(action))

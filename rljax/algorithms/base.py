@@ -1,0 +1,84 @@
+"""The algorithm contract: three pure functions, and what the runner needs to know about them."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+from rljax.envs.environment import Environment
+from rljax.types import Key, Metrics, PyTree
+
+
+class Policy(struct.PyTreeNode):
+    """A trained policy, ready to act: raw observations in, actions in the environment's own units out.
+
+    It is a pytree, so it passes through `jit` and `vmap` as an argument.
+
+    Fields:
+      variables: parameters and observation statistics.
+      initial_memory: what a recurrent policy remembers before the first step of ONE episode; `()` without memory.
+      function: `(variables, key, obs, memory, deterministic) -> (action, memory)`.
+    """
+
+    variables: PyTree
+    initial_memory: PyTree
+    function: Callable[..., tuple[jax.Array, PyTree]] = struct.field(pytree_node=False)
+
+    def apply(self, key: Key, obs: PyTree, memory: PyTree, deterministic: bool = True) -> tuple[jax.Array, PyTree]:
+        """Acts and remembers: observations [..., obs] and memory [..., memory] to actions [..., action] and memory."""
+        return self.function(self.variables, key, obs, memory, deterministic)
+
+    def __call__(self, key: Key, obs: PyTree, deterministic: bool = True) -> jax.Array:
+        """Acts: observations [..., obs] to actions [..., action]. For policies without memory."""
+        if jax.tree.leaves(self.initial_memory):
+            raise ValueError("a policy with memory is called by policy.apply(key, obs, memory), from initial_memory")
+        return self.apply(key, obs, self.initial_memory, deterministic)[0]
+
+
+class Algorithm(NamedTuple):
+    """Three pure functions, made by `<algorithm>.make(env, config)`.
+
+    Fields:
+      init: `(key) -> state`; everything that training carries, hyperparameters (`state.hyper`) included.
+      step: `(state) -> (state, metrics)`; one training iteration.
+      policy: `(state) -> Policy`.
+      steps_per_iteration: environment steps made by one call of `step`, over all environments and devices.
+      name, env, config, make: what was made from what, for the run folder and for sharding.
+    """
+
+    init: Callable[[Key], Any]
+    step: Callable[[Any], tuple[Any, Metrics]]
+    policy: Callable[[Any], Policy]
+    steps_per_iteration: int
+    name: str
+    env: Environment
+    config: Any
+    make: Callable[..., "Algorithm"]
+
+
+def sharded_field() -> Any:
+    """A state field whose leaves are split over devices along their first axis; all others are replicated."""
+    return struct.field(metadata={"sharded": True})
+
+
+def require(config: Any, field: str, valid: bool, allowed: str) -> None:
+    """Refuses a bad value of a config with one line: the field, the value and what is allowed."""
+    if not valid:
+        where = f"{type(config).__module__.rpartition('.')[2]}.{type(config).__name__}"
+        raise ValueError(f"{where}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_dict(config_type: type, values: dict[str, Any]) -> Any:
+    """The inverse of `config_to_dict`; unknown fields are refused, and values are checked as always."""
+    known = {field.name for field in dataclasses.fields(config_type)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{config_type.__module__}.Config has no field {', '.join(unknown)}; it has {sorted(known)}")
+    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

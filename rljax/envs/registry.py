@@ -1,0 +1,130 @@
+"""Environments by name: `make("cartpole")`, `make("Pendulum-v1")`, `make("brax:ant")`."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from rljax.envs.environment import Environment
+from rljax.envs.wrappers import TimeLimit
+
+Factory = Callable[..., Environment]
+
+
+class Task(NamedTuple):
+    """What `make` knows of a task."""
+
+    name: str
+    factory: Factory | str
+    max_episode_steps: int | None
+
+
+_tasks: dict[str, Task] = {}
+_simplified: dict[str, str] = {}  # every name and alias, without case, hyphens and underscores, to the task's name
+_adapters: dict[str, Factory | str] = {}
+
+
+def register(
+    name: str, factory: Factory | str, aliases: Sequence[str] = (), max_episode_steps: int | None = None
+) -> None:
+    """Makes a task known under `name` and `aliases`; a second call for the same `name` replaces the first.
+
+    Args:
+      factory: makes the environment, without a time limit; `make` hands it its keyword arguments. As a string
+        "package.module:Name" it is imported when first used.
+      max_episode_steps: the task's time limit; None for none.
+    """
+    if ":" in name:
+        raise ValueError(f"register: a name has no colon, got {name!r}; register_adapter takes prefixes")
+    keys = [_simplify(key) for key in (name, *aliases)]
+    for key in keys:
+        owner = _simplified.get(key, name)
+        if owner != name:
+            raise ValueError(f"register: {name!r} (or an alias) is a name of {owner!r} already")
+    for key in [key for key, owner in _simplified.items() if owner == name]:
+        del _simplified[key]
+    _tasks[name] = Task(name, factory, max_episode_steps)
+    _simplified.update(dict.fromkeys(keys, name))
+
+
+def register_adapter(prefix: str, factory: Factory | str) -> None:
+    """Hands every name "prefix:rest" to `factory(rest, **kwargs)`, which applies its library's own time limit.
+
+    Of `make`'s keyword arguments it gets all that the caller gave, `max_episode_steps` too.
+    """
+    _adapters[prefix.lower()] = factory
+
+
+def registered() -> list[str]:
+    """The names of all tasks, sorted, without aliases and without those behind adapters."""
+    return sorted(_tasks)
+
+
+def make(name: str, **kwargs: Any) -> Environment:
+    """Makes the environment called `name` (or by an alias; case, hyphens and underscores do not matter).
+
+    Args:
+      max_episode_steps: replaces the task's own time limit; None or 0 for no limit.
+      **kwargs: whatever else the task takes.
+
+    Raises:
+      ValueError: an unknown name, or an argument that the task does not take.
+    """
+    if ":" in name:
+        return _make_adapted(name, kwargs)
+    task = _tasks.get(_simplified.get(_simplify(name), ""))
+    if task is None:
+        raise ValueError(f"unknown environment {name!r}; {_suggest(name)}known: {', '.join(registered())}")
+    limit = kwargs.pop("max_episode_steps", task.max_episode_steps)
+    env = _build(task.name, task.factory, (), kwargs)
+    env.name = task.name
+    return TimeLimit(env, limit) if limit else env
+
+
+def _make_adapted(name: str, kwargs: dict[str, Any]) -> Environment:
+    prefix, rest = name.split(":", 1)
+    factory = _adapters.get(prefix.lower())
+    if factory is None:
+        known = ", ".join(f"{prefix}:" for prefix in sorted(_adapters)) or "none"
+        raise ValueError(f"unknown prefix {prefix + ':'!r} in environment {name!r}; known prefixes: {known}")
+    env = _build(name, factory, (rest,), kwargs)
+    env.name = f"{prefix.lower()}:{rest}"
+    return env
+
+
+def _build(name: str, factory: Factory | str, args: tuple[str, ...], kwargs: dict[str, Any]) -> Environment:
+    function = _load(factory) if isinstance(factory, str) else factory
+    # Checked beforehand, so that a TypeError from inside the task is not taken for a wrong argument.
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        taken = dict.fromkeys([*list(signature.parameters)[len(args) :], "max_episode_steps"])
+        raise ValueError(f"{name}: {error}; it takes: {', '.join(taken)}") from None
+    return function(*args, **kwargs)
+
+
+def _load(path: str) -> Factory:
+    module, attribute = path.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _simplify(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _suggest(name: str) -> str:
+    near = difflib.get_close_matches(_simplify(name), _simplified, n=6)
+    names = dict.fromkeys(_simplified[key] for key in near)
+    return f"did you mean {' or '.join(names)}? " if names else ""
+
+
+for _name, _factory, _alias, _limit in (
+    ("cartpole", "cartpole:CartPole", "CartPole-v1", 500),
+    ("mountain_car", "mountain_car:MountainCar", "MountainCar-v0", 200),
+    ("mountain_car_continuous", "mountain_car_continuous:MountainCarContinuous", "MountainCarContinuous-v0", 999),
+    ("acrobot", "acrobot:Acrobot", "Acrobot-v1", 500),
+    ("pendulum", "pendulum:Pendulum", "Pendulum-v1", 200),
+):
+    register(_name, f"rljax.envs.classic.{_factory}", (_alias,), _limit)

@@ -1,0 +1,132 @@
+"""Distributions over actions: batch axes lead, and log-probabilities are summed over the event."""
+
+from math import e, log, pi
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rljax.types import Key
+
+
+class Categorical(struct.PyTreeNode):
+    """Over the integers 0 … n − 1, from logits [..., n]; a logit of -inf forbids an action."""
+
+    logits: jax.Array
+
+    def sample(self, key: Key) -> jax.Array:
+        """Draws actions, int32 [...]."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def mode(self) -> jax.Array:
+        """The likeliest action, int32 [...]."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log-probability [...] of the actions [...]."""
+        log_probs = jax.nn.log_softmax(self.logits)
+        action = jnp.broadcast_to(action, log_probs.shape[:-1])
+        return jnp.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
+
+    def sample_and_log_prob(self, key: Key) -> tuple[jax.Array, jax.Array]:
+        """Draws actions [...] with their log-probabilities [...]."""
+        action = self.sample(key)
+        return action, self.log_prob(action)
+
+    def entropy(self) -> jax.Array:
+        """Entropy [...] in nats."""
+        log_probs = jax.nn.log_softmax(self.logits)
+        probs = jnp.exp(log_probs)
+        return -jnp.sum(probs * jnp.where(probs > 0, log_probs, 0.0), axis=-1)
+
+    def kl(self, other: "Categorical") -> jax.Array:
+        """KL(self ‖ other) [...] in nats; infinite where `other` forbids what `self` may do."""
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        probs = jnp.exp(log_p)
+        possible = probs > 0  # 0 log 0 = 0, and both sides may be -inf there
+        difference = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
+        return jnp.sum(probs * difference, axis=-1)
+
+
+class Gaussian(struct.PyTreeNode):
+    """Diagonal normal: mean [..., d], and log_std of any shape that broadcasts to it."""
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def sample(self, key: Key) -> jax.Array:
+        """Draws actions [..., d], differentiable in the parameters."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> jax.Array:
+        """The mean [..., d]."""
+        return self.mean
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log-density [...] of the actions [..., d]."""
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * log(2 * pi), axis=-1)
+
+    def sample_and_log_prob(self, key: Key) -> tuple[jax.Array, jax.Array]:
+        """Draws actions [..., d] with their log-densities [...]."""
+        action = self.sample(key)
+        return action, self.log_prob(action)
+
+    def entropy(self) -> jax.Array:
+        """Differential entropy [...] in nats."""
+        return jnp.sum(jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * log(2 * pi * e), axis=-1)
+
+    def kl(self, other: "Gaussian") -> jax.Array:
+        """KL(self ‖ other) [...] in nats."""
+        distance = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        log_ratio = self.log_std - other.log_std
+        return jnp.sum(0.5 * (jnp.exp(2 * log_ratio) + distance**2 - 1) - log_ratio, axis=-1)
+
+
+class TanhGaussian(struct.PyTreeNode):
+    """A diagonal normal squashed into (-1, 1) by tanh: mean [..., d], log_std of any shape that broadcasts to it.
+
+    Haarnoja et al. (2018, arXiv:1801.01290), appendix C. The log-density of an own sample is computed from the value u
+    before the squashing: tanh(u) is exactly 1 in f32 from u = 9 on, and no inverse can recover u from it.
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    @property
+    def pre_squash(self) -> Gaussian:
+        """The distribution of u, where the action is tanh(u)."""
+        return Gaussian(self.mean, self.log_std)
+
+    def sample(self, key: Key) -> jax.Array:
+        """Draws actions [..., d], differentiable in the parameters."""
+        return jnp.tanh(self.pre_squash.sample(key))
+
+    def mode(self) -> jax.Array:
+        """tanh(mean) [..., d]: the median, which is what is meant by the deterministic action (not the densest point)."""
+        return jnp.tanh(self.mean)
+
+    def log_prob_of_pre_squash(self, u: jax.Array) -> jax.Array:
+        """Log-density [...] of the actions tanh(u), given u [..., d].
+
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)) holds for every u, and its gradient is finite.
+        """
+        log_slope = 2 * (log(2) - u - jax.nn.softplus(-2 * u))
+        return self.pre_squash.log_prob(u) - jnp.sum(log_slope, axis=-1)
+
+    def sample_and_log_prob(self, key: Key) -> tuple[jax.Array, jax.Array]:
+        """Draws actions [..., d] with their log-densities [...], from the values before the squashing."""
+        u = self.pre_squash.sample(key)
+        return jnp.tanh(u), self.log_prob_of_pre_squash(u)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log-density [...] of actions [..., d] from a dataset; for own samples use `sample_and_log_prob`.
+
+        Actions are clipped to 1e-6 within the bounds, so that one that lies on a bound has a finite density.
+        """
+        return self.log_prob_of_pre_squash(jnp.arctanh(jnp.clip(action, -1 + 1e-6, 1 - 1e-6)))
+
+    def entropy(self, key: Key) -> jax.Array:
+        """Unbiased estimate [...] of the entropy in nats from one sample: there is no closed form."""
+        return -self.sample_and_log_prob(key)[1]

@@ -1,0 +1,130 @@
+"""Networks: perceptrons, convolutions over images, and a recurrent unit that resets between episodes."""
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rljax.nn.initializers import orthogonal
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "identity": lambda x: x,
+    "leaky_relu": nn.leaky_relu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "softplus": nn.softplus,
+    "tanh": nn.tanh,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Looks an activation function up by its name; the names are the keys of `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(sorted(ACTIVATIONS))}; got {name!r}")
+    return ACTIVATIONS[name]
+
+
+class MLP(nn.Module):
+    """Maps [..., d] to [..., output], or to [..., hidden[-1]] where `output` is None (and to itself without layers).
+
+    Kernels are orthogonal and biases zero. A small `output_scale` (0.01) makes an untrained policy nearly uniform,
+    which matters more than most choices in on-policy learning (Andrychowicz et al. 2021, arXiv:2006.05990).
+    """
+
+    hidden: Sequence[int]
+    activation: str = "tanh"
+    output: int | None = None
+    output_scale: float = 1.0
+    hidden_scale: float = sqrt(2)
+    layer_norm: bool = False  # before each activation
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        activate = activation(self.activation)
+        for units in self.hidden:
+            x = nn.Dense(units, kernel_init=orthogonal(self.hidden_scale))(x)
+            if self.layer_norm:
+                x = nn.LayerNorm()(x)
+            x = activate(x)
+        if self.output is not None:
+            x = nn.Dense(self.output, kernel_init=orthogonal(self.output_scale), name="output")(x)
+        return x
+
+
+class CNN(nn.Module):
+    """Maps images [..., height, width, channels] to features [..., dense]; any leading axes, or none.
+
+    The defaults are the convolutions of Mnih et al. (2015), made for 84 x 84 images; for 10 x 10 images (MinAtar) use
+    channels=(16,), kernels=(3,), strides=(1,), dense=128. uint8 is scaled to [0, 1]; any other type is taken as is.
+    """
+
+    channels: Sequence[int] = (32, 64, 64)
+    kernels: Sequence[int] = (8, 4, 3)
+    strides: Sequence[int] = (4, 2, 1)
+    dense: int = 512
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        if not len(self.channels) == len(self.kernels) == len(self.strides):
+            raise ValueError(
+                "CNN: channels, kernels and strides must be of one length, got "
+                f"{tuple(self.channels)}, {tuple(self.kernels)}, {tuple(self.strides)}"
+            )
+        if image.ndim < 3:
+            raise ValueError(f"CNN: an image has the axes [..., height, width, channels], got the shape {image.shape}")
+        activate = activation(self.activation)
+        x = image.astype(jnp.float32)
+        if image.dtype == jnp.uint8:
+            x = x / 255.0
+        for channels, kernel, stride in zip(self.channels, self.kernels, self.strides, strict=True):
+            if min(x.shape[-3:-1]) < kernel:
+                raise ValueError(
+                    f"CNN: an image of {image.shape[-3]} x {image.shape[-2]} is too small for kernels="
+                    f"{tuple(self.kernels)} with strides={tuple(self.strides)}: a {kernel} x {kernel} kernel meets "
+                    f"{x.shape[-3]} x {x.shape[-2]}. Use fewer or smaller kernels, for example kernels=(3,), strides=(1,)"
+                )
+            x = nn.Conv(
+                channels, (kernel, kernel), (stride, stride), padding="VALID", kernel_init=orthogonal(sqrt(2))
+            )(x)
+            x = activate(x)
+        x = x.reshape(*x.shape[:-3], -1)
+        return activate(nn.Dense(self.dense, kernel_init=orthogonal(sqrt(2)))(x))
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), one step at a time or over a sequence with resets.
+
+    Both ways share their parameters, so that a policy is unrolled in training and stepped when it acts. The carry is
+    f32 [..., units] and starts as zeros (`initial_carry`).
+    """
+
+    units: int
+
+    def setup(self) -> None:
+        self.cell = nn.GRUCell(self.units, kernel_init=orthogonal(), recurrent_kernel_init=orthogonal())
+
+    def __call__(self, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Steps from carry [..., units] and input [..., d] to the next carry and the output, both [..., units]."""
+        return self.cell(carry, x)
+
+    def unroll(self, carry: jax.Array, xs: jax.Array, reset: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Runs over a time-major sequence: carry [B, units], xs [T, B, d], reset bool [T, B] -> (carry, [T, B, units]).
+
+        reset[t] zeroes the carry BEFORE step t: it says that xs[t] is the first observation of an episode.
+        """
+
+        def step(cell, carry, inputs):
+            x, reset = inputs
+            return cell(jnp.where(reset[..., None], 0.0, carry), x)
+
+        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+        return scan(self.cell, carry, (xs, reset))
+
+    def initial_carry(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Zeros [*batch_shape, units]."""
+        return jnp.zeros((*batch_shape, self.units))

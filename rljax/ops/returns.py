@@ -1,0 +1,105 @@
+"""Returns and advantages over time-major sequences [T, ...].
+
+Everywhere `next_value[t]` is the value of the TRUE successor of step t, from before any reset. Termination makes the
+future worth 0; truncation makes it worth `next_value[t]`, as does the end of the sequence. Nothing leaks from one
+episode into the one before it. `discount` and `lambda` may be traced scalars.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _continuation(next_value: jax.Array, terminated: jax.Array, discount: Any) -> jax.Array:
+    # A choice and not a product: the value of a terminal observation is arbitrary, and may even be infinite.
+    return discount * jnp.where(terminated, 0.0, next_value)
+
+
+def _reverse_linear_recurrence(offset: jax.Array, factor: jax.Array, last: jax.Array) -> jax.Array:
+    """Solves y_t = offset_t + factor_t y_{t+1} with y_T = last."""
+
+    def step(following, inputs):
+        offset, factor = inputs
+        current = offset + factor * following
+        return current, current
+
+    return lax.scan(step, last, (offset, factor), reverse=True)[1]
+
+
+def gae(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    discount: Any,
+    gae_lambda: Any,
+) -> jax.Array:
+    """Generalised advantage estimates [T, ...] (Schulman et al. 2016, arXiv:1506.02438, equation 16).
+
+    All arrays are [T, ...]. Add `value` for the targets of the value function (TD(lambda) returns).
+    """
+    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    delta = reward + _continuation(next_value, terminated, discount) - value
+    decay = discount * gae_lambda * jnp.where(terminated | truncated, 0.0, jnp.ones_like(delta))
+    return _reverse_linear_recurrence(delta, decay, jnp.zeros_like(delta[0]))
+
+
+def lambda_returns(
+    reward: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    discount: Any,
+    lambda_: Any,
+) -> jax.Array:
+    """Returns [T, ...] that average all n-step returns with weights (1 - lambda) lambda^(n-1) (Sutton and Barto, 12.18).
+
+    All arrays are [T, ...]; lambda = 0 gives one-step targets and lambda = 1 discounted returns.
+    """
+    chex.assert_equal_shape([reward, next_value, terminated, truncated])
+    mixing = jnp.where(truncated, 0.0, lambda_ * jnp.ones_like(next_value))
+    mixing = mixing.at[-1].set(0.0)
+    future = _continuation(next_value, terminated, discount)
+    factor = discount * jnp.where(terminated, 0.0, mixing)
+    return _reverse_linear_recurrence(reward + (1 - mixing) * future, factor, jnp.zeros_like(future[0]))
+
+
+def discounted_returns(
+    reward: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    discount: Any,
+) -> jax.Array:
+    """Sums [T, ...] of discounted rewards to the end of the episode, or bootstrapped where it is cut off."""
+    return lambda_returns(reward, next_value, terminated, truncated, discount, 1.0)
+
+
+def n_step_returns(
+    reward: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    discount: Any,
+    n: int,
+) -> jax.Array:
+    """Returns [T, ...] of up to `n` rewards and then the value (Sutton and Barto, equation 7.1); `n` is static.
+
+    Fewer rewards are summed where the episode or the sequence ends first.
+    """
+    if n < 1:
+        raise ValueError(f"n_step_returns: n must be at least 1, got {n}")
+    chex.assert_equal_shape([reward, next_value, terminated, truncated])
+    last = jnp.zeros_like(truncated).at[-1].set(True)
+
+    def step(future, _):
+        returns = reward + _continuation(future, terminated, discount)
+        following = jnp.roll(returns, -1, axis=0)
+        return jnp.where(truncated | last, next_value, following), returns
+
+    future, _ = lax.scan(lambda future, _: (step(future, None)[0], None), next_value, length=n - 1)
+    return step(future, None)[1]

@@ -1,0 +1,125 @@
+"""Mean and variance of a stream of arrays, for the normalisation of observations.
+
+Batches are merged by Chan et al. (1983), "Algorithms for Computing the Sample Variance", equation 2.1: nothing of the
+size of the squared mean is ever formed, and devices can merge what they have seen.
+
+The count is f32, which stops counting at 2^24 steps of one. Before that, the weight of the past is capped at 2^17
+times that of the newest batch: the statistics are those of the whole run for the first 131 072 updates and from then
+on forget exponentially with that horizon, and rounding errors cannot pile up.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from rljax.types import PyTree
+
+_HORIZON = 2.0**17  # updates; an increment keeps 7 of the 24 bits of the mantissa in the worst case
+
+
+class Statistics(struct.PyTreeNode):
+    """Statistics of a pytree of arrays; leaves that are not floating point hold a scalar 0 that is never used."""
+
+    count: jax.Array  # f32 []
+    mean: PyTree  # as the example
+    m2: PyTree  # as the example: the sum of squared deviations from the mean
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def init(example: PyTree) -> Statistics:
+    """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes)."""
+
+    def zeros(leaf):
+        if not _is_float(leaf):
+            return jnp.zeros(())
+        return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+
+    # Two calls: a donated state must not hold one buffer twice.
+    return Statistics(jnp.zeros(()), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
+
+
+def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Statistics:
+    """Takes in a batch, whose leaves have any number of leading batch axes (the same for all).
+
+    With `axis_name`, the batches of every device (or of every member of a vmap) along that axis are taken in, and all
+    end with the same statistics, provided that they began so.
+    """
+
+    def total(x):
+        return x if axis_name is None else lax.psum(x, axis_name)
+
+    means, treedef = jax.tree.flatten(statistics.mean)
+    m2s = treedef.flatten_up_to(statistics.m2)
+    leaves = treedef.flatten_up_to(batch)
+    floats = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
+    if not floats:
+        return statistics
+    batch_shapes = {jnp.shape(leaves[i])[: jnp.ndim(leaves[i]) - jnp.ndim(means[i])] for i in floats}
+    if len(batch_shapes) > 1:
+        raise ValueError(f"running_statistics.update: leaves must share their batch axes, got {batch_shapes}")
+    size = 1
+    for axis in batch_shapes.pop():
+        size *= axis
+    if size == 0:
+        return statistics
+
+    added = total(jnp.asarray(size, statistics.count.dtype))
+    past = jnp.minimum(statistics.count, (_HORIZON - 1) * added)
+    kept = past / jnp.maximum(statistics.count, 1.0)
+    count = past + added
+    for i in floats:
+        mean, m2 = means[i], m2s[i]
+        x = leaves[i].astype(mean.dtype).reshape(size, *mean.shape)
+        chex.assert_equal_shape_suffix([x, mean], mean.ndim)
+        # Relative to the old mean, so that the difference of two large means is not rounded; and then relative to the
+        # batch's own mean, whose rounding error is measured and taken off.
+        x = x - mean
+        shift = total(x.sum(0)) / added
+        x = x - shift
+        error, batch_m2 = total((x.sum(0), (x**2).sum(0)))
+        error = error / added
+        batch_m2 = jnp.maximum(batch_m2 - added * error**2, 0.0)
+        shift = shift + error
+        means[i] = mean + shift * (added / count)
+        m2s[i] = m2 * kept + batch_m2 + shift**2 * (past * added / count)
+    return Statistics(count, treedef.unflatten(means), treedef.unflatten(m2s))
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """The statistics of all that `a` and `b` have seen, in any order up to rounding."""
+    chex.assert_trees_all_equal_shapes(a, b)
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1.0)
+    mean = jax.tree.map(lambda x, y: x + (y - x) * share, a.mean, b.mean)
+    m2 = jax.tree.map(
+        lambda x, y, mean_x, mean_y: x + y + (mean_y - mean_x) ** 2 * (a.count * share), a.m2, b.m2, a.mean, b.mean
+    )
+    return Statistics(count, mean, m2)
+
+
+def variance(statistics: Statistics) -> PyTree:
+    """Population variance, as the example; 1 before anything has been seen."""
+    seen = statistics.count > 0
+    return jax.tree.map(lambda m2: jnp.where(seen, m2 / jnp.maximum(statistics.count, 1.0), 1.0), statistics.m2)
+
+
+def normalize(statistics: Statistics, x: PyTree, clip: float = 10.0, epsilon: float = 1e-8) -> PyTree:
+    """Maps x (any leading axes) to (x - mean) / sqrt(variance + epsilon), clipped to [-clip, clip].
+
+    Leaves that are not floating point (images in bytes, categories) pass through. Statistics carry no gradient.
+    """
+
+    def normalize_leaf(x, mean, variance):
+        if not _is_float(x):
+            return x
+        scaled = (x - lax.stop_gradient(mean)) * lax.rsqrt(lax.stop_gradient(variance) + epsilon)
+        return jnp.clip(scaled, -clip, clip).astype(jnp.result_type(x))
+
+    return jax.tree.map(normalize_leaf, x, statistics.mean, variance(statistics))

@@ -1,0 +1,243 @@
+"""Checkpoints: Orbax, asynchronous and atomic, with SHA-256 sums so that a damaged one is never resumed from.
+
+A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training), `policy` (what acting
+needs, so that loading a policy does not read a replay buffer) and `progress` (the runner's own JSON). Orbax writes it
+under a temporary name and renames it when it is complete. Then `MANIFEST.json` is added: the sum of every file. A
+folder without it was cut off before it was complete; one that does not match was damaged. Both are passed over, the
+second with a warning, and set aside under `damaged/`, so that nothing is lost and nothing is in the way.
+"""
+
+import hashlib
+import json
+import shutil
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rljax.types import PyTree
+
+MANIFEST = "MANIFEST.json"
+
+
+class Restored(NamedTuple):
+    iteration: int
+    item: PyTree
+    progress: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one run.
+
+    Args:
+      folder: where they lie; created when needed.
+      keep: how many of the newest are kept, at least 2 (so that one is whole while another is written); the one with
+        the best score is kept besides.
+      read_only: nothing is created, cleaned up or set aside.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False):
+        # Orbax takes half a second to import, which `import rljax` should not.
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+        if keep < 2:
+            raise ValueError(f"keep = {keep} is not allowed; at least 2 checkpoints are kept")
+        self.folder = Path(folder).absolute()
+        self.read_only = read_only
+        self._ocp = ocp
+        self._saving: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(
+                [
+                    preservation_policy.LatestN(keep),
+                    preservation_policy.BestN(
+                        get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            read_only=read_only,
+            create=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "policy", "progress"))
+
+    def save(
+        self, iteration: int, state: PyTree, policy: PyTree, progress: dict[str, Any], score: float | None = None
+    ) -> None:
+        """Starts to save; returns once the arrays are copied off the device. Waits for the save before, if any."""
+        self.wait()
+        args = self._ocp.args
+        self._manager.save(
+            iteration,
+            args=args.Composite(
+                state=args.StandardSave(_keys_to_data(state)),
+                policy=args.StandardSave(_keys_to_data(policy)),
+                progress=args.JsonSave(progress),
+            ),
+            metrics=None if score is None else {"score": score},
+        )
+        self._saving = threading.Thread(target=self._finish, args=(iteration,), name="checkpoint-manifest")
+        self._saving.start()
+
+    def wait(self) -> None:
+        """Blocks until the newest save is complete, its manifest included; raises what it raised."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def close(self) -> None:
+        """Waits for the newest save and lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def iterations(self) -> list[int]:
+        """Complete checkpoints, oldest first."""
+        return sorted(int(p.parent.name) for p in self.folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
+
+    def restore(self, item: str, target: PyTree, iteration: int | None = None) -> Restored | None:
+        """The newest checkpoint that is whole, or the one asked for.
+
+        Args:
+          item: `state` or `policy`.
+          target: a pytree of arrays or `jax.ShapeDtypeStruct` (with shardings, to restore onto a mesh).
+          iteration: the newest where None.
+
+        Returns:
+          None when there is no checkpoint.
+
+        Raises:
+          ValueError: the one asked for is not there or damaged, or all are damaged, or its shapes are others.
+        """
+        candidates = self.iterations()
+        if iteration is not None:
+            if iteration not in candidates:
+                raise ValueError(f"no checkpoint {iteration} in {self.folder}; there are {candidates}")
+            candidates = [iteration]
+        damage = None
+        for candidate in reversed(candidates):
+            damage = self.damage(candidate)
+            if damage is None:
+                return self._read(item, target, candidate)
+            message = f"checkpoint {self.folder.name}/{candidate} is damaged: {damage}"
+            if iteration is not None:
+                raise ValueError(message)
+            warnings.warn(f"{message}; the one before it is used", stacklevel=2)
+            self._set_aside(candidate)
+        if damage is not None:
+            raise ValueError(f"every checkpoint in {self.folder} is damaged, the last one read: {damage}")
+        return None
+
+    def best(self) -> int | None:
+        """The complete checkpoint with the highest score."""
+        scores = {}
+        for iteration in self.iterations():
+            path = self.folder / str(iteration) / "metrics" / "metrics"
+            if path.exists():
+                scores[iteration] = json.loads(path.read_text())["score"]
+        return max(scores, key=lambda iteration: scores[iteration]) if scores else None
+
+    def damage(self, iteration: int) -> str | None:
+        """What is wrong with a checkpoint's files, in one line that names the file; None if nothing is."""
+        folder = self.folder / str(iteration)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            sums = {str(name): str(value) for name, value in manifest["sha256"].items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            return f"{MANIFEST} cannot be read ({type(error).__name__})"
+        present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        if missing := sorted(set(sums) - set(present)):
+            return f"{missing[0]} is missing"
+        for name, value in sums.items():
+            if _sha256(present[name]) != value:
+                return f"the SHA-256 sum of {name} does not match"
+        return None
+
+    def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
+        args = self._ocp.args
+        abstract = jax.tree.map(_abstract, _keys_to_data(target))
+        try:
+            restored = self._manager.restore(
+                iteration,
+                args=args.Composite(**{item: args.StandardRestore(abstract), "progress": args.JsonRestore()}),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"checkpoint {iteration} does not fit this program's {item}: {reason}") from error
+        return Restored(iteration, _data_to_keys(restored[item], target), restored["progress"])
+
+    def _finish(self, iteration: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+            folder = self.folder / str(iteration)
+            sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))}
+            temporary = folder / f"{MANIFEST}.tmp"
+            temporary.write_text(json.dumps({"sha256": sums}, indent=1))
+            temporary.replace(folder / MANIFEST)
+        except BaseException as error:  # raised again in the caller's thread by `wait`
+            self._failure = error
+
+    def _remove_unfinished(self) -> None:
+        """Clears what a killed process left half-written; it could not be resumed from."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name != "damaged" and not (path / MANIFEST).exists():
+                shutil.rmtree(path)
+
+    def _set_aside(self, iteration: int) -> None:
+        if self.read_only:
+            return
+        aside = self.folder / "damaged"
+        aside.mkdir(exist_ok=True)
+        place = aside / str(iteration)
+        shutil.rmtree(place, ignore_errors=True)
+        (self.folder / str(iteration)).rename(place)
+        self._manager.reload()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MANIFEST)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _keys_to_data(tree: PyTree) -> PyTree:
+    """Typed random keys to plain integers, which is what is stored."""
+
+    def convert(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            data = jax.eval_shape(jax.random.key_data, leaf)
+            return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(convert, tree)
+
+
+def _data_to_keys(tree: PyTree, target: PyTree) -> PyTree:
+    def convert(leaf: Any, like: Any) -> Any:
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+
+    return jax.tree.map(convert, tree, target)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

@@ -1,0 +1,56 @@
+"""Many devices: the environments of one run, or the members of a sweep, split over one mesh axis."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from rljax.algorithms.base import Algorithm
+
+AXIS = "devices"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """One axis over `devices`; all devices of all processes where None."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def partition_specs(state: Any) -> Any:
+    """How a training state lies on the mesh: fields made by `sharded_field` are split, all others replicated."""
+    specs = {
+        field.name: PartitionSpec(AXIS) if field.metadata.get("sharded") else PartitionSpec()
+        for field in dataclasses.fields(state)
+    }
+    return type(state)(**specs)
+
+
+def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
+    """The same algorithm with its environments split over the mesh and gradients and statistics averaged across it.
+
+    Raises:
+      ValueError: the environments, or a device's share of a batch, do not divide.
+    """
+    devices, config = mesh.size, algorithm.config
+    if config.num_envs % devices:
+        raise ValueError(f"num_envs = {config.num_envs} does not divide over {devices} devices")
+    try:
+        dataclasses.replace(config, num_envs=config.num_envs // devices)
+    except ValueError as error:
+        raise ValueError(f"on each of {devices} devices: {error}") from None
+    local = algorithm.make(algorithm.env, config, axis_name=AXIS)
+    specs = partition_specs(jax.eval_shape(algorithm.init, jax.random.key(0)))
+    replicated = PartitionSpec()
+    # check_vma is off because random keys of a device's own make replication undecidable for it; a test compares
+    # the replicas instead.
+    init = jax.shard_map(local.init, mesh=mesh, in_specs=replicated, out_specs=specs, check_vma=False)
+    step = jax.shard_map(local.step, mesh=mesh, in_specs=(specs,), out_specs=(specs, replicated), check_vma=False)
+    return algorithm._replace(init=init, step=step)
+
+
+def shard_members(function: Any, mesh: Mesh) -> Any:
+    """A function over members [S, …] with the members split over the mesh; nothing is exchanged."""
+    split = PartitionSpec(AXIS)
+    return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
