@@ -1,0 +1,11 @@
+"""Reinforcement learning in JAX, from exact dynamic programming to fine-tuning robot policies.
+
+`rljax.make("cartpole")` makes an environment, `ppo.make(env, ppo.Config())` an algorithm,
+`training.train(algorithm, key, total_steps)` trains it, and `rljax.load(run_folder)` gives its policy.
+"""
+
+from rljax.envs import make
+from rljax.training import load
+
+__all__ = ["load", "make"]
+__version__ = "0.1.0"

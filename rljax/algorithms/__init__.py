@@ -1,0 +1,13 @@
+"""Algorithms, one file each: `from rljax.algorithms import ppo`."""
+
+import importlib
+from types import ModuleType
+
+NAMES = ("ppo",)
+
+
+def get(name: str) -> ModuleType:
+    """The module of an algorithm by its name."""
+    if name not in NAMES:
+        raise ValueError(f"unknown algorithm {name!r}; known: {', '.join(NAMES)}")
+    return importlib.import_module(f"rljax.algorithms.{name}")

@@ -139,7 +139,7 @@ def sweep(
         if max(map(len, scores)) > 1:
             beside = _beside(x[positions], x, shift + (0.012 if len(settings) == 1 else 0.0), log)
             axes.plot(beside, final[positions], "o", color=color, ms=4, mew=0, alpha=0.4, zorder=2)
-    _subtitle(axes, f"{source}; {_describe(most, statistic, confidence, noun='seed')}")
+    _subtitle(axes, f"{source}; {_describe(most, statistic, confidence)}")
     if log:
         axes.set_xscale("log")
     axes.margins(x=0.06)
@@ -161,15 +161,13 @@ def _beside(places: np.ndarray, x: np.ndarray, shift: float, log: bool) -> np.nd
     return places + (x.max() - x.min()) * shift
 
 
-def _describe(
-    members: int, statistic: Statistic, confidence: float, noun: str = "member", fewest: int | None = None
-) -> str:
-    """What line and band are, in words: "interquartile mean of 8 members, 95 % interval"."""
-    if members == 1:
-        return f"1 {noun}"
-    name = "mean" if statistic is interquartile_mean and members < 4 else _STATISTICS.get(statistic, "statistic")
-    count = str(members) if fewest in (None, members) else f"{fewest} to {members}"
-    return f"{name} of {count} {noun}s, {confidence:.0%} interval"
+def _describe(most: int, statistic: Statistic, confidence: float, fewest: int | None = None) -> str:
+    """What line and band are, in words: "interquartile mean of 8 seeds, 95% interval"."""
+    if most == 1:
+        return "1 seed"
+    name = "mean" if statistic is interquartile_mean and most < 4 else _STATISTICS.get(statistic, "statistic")
+    count = str(most) if fewest in (None, most) else f"{fewest} to {most}"
+    return f"{name} of {count} seeds, {confidence:.0%} interval"
 
 
 def _colors(count: int) -> list[Any]:

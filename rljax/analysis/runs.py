@@ -169,9 +169,8 @@ def return_metric(runs: list[Run]) -> str:
         if all(metric in run.metric_names for run in runs):
             return metric
     missing = next(run for run in runs if RETURN_METRICS[-1] not in run.metric_names)
-    raise ValueError(
-        f"{missing.folder} has no {' or '.join(RETURN_METRICS)}; name one of: {', '.join(missing.metric_names) or 'none'}"
-    )
+    have = ", ".join(missing.metric_names) or "none"
+    raise ValueError(f"{missing.folder} has no values of {RETURN_METRICS[-1]!r}; it has: {have}")
 
 
 def final_values(run: Run, metric: str | None = None) -> tuple[np.ndarray, str]:
@@ -208,7 +207,8 @@ def _column(path: Path, name: str, cells: list[tuple[int, str]]) -> np.ndarray:
         except ValueError:
             if name.startswith("hyper/"):
                 return np.array([text for _, text in cells])
-            raise ValueError(f"{path} is damaged: line {line}, column `{name}`: {cell[:40]!r} is not a number") from None
+            where = f"line {line}, column `{name}`"
+            raise ValueError(f"{path} is damaged: {where}: {cell[:40]!r} is not a number") from None
         if name in ("step", "member") and not np.isfinite(values[i]):
             raise ValueError(f"{path} is damaged: line {line} has no `{name}`")
     return values

@@ -28,7 +28,7 @@ def interquartile_mean(x: Any, axis: int | None = None) -> Any:
     """Mean of the middle half of the scores along `axis` (of all of them by default).
 
     The lowest and the highest quarter are left out, rounded down: below 4 scores it is the plain mean. NaN where any
-    score is NaN, which `scipy.stats.trim_mean` would sort to the top and trim away. Source: Agarwal et al. 2021, 4.3.
+    score is NaN, which scipy 1.15 sorts to the top and trims away. Source: Agarwal et al. 2021, section 4.3.
     """
     from scipy import stats
 
@@ -49,9 +49,11 @@ def bootstrap_interval(
     scores, about 84 % cover the true mean. Sources: Efron 1979; Agarwal et al. 2021, 4.1.
     """
     x = _scores(x, "x")
-    return _interval(
-        _strata(x), lambda *strata, axis: statistic(np.concatenate(strata, axis), axis=axis), confidence, resamples, seed
-    )
+
+    def pooled(*strata: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(np.concatenate(strata, axis), axis=axis)
+
+    return _interval(_strata(x), pooled, confidence, resamples, seed)
 
 
 def bootstrap_band(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rljax.envs.environment import Environment
-from rljax.envs.wrappers import TimeLimit
+from rljax.envs.wrappers import ActionRepeat, TimeLimit
 
 Factory = Callable[..., Environment]
 
@@ -61,18 +61,26 @@ def registered() -> list[str]:
     return sorted(_tasks)
 
 
-def make(name: str, **kwargs: Any) -> Environment:
+def make(name: str, *, action_repeat: int = 1, **kwargs: Any) -> Environment:
     """Makes the environment called `name` (or by an alias; case, hyphens and underscores do not matter).
 
     Args:
+      action_repeat: holds each action for that many steps (see `ActionRepeat`).
       max_episode_steps: replaces the task's own time limit; None or 0 for no limit.
       **kwargs: whatever else the task takes.
 
     Raises:
       ValueError: an unknown name, or an argument that the task does not take.
     """
-    if ":" in name:
-        return _make_adapted(name, kwargs)
+    spec = {"name": name, **({"action_repeat": action_repeat} if action_repeat != 1 else {}), **kwargs}
+    env = _make_adapted(name, kwargs) if ":" in name else _make_own(name, kwargs)
+    if action_repeat != 1:
+        env = ActionRepeat(env, action_repeat)
+    env.spec = spec
+    return env
+
+
+def _make_own(name: str, kwargs: dict[str, Any]) -> Environment:
     task = _tasks.get(_simplified.get(_simplify(name), ""))
     if task is None:
         raise ValueError(f"unknown environment {name!r}; {_suggest(name)}known: {', '.join(registered())}")

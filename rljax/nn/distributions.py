@@ -104,7 +104,7 @@ class TanhGaussian(struct.PyTreeNode):
         return jnp.tanh(self.pre_squash.sample(key))
 
     def mode(self) -> jax.Array:
-        """tanh(mean) [..., d]: the median, which is what is meant by the deterministic action (not the densest point)."""
+        """tanh(mean) [..., d], the median: what is meant by the deterministic action, not the densest point."""
         return jnp.tanh(self.mean)
 
     def log_prob_of_pre_squash(self, u: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ def _gram_schmidt(rows: jax.Array) -> jax.Array:
     """Orthonormalises the rows of [n, m] one after the other; rows of zeros stay zeros."""
     index = jnp.arange(rows.shape[0])
 
-    def orthonormalize(i, rows):
+    def orthonormalize(i: jax.Array, rows: jax.Array) -> jax.Array:
         # "Twice is enough" for orthogonality to rounding error (Giraud et al. 2005).
         row = lax.fori_loop(0, 2, lambda _, row: _project_out(row, rows, index < i), rows[i])
         norm = jnp.sqrt(jnp.sum(row**2))
@@ -53,7 +53,7 @@ def orthonormal_rows(matrix: jax.Array) -> jax.Array:
     count = -(-n // _BLOCK)
     matrix = jnp.pad(matrix, ((0, count * _BLOCK - n), (0, 0)))
 
-    def orthonormalize(i, done):
+    def orthonormalize(i: jax.Array, done: jax.Array) -> jax.Array:
         # Rows of `done` that are not made yet are zeros and project to nothing.
         rows = lax.dynamic_slice_in_dim(matrix, i * _BLOCK, _BLOCK)
         rows = lax.fori_loop(0, 2, lambda _, rows: _gram_schmidt(_project_out(rows, done)), rows)

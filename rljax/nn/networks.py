@@ -86,11 +86,10 @@ class CNN(nn.Module):
                 raise ValueError(
                     f"CNN: an image of {image.shape[-3]} x {image.shape[-2]} is too small for kernels="
                     f"{tuple(self.kernels)} with strides={tuple(self.strides)}: a {kernel} x {kernel} kernel meets "
-                    f"{x.shape[-3]} x {x.shape[-2]}. Use fewer or smaller kernels, for example kernels=(3,), strides=(1,)"
+                    f"{x.shape[-3]} x {x.shape[-2]}. Use fewer or smaller kernels, such as kernels=(3,), strides=(1,)"
                 )
-            x = nn.Conv(
-                channels, (kernel, kernel), (stride, stride), padding="VALID", kernel_init=orthogonal(sqrt(2))
-            )(x)
+            window, step = (kernel, kernel), (stride, stride)
+            x = nn.Conv(channels, window, step, padding="VALID", kernel_init=orthogonal(sqrt(2)))(x)
             x = activate(x)
         x = x.reshape(*x.shape[:-3], -1)
         return activate(nn.Dense(self.dense, kernel_init=orthogonal(sqrt(2)))(x))
@@ -118,7 +117,9 @@ class GRU(nn.Module):
         reset[t] zeroes the carry BEFORE step t: it says that xs[t] is the first observation of an episode.
         """
 
-        def step(cell, carry, inputs):
+        def step(
+            cell: nn.GRUCell, carry: jax.Array, inputs: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
             x, reset = inputs
             return cell(jnp.where(reset[..., None], 0.0, carry), x)
 

@@ -11,14 +11,15 @@ def explained_variance(prediction: jax.Array, target: jax.Array) -> jax.Array:
     1 is perfect, 0 is no better than a constant, and 0 is also returned where the target is constant.
     """
     chex.assert_equal_shape([prediction, target])
-    info = jnp.finfo(jnp.result_type(float))
-    scale = jnp.maximum(jnp.max(jnp.abs(target)), info.tiny)  # squares must neither overflow nor vanish
-    target, prediction = target / scale, prediction / scale
-    variance = jnp.var(target)
-    # The mean of equal numbers is off by rounding, which must not count as variance.
-    constant = variance <= (4 * info.eps) ** 2
-    ratio = jnp.var(target - prediction) / jnp.where(constant, 1.0, variance)
-    return jnp.where(constant, 0.0, jnp.maximum(1.0 - ratio, info.min))
+    target, residual = jnp.ravel(target), jnp.ravel(target - prediction)
+    # Relative to one element, so that equal numbers have a variance of exactly 0 however many there are; and scaled,
+    # so that no square overflows or vanishes.
+    target, residual = target - target[0], residual - residual[0]
+    scale = jnp.max(jnp.abs(target))
+    constant = scale == 0
+    scale = jnp.where(constant, 1.0, scale)
+    ratio = jnp.var(jnp.clip(residual / scale, -1e18, 1e18)) / jnp.where(constant, 1.0, jnp.var(target / scale))
+    return jnp.where(constant, 0.0, jnp.maximum(1.0 - ratio, jnp.finfo(ratio.dtype).min))
 
 
 def approximate_kl(log_ratio: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ def _continuation(next_value: jax.Array, terminated: jax.Array, discount: Any) -
 def _reverse_linear_recurrence(offset: jax.Array, factor: jax.Array, last: jax.Array) -> jax.Array:
     """Solves y_t = offset_t + factor_t y_{t+1} with y_T = last."""
 
-    def step(following, inputs):
+    def step(following: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         offset, factor = inputs
         current = offset + factor * following
         return current, current
@@ -56,7 +56,9 @@ def lambda_returns(
     discount: Any,
     lambda_: Any,
 ) -> jax.Array:
-    """Returns [T, ...] that average all n-step returns with weights (1 - lambda) lambda^(n-1) (Sutton and Barto, 12.18).
+    """Returns [T, ...] that average the n-step returns with weights (1 - lambda) lambda^(n - 1).
+
+    Sutton and Barto (2018), equation 12.18.
 
     All arrays are [T, ...]; lambda = 0 gives one-step targets and lambda = 1 discounted returns.
     """
@@ -87,19 +89,18 @@ def n_step_returns(
     discount: Any,
     n: int,
 ) -> jax.Array:
-    """Returns [T, ...] of up to `n` rewards and then the value (Sutton and Barto, equation 7.1); `n` is static.
+    """Returns [T, ...] of up to `n` rewards and then the value; `n` is static.
 
-    Fewer rewards are summed where the episode or the sequence ends first.
+    Sutton and Barto (2018), equation 7.1. Fewer rewards are summed where the episode or the sequence ends first.
     """
     if n < 1:
         raise ValueError(f"n_step_returns: n must be at least 1, got {n}")
     chex.assert_equal_shape([reward, next_value, terminated, truncated])
     last = jnp.zeros_like(truncated).at[-1].set(True)
 
-    def step(future, _):
-        returns = reward + _continuation(future, terminated, discount)
-        following = jnp.roll(returns, -1, axis=0)
-        return jnp.where(truncated | last, next_value, following), returns
+    def one_reward_more(future: jax.Array, _: None) -> tuple[jax.Array, None]:
+        following = jnp.roll(reward + _continuation(future, terminated, discount), -1, axis=0)
+        return jnp.where(truncated | last, next_value, following), None
 
-    future, _ = lax.scan(lambda future, _: (step(future, None)[0], None), next_value, length=n - 1)
-    return step(future, None)[1]
+    future, _ = lax.scan(one_reward_more, next_value, length=n - 1)
+    return reward + _continuation(future, terminated, discount)

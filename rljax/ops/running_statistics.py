@@ -36,7 +36,7 @@ def _is_float(leaf: Any) -> bool:
 def init(example: PyTree) -> Statistics:
     """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes)."""
 
-    def zeros(leaf):
+    def zeros(leaf: Any) -> jax.Array:
         if not _is_float(leaf):
             return jnp.zeros(())
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
@@ -52,16 +52,22 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
     end with the same statistics, provided that they began so.
     """
 
-    def total(x):
+    def total(x: Any) -> Any:
         return x if axis_name is None else lax.psum(x, axis_name)
 
-    means, treedef = jax.tree.flatten(statistics.mean)
-    m2s = treedef.flatten_up_to(statistics.m2)
-    leaves = treedef.flatten_up_to(batch)
+    chex.assert_trees_all_equal_structs(statistics.mean, batch)
+    means, structure = jax.tree.flatten(statistics.mean)
+    m2s, leaves = jax.tree.leaves(statistics.m2), jax.tree.leaves(batch)
     floats = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
     if not floats:
         return statistics
-    batch_shapes = {jnp.shape(leaves[i])[: jnp.ndim(leaves[i]) - jnp.ndim(means[i])] for i in floats}
+    batch_shapes = set()
+    for i in floats:
+        shape, element = jnp.shape(leaves[i]), jnp.shape(means[i])
+        batch_ndim = len(shape) - len(element)
+        if batch_ndim < 0 or shape[batch_ndim:] != element:
+            raise ValueError(f"running_statistics.update: a leaf must be of shape [..., *{element}], got {shape}")
+        batch_shapes.add(shape[:batch_ndim])
     if len(batch_shapes) > 1:
         raise ValueError(f"running_statistics.update: leaves must share their batch axes, got {batch_shapes}")
     size = 1
@@ -76,8 +82,7 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
     count = past + added
     for i in floats:
         mean, m2 = means[i], m2s[i]
-        x = leaves[i].astype(mean.dtype).reshape(size, *mean.shape)
-        chex.assert_equal_shape_suffix([x, mean], mean.ndim)
+        x = jnp.asarray(leaves[i], mean.dtype).reshape(size, *mean.shape)
         # Relative to the old mean, so that the difference of two large means is not rounded; and then relative to the
         # batch's own mean, whose rounding error is measured and taken off.
         x = x - mean
@@ -89,7 +94,7 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
         shift = shift + error
         means[i] = mean + shift * (added / count)
         m2s[i] = m2 * kept + batch_m2 + shift**2 * (past * added / count)
-    return Statistics(count, treedef.unflatten(means), treedef.unflatten(m2s))
+    return Statistics(count, jax.tree.unflatten(structure, means), jax.tree.unflatten(structure, m2s))
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
@@ -116,7 +121,7 @@ def normalize(statistics: Statistics, x: PyTree, clip: float = 10.0, epsilon: fl
     Leaves that are not floating point (images in bytes, categories) pass through. Statistics carry no gradient.
     """
 
-    def normalize_leaf(x, mean, variance):
+    def normalize_leaf(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
         if not _is_float(x):
             return x
         scaled = (x - lax.stop_gradient(mean)) * lax.rsqrt(lax.stop_gradient(variance) + epsilon)

@@ -1,0 +1,8 @@
+"""The runner: training, evaluation, checkpoints, logs, devices, sweeps."""
+
+from rljax.training.cache import enable_compilation_cache
+from rljax.training.evaluate import Episodes, evaluate
+from rljax.training.load import load
+from rljax.training.train import Diverged, Result, train
+
+__all__ = ["Diverged", "Episodes", "Result", "enable_compilation_cache", "evaluate", "load", "train"]

@@ -1,12 +1,14 @@
 """Checkpoints: Orbax, asynchronous and atomic, with SHA-256 sums so that a damaged one is never resumed from.
 
-A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training), `policy` (what acting
-needs, so that loading a policy does not read a replay buffer) and `progress` (the runner's own JSON). Orbax writes it
-under a temporary name and renames it when it is complete. Then `MANIFEST.json` is added: the sum of every file. A
-folder without it was cut off before it was complete; one that does not match was damaged. Both are passed over, the
-second with a warning, and set aside under `damaged/`, so that nothing is lost and nothing is in the way.
+A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training) and `policy` (what acting
+needs, so that loading a policy does not read a replay buffer). Orbax writes it under a temporary name and renames it
+when it is complete. Then `MANIFEST.json` is added: the sum of every file, the runner's own notes and the score; and
+only then are older checkpoints deleted. A folder without a manifest was cut off before it was complete; one that does
+not match was damaged. Both are passed over, the second with a warning, and set aside under `damaged/`, so that nothing
+is lost and nothing is in the way.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -42,31 +44,19 @@ class Checkpointer:
     def __init__(self, folder: Path, keep: int = 2, read_only: bool = False):
         # Orbax takes half a second to import, which `import rljax` should not.
         import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import preservation_policy
 
         if keep < 2:
-            raise ValueError(f"keep = {keep} is not allowed; at least 2 checkpoints are kept")
+            raise ValueError(f"keep_checkpoints = {keep} is not allowed; it must be at least 2")
         self.folder = Path(folder).absolute()
+        self.keep = keep
         self.read_only = read_only
         self._ocp = ocp
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._saving: threading.Thread | None = None
         self._failure: BaseException | None = None
-        if not read_only:
+        if not read_only and jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(
-                [
-                    preservation_policy.LatestN(keep),
-                    preservation_policy.BestN(
-                        get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-            read_only=read_only,
-            create=not read_only,
-        )
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "policy", "progress"))
 
     def save(
         self, iteration: int, state: PyTree, policy: PyTree, progress: dict[str, Any], score: float | None = None
@@ -74,16 +64,13 @@ class Checkpointer:
         """Starts to save; returns once the arrays are copied off the device. Waits for the save before, if any."""
         self.wait()
         args = self._ocp.args
-        self._manager.save(
-            iteration,
-            args=args.Composite(
-                state=args.StandardSave(_keys_to_data(state)),
-                policy=args.StandardSave(_keys_to_data(policy)),
-                progress=args.JsonSave(progress),
-            ),
-            metrics=None if score is None else {"score": score},
-        )
-        self._saving = threading.Thread(target=self._finish, args=(iteration,), name="checkpoint-manifest")
+        if jax.default_backend() == "cpu":
+            # There Orbax reads the live buffers while it writes, and the next training step reuses them.
+            state, policy = jax.tree.map(jnp.copy, (state, policy))
+        items = {"state": args.StandardSave(_keys_to_data(state)), "policy": args.StandardSave(_keys_to_data(policy))}
+        self._orbax.save(self.folder / str(iteration), args=args.Composite(**items))
+        notes = {"progress": progress, "score": score}
+        self._saving = threading.Thread(target=self._finish, args=(iteration, notes), name="checkpoint-manifest")
         self._saving.start()
 
     def wait(self) -> None:
@@ -100,7 +87,7 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            self._orbax.close()
 
     def iterations(self) -> list[int]:
         """Complete checkpoints, oldest first."""
@@ -143,19 +130,18 @@ class Checkpointer:
         """The complete checkpoint with the highest score."""
         scores = {}
         for iteration in self.iterations():
-            path = self.folder / str(iteration) / "metrics" / "metrics"
-            if path.exists():
-                scores[iteration] = json.loads(path.read_text())["score"]
+            with contextlib.suppress(ValueError):  # a damaged manifest; `damage` reports it
+                scores[iteration] = self._manifest(iteration)["score"]
+        scores = {iteration: score for iteration, score in scores.items() if score is not None}
         return max(scores, key=lambda iteration: scores[iteration]) if scores else None
 
     def damage(self, iteration: int) -> str | None:
         """What is wrong with a checkpoint's files, in one line that names the file; None if nothing is."""
         folder = self.folder / str(iteration)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            sums = {str(name): str(value) for name, value in manifest["sha256"].items()}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            return f"{MANIFEST} cannot be read ({type(error).__name__})"
+            sums = self._manifest(iteration)["sha256"]
+        except ValueError as error:
+            return str(error)
         present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
         if missing := sorted(set(sums) - set(present)):
             return f"{missing[0]} is missing"
@@ -164,27 +150,44 @@ class Checkpointer:
                 return f"the SHA-256 sum of {name} does not match"
         return None
 
-    def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
-        args = self._ocp.args
-        abstract = jax.tree.map(_abstract, _keys_to_data(target))
+    def _manifest(self, iteration: int) -> dict[str, Any]:
+        """The manifest; a ValueError where it is damaged. It carries its own sum."""
         try:
-            restored = self._manager.restore(
-                iteration,
-                args=args.Composite(**{item: args.StandardRestore(abstract), "progress": args.JsonRestore()}),
-            )
+            manifest = json.loads((self.folder / str(iteration) / MANIFEST).read_text())
+            own = manifest.pop("manifest_sha256")
+            if own != _manifest_sum(manifest):
+                raise ValueError
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise ValueError(f"{MANIFEST} does not match its own sum") from None
+        return manifest
+
+    def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
+        abstract = jax.tree.map(_abstract, _keys_to_data(target))
+        reader = self._ocp.StandardCheckpointer()
+        try:
+            restored = reader.restore(self.folder / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"checkpoint {iteration} does not fit this program's {item}: {reason}") from error
-        return Restored(iteration, _data_to_keys(restored[item], target), restored["progress"])
+        finally:
+            reader.close()
+        return Restored(iteration, _data_to_keys(restored, target), self._manifest(iteration)["progress"])
 
-    def _finish(self, iteration: int) -> None:
+    def _finish(self, iteration: int, notes: dict[str, Any]) -> None:
         try:
-            self._manager.wait_until_finished()
+            self._orbax.wait_until_finished()
+            if jax.process_index() != 0:
+                return
             folder = self.folder / str(iteration)
             sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))}
+            manifest = {**notes, "sha256": sums}
             temporary = folder / f"{MANIFEST}.tmp"
-            temporary.write_text(json.dumps({"sha256": sums}, indent=1))
+            temporary.write_text(json.dumps(manifest | {"manifest_sha256": _manifest_sum(manifest)}, indent=1))
             temporary.replace(folder / MANIFEST)
+            for old in set(self.iterations()[: -self.keep]) - {self.best()}:
+                # The manifest goes first, so that a checkpoint half deleted counts as incomplete.
+                (self.folder / str(old) / MANIFEST).unlink()
+                shutil.rmtree(self.folder / str(old))
         except BaseException as error:  # raised again in the caller's thread by `wait`
             self._failure = error
 
@@ -202,7 +205,6 @@ class Checkpointer:
         place = aside / str(iteration)
         shutil.rmtree(place, ignore_errors=True)
         (self.folder / str(iteration)).rename(place)
-        self._manager.reload()
 
 
 def _files(folder: Path) -> list[Path]:
@@ -212,6 +214,10 @@ def _files(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest_sum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _is_key(leaf: Any) -> bool:

@@ -48,9 +48,3 @@ def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
     init = jax.shard_map(local.init, mesh=mesh, in_specs=replicated, out_specs=specs, check_vma=False)
     step = jax.shard_map(local.step, mesh=mesh, in_specs=(specs,), out_specs=(specs, replicated), check_vma=False)
     return algorithm._replace(init=init, step=step)
-
-
-def shard_members(function: Any, mesh: Mesh) -> Any:
-    """A function over members [S, …] with the members split over the mesh; nothing is exchanged."""
-    split = PartitionSpec(AXIS)
-    return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)

@@ -1,0 +1,84 @@
+# make demo and make test are all the set-up there is: both make the environment, install into it, and run.
+
+SHELL := /bin/sh
+VENV ?= .venv
+PYTHON ?=
+PEERS_VENV ?= .venv-peers
+PEERS_PYTHON ?=
+PEERS_STEPS ?= 100000
+PEERS_SEED ?= 0
+ARGS ?=
+
+bin := $(VENV)/bin
+peers := sb3_ppo sbx_ppo cleanrl_ppo
+peer_tasks := cartpole mountain_car mountain_car_continuous acrobot pendulum
+peer_results := $(foreach peer,$(peers),$(foreach task,$(peer_tasks),\
+    benchmarks/results/$(peer)-$(task)-seed$(PEERS_SEED).json))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench peers tables requirements clean install install-dev install-peers
+
+help: ## This list
+	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: install ## Set up, then train CartPole with PPO (ARGS are for experiments/ppo.py: --help lists them)
+	@$(bin)/python experiments/ppo.py $(ARGS)
+
+test: install-dev ## Set up, then run the tests (ARGS are for pytest)
+	@$(bin)/python -m pytest $(ARGS)
+
+test-slow: install-dev ## The tests that train for minutes
+	@$(bin)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+
+lint: install-dev ## Check style, format and types
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+
+format: install-dev ## Format, and mend what ruff can mend
+	@$(bin)/ruff check --fix-only .
+	@$(bin)/ruff format .
+
+bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
+	@$(bin)/python benchmarks/ppo.py $(ARGS)
+
+peers: $(peer_results) ## Measure the libraries we are compared with, in an environment of their own
+
+# Always measured again: a result says what this machine did today. Never in parallel: they would share the cores.
+.NOTPARALLEL:
+.PHONY: $(peer_results)
+$(peer_results): install-peers
+	@set -- $(subst -, ,$(basename $(@F))); \
+	$(PEERS_VENV)/bin/python benchmarks/peers/$$1.py --task $$2 --steps $(PEERS_STEPS) --seed $(PEERS_SEED) --output $@
+
+tables: install-dev ## Generate the tables in benchmarks/README.md from the results
+	@$(bin)/python benchmarks/tables.py $(ARGS)
+
+# Resolved for every supported Python and platform at once, so that one file is everybody's constraint.
+# The peers' own extra is resolved without rljax; PyTorch's CUDA packages are left to PyTorch, whose CPU build has none.
+uv_compile = .venv-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+    --custom-compile-command 'make requirements' $(if $(UPGRADE),--upgrade)
+peers_extra = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")
+requirements: ## Write requirements*.txt again (UPGRADE=1 takes the newest releases; else pins that fit stay)
+	@python=$(or $(PYTHON),$$(scripts/find-python)) && $$python -m venv .venv-uv
+	@.venv-uv/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(uv_compile) --extra dev pyproject.toml --output-file requirements.txt >/dev/null
+	@$(uv_compile) --extra dev --extra cuda12 --constraint requirements.txt pyproject.toml \
+	    --output-file requirements-cuda12.txt >/dev/null
+	@.venv-uv/bin/python -c '$(peers_extra)' | $(uv_compile) - --output-file benchmarks/peers/requirements.txt >/dev/null
+	@cd benchmarks/peers && sed -E '/^(nvidia|cuda|triton)/d; s/^(torch==[0-9.]+).*/\1/' requirements.txt >resolved && \
+	    mv resolved requirements.txt
+
+install:
+	@scripts/install runtime $(VENV) $(PYTHON)
+
+install-dev:
+	@scripts/install dev $(VENV) $(PYTHON)
+
+install-peers:
+	@scripts/install peers $(PEERS_VENV) $(PEERS_PYTHON)
+
+clean: ## Remove the environments, caches and build output (runs/ and results stay)
+	rm -rf $(VENV) $(PEERS_VENV) .venv-uv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,149 @@
+"""Compares, plots and tabulates results: `python -m rljax.analysis --help`."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from rljax.analysis.runs import Run, final_values, read_run, return_metric
+from rljax.analysis.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; 0, or 2 after one line that says what is wrong with the input."""
+    options = _parser().parse_args(arguments)
+    # A warning reads like an error: one line, without the source line that Python adds
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rljax.analysis", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    def plot_options(added: argparse.ArgumentParser, output: str) -> None:
+        added.add_argument("--metric", help="column of metrics.csv, such as loss/policy (default: the return)")
+        added.add_argument("--target", type=float, help="draw a dashed horizontal line here")
+        added.add_argument("--output", type=Path, help=f"image to write (default: {output})")
+
+    added = command("compare", _compare, "Print the final returns of runs side by side and plot their learning curves.")
+    added.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folder, such as runs/ppo/cartpole-seed0")
+    plot_options(added, "compare.png")
+
+    added = command("curve", _curve, "Plot the learning curve of one run.")
+    added.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/ppo/cartpole-seed0")
+    plot_options(added, "RUN/learning_curve.png")
+
+    added = command("sweep", _sweep, "Plot the final return of one run against a hyperparameter that it swept.")
+    added.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/ppo/cartpole-sweep")
+    added.add_argument("hyper", metavar="HYPER", help="the hyperparameter, such as learning_rate")
+    plot_options(added, "RUN/sweep.png")
+
+    added = command("tables", _tables, "Write the benchmark page from the JSON files of the benchmarks.")
+    added.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder (default: %(default)s)")
+    added.add_argument("--output", type=Path, default=Path("benchmarks/README.md"), help="page (default: %(default)s)")
+    return parser
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rljax.analysis import plots
+
+    runs = [read_run(folder) for folder in options.folders]
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a pipe has no width; rich would fold the table to 80 columns
+
+    rows = [row for run in runs for row in _final_rows(run, options.metric)]
+    sources = {source for _, _, _, source in rows}
+    title = f"Final results ({', '.join(sources)})" if len(sources) == 1 else "Final results"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("run", overflow="fold")
+    for name in ("steps", "seeds", "mean", "IQM", "95% interval\nof IQM", "best", "seconds", "steps/s,\nall members"):
+        table.add_column(name, justify="right")
+    if len(sources) > 1:
+        table.add_column("from")
+    for label, run, values, source in rows:
+        low, high = bootstrap_interval(values, interquartile_mean)
+        mean, middle, best = (_number(x) for x in (values.mean(), interquartile_mean(values), values.max()))
+        interval = f"[{_number(low)}, {_number(high)}]" if np.isfinite([low, high]).all() else "–"
+        rate = run.steps * len(run.members) / run.seconds if run.seconds > 0 else np.nan
+        table.add_row(
+            # rich would read [learning_rate=0.001] as markup
+            label.replace("[", "\\["), f"{run.steps:,}", str(len(values)), mean, middle,
+            interval.replace("[", "\\["), best, _number(run.seconds), _number(rate),
+            *([source] if len(sources) > 1 else []),
+        )  # fmt: skip
+    console.print(table)
+    if len(rows) == 2:
+        _print_improvement(rows)
+    metric = options.metric or return_metric(runs)
+    output = options.output or Path("compare.png")
+    plots.compare(runs, metric, output, target=options.target)
+    print(f"wrote {output} ({metric})")
+
+
+def _final_rows(run: Run, metric: str | None) -> list[tuple[str, Run, np.ndarray, str]]:
+    """One row per hyperparameter setting, since seeds of different settings have no common mean."""
+    values, source = final_values(run, metric)
+    return [
+        (f"{run.name} [{setting}]" if setting else run.name, run, values[positions], source)
+        for setting, positions in run.settings()
+    ]
+
+
+def _print_improvement(rows: list[tuple[str, Run, np.ndarray, str]]) -> None:
+    (name_a, run_a, a, source_a), (name_b, run_b, b, source_b) = rows
+    if run_a.task != run_b.task or source_a != source_b:
+        print(f"No probability of improvement: {run_a.task} ({source_a}) is not {run_b.task} ({source_b})")
+        return
+    result = probability_of_improvement(a, b)
+    interval = f", 95% interval [{result.low:.2f}, {result.high:.2f}]" if np.isfinite(result.low) else ""
+    print(f"P({name_a} above {name_b}) = {result.probability:.2f}{interval}")
+
+
+def _curve(options: argparse.Namespace) -> None:
+    from rljax.analysis import plots
+
+    output = options.output or options.folder / "learning_curve.png"
+    plots.learning_curve(options.folder, options.metric, output, target=options.target)
+    print(f"wrote {output}")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from rljax.analysis import plots
+
+    output = options.output or options.folder / "sweep.png"
+    plots.sweep(options.folder, options.hyper, options.metric, output, target=options.target)
+    print(f"wrote {output}")
+
+
+def _tables(options: argparse.Namespace) -> None:
+    from rljax.analysis.tables import write_tables
+
+    write_tables(options.results, options.output)
+    print(f"wrote {options.output}")
+
+
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

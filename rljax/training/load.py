@@ -1,0 +1,77 @@
+"""A trained policy from a run folder."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from rljax import algorithms
+from rljax.algorithms.base import Policy, config_from_dict
+from rljax.envs import Environment, make
+from rljax.training.checkpoint import Checkpointer
+
+
+def load(
+    folder: str | Path,
+    *,
+    which: Literal["newest", "best"] | int = "newest",
+    member: int = 0,
+    env: Environment | None = None,
+) -> Policy:
+    """The policy of a run, ready to act, normalisation included: `action = policy(key, obs)`.
+
+    Args:
+      folder: a run folder.
+      which: the newest whole checkpoint, the one that evaluated best, or an iteration.
+      member: which member, of a run with several.
+      env: the environment, for a run on one that `rljax.make` does not know.
+
+    Raises:
+      ValueError: not a run folder, no such member, or no whole checkpoint.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    algorithm = algorithms.get(description["algorithm"])
+    spec = description["env"]
+    if env is None and not spec:
+        raise ValueError(f"{folder} was trained on an environment that is not in the registry: pass env=...")
+    env = make(**spec) if env is None else env
+    made = algorithm.make(env, config_from_dict(algorithm.Config, description["config"]))
+    keys = description["keys"]
+    members = len(keys) if isinstance(keys[0], list) else None
+    if not 0 <= member < (members or 1):
+        raise ValueError(f"member = {member} is not in {folder}, which has {members or 1}")
+
+    def template(key: jax.Array) -> Policy:
+        return made.policy(made.init(key))
+
+    key = jax.random.key(0, impl=description["key_impl"])
+    target = jax.eval_shape(template, key)
+    if members is not None:
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), target)
+    checkpointer = Checkpointer(folder / "checkpoints", read_only=True)
+    try:
+        if which == "best" and checkpointer.best() is None:
+            raise ValueError(f"no checkpoint in {folder} was evaluated, so none is the best")
+        iteration = checkpointer.best() if which == "best" else None if which == "newest" else which
+        restored = checkpointer.restore("policy", target, iteration)
+    finally:
+        checkpointer.close()
+    if restored is None:
+        raise ValueError(f"there is no whole checkpoint in {folder}")
+    return restored.item if members is None else jax.tree.map(lambda x: x[member], restored.item)
+
+
+def read_description(folder: Path) -> dict:
+    """A run's config.json, checked for what is needed to rebuild it."""
+    path = folder / "config.json"
+    try:
+        description = json.loads(path.read_text())
+    except OSError:
+        raise ValueError(f"{folder} is not a run folder: it has no config.json") from None
+    except ValueError:
+        raise ValueError(f"{path} cannot be read: it is not JSON") from None
+    if missing := [n for n in ("algorithm", "env", "config", "keys", "key_impl") if n not in description]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return description

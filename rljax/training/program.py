@@ -1,0 +1,176 @@
+"""What the runner compiles: one loop of training steps, and one evaluation, on one device or many."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rljax.algorithms.base import Algorithm
+from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
+from rljax.training.evaluate import Episodes, evaluate
+from rljax.types import Key, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The functions of one run. With members, arguments and results have a leading axis [members].
+
+    Fields:
+      init: `(key_data, hyper) -> (state, totals)`; key data as plain integers, which every process can hand in.
+      run: `(state, totals, iteration, count) -> (state, totals, finite)`: `count` training steps, which add their
+        metrics to the totals; the first two arguments are donated; `finite` tells whether all parameters are.
+      reset: `(totals) -> totals`, empty again.
+      policy: `(state) -> Policy`.
+      evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
+      metrics: names of the metrics of a step.
+      placement: where it runs, in words.
+    """
+
+    init: Callable[..., tuple[Any, PyTree]]
+    run: Callable[..., tuple[Any, PyTree, jax.Array]]
+    reset: Callable[[PyTree], PyTree]
+    policy: Callable[[Any], PyTree]
+    evaluate: Callable[[Any, np.ndarray, int], tuple[Episodes, Episodes]]
+    metrics: tuple[str, ...]
+    placement: str
+
+
+def build(algorithm: Algorithm, members: int | None, devices: int | None, key_impl: str) -> Program:
+    """The program for one run (`members` None) or for many.
+
+    Members are split over the devices where their number divides, for they exchange nothing; one run splits its
+    environments. Where neither divides, one device is used, unless the number of devices was asked for.
+
+    Raises:
+      ValueError: more devices than there are, or `devices` does not divide the members or environments.
+    """
+    available = jax.devices()
+    if devices is not None and not 1 <= devices <= len(available):
+        raise ValueError(f"devices = {devices} is not allowed; there are {len(available)}")
+    mesh = make_mesh(available[:devices])
+    placement = f"{mesh.size} devices" if mesh.size > 1 else "1 device"
+    split_members = False
+    if mesh.size > 1 and members is None:
+        try:
+            algorithm = shard_environments(algorithm, mesh)
+            placement = f"environments over {placement}"
+        except ValueError as error:
+            if devices is not None:
+                raise
+            placement = f"1 device ({error})"
+    elif mesh.size > 1 and members is not None:
+        split_members = members % mesh.size == 0
+        if split_members:
+            placement = f"members over {placement}"
+        elif devices is not None:
+            raise ValueError(f"{members} members do not divide over {devices} devices")
+        else:
+            placement = f"1 device ({members} members do not divide over {mesh.size})"
+
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+
+    def over_members(function: Callable[..., Any], *mapped: bool) -> Callable[..., Any]:
+        """Maps over the arguments marked, and splits them over the mesh where that was chosen."""
+        if members is None:
+            return function
+        function = jax.vmap(function, in_axes=tuple(0 if m else None for m in mapped))
+        if not split_members:
+            return function
+        in_specs = tuple(split if m else whole for m in mapped)
+        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)
+
+    def wrap(key_data: jax.Array) -> Key:
+        return jax.random.wrap_key_data(key_data, impl=key_impl)
+
+    def init(key_data: jax.Array, hyper: dict[str, jax.Array]) -> tuple[Any, PyTree]:
+        state = algorithm.init(wrap(key_data))
+        totals = _zero_totals(jax.eval_shape(algorithm.step, state)[1])
+        return (state.replace(hyper=state.hyper.replace(**hyper)) if hyper else state), totals
+
+    def run(state: Any, totals: PyTree, iteration: jax.Array, count: jax.Array) -> tuple[Any, PyTree, jax.Array]:
+        def body(index: jax.Array, carry: tuple[Any, PyTree]) -> tuple[Any, PyTree]:
+            state, totals = carry
+            state, metrics = algorithm.step(state)
+            return state, add(totals, metrics, iteration + index)
+
+        state, totals = jax.lax.fori_loop(0, count, body, (state, totals))
+        return state, totals, _all_finite(state.params)
+
+    def reset(totals: PyTree) -> PyTree:
+        return jax.tree.map(jnp.zeros_like, totals) | {"bad": totals["bad"]}
+
+    def evaluation(episodes: int) -> Callable[..., tuple[Episodes, Episodes]]:
+        def play(state: Any, key_data: jax.Array) -> tuple[Episodes, Episodes]:
+            policy = algorithm.policy(state)
+            first, second = jax.random.split(wrap(key_data))
+            return (
+                evaluate(algorithm.env, policy, first, episodes, deterministic=True),
+                evaluate(algorithm.env, policy, second, episodes, deterministic=False),
+            )
+
+        return over_members(play, True, True)
+
+    one_state = jax.eval_shape(algorithm.init, jax.random.key(0, impl=key_impl))
+    state_at = totals_at = here = None
+    if mesh.size > 1 and (split_members or members is None):
+        # Named, because a program is compiled anew when its arguments come with another placement than before.
+        here = NamedSharding(mesh, whole)
+        state_at = totals_at = NamedSharding(mesh, split)
+        if members is None:
+            state_at = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition_specs(one_state))
+            totals_at = here
+
+    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return jax.jit(function, **{k: v for k, v in options.items() if v is not None})
+
+    both = None if here is None else (state_at, totals_at)
+    return Program(
+        init=compiled(over_members(init, True, True), out_shardings=both),
+        run=compiled(
+            over_members(run, True, True, False, False),
+            donate_argnums=(0, 1),
+            in_shardings=both and (*both, here, here),
+            out_shardings=both and (*both, totals_at),
+        ),
+        reset=compiled(reset, donate_argnums=0, in_shardings=both and (totals_at,), out_shardings=totals_at),
+        policy=jax.jit(over_members(algorithm.policy, True)),
+        evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
+        metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state)[1])),
+        placement=placement,
+    )
+
+
+def _zero_totals(metrics: Metrics) -> PyTree:
+    def fill(value: float, dtype: Any) -> dict[str, jax.Array]:
+        return {name: jnp.full(x.shape, value, dtype) for name, x in metrics.items()}
+
+    return {"sum": fill(0, jnp.float32), "count": fill(0, jnp.int32), "bad": fill(-1, jnp.int32)}
+
+
+def add(totals: PyTree, metrics: Metrics, iteration: jax.Array) -> PyTree:
+    """Adds one step's metrics, and keeps the first iteration at which each was not finite.
+
+    Summing on the device makes the cost of metrics O(logs), not O(steps).
+    """
+    finite = {name: jnp.isfinite(x) for name, x in metrics.items()}
+    bad = totals["bad"]
+    return {
+        "sum": {name: totals["sum"][name] + jnp.where(finite[name], x, 0.0) for name, x in metrics.items()},
+        "count": {name: totals["count"][name] + finite[name] for name in metrics},
+        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name], iteration, bad[name]) for name in metrics},
+    }
+
+
+def means(totals: PyTree) -> dict[str, np.ndarray]:
+    """Means over the steps at which a metric was finite, [members]; NaN where there was none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {n: np.atleast_1d(np.divide(x, totals["count"][n])) for n, x in totals["sum"].items()}
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack(leaves).all()

@@ -1,0 +1,486 @@
+"""The runner: everything around `algorithm.step` that is not maths.
+
+One compiled loop of training steps, whose length is an argument, is called in slices of about half a second. Between
+slices the runner shows progress, logs, evaluates, saves and listens to signals. Neither the slicing nor an
+interruption changes the result of training.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.algorithms.base import Algorithm, config_to_dict
+from rljax.training import program as programs
+from rljax.training.cache import enable_compilation_cache
+from rljax.training.checkpoint import Checkpointer
+from rljax.training.evaluate import Episodes
+from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog
+from rljax.training.progress import ProgressBar
+from rljax.training.versions import hardware, versions
+from rljax.types import Key
+
+SLICE_SECONDS = 0.5
+"""How long one call of the compiled loop should last, which is what a progress bar or a signal may have to wait."""
+
+EVALUATION_STREAM = 0x7E57
+"""Evaluation keys are `fold_in(key, this)`. Training splits the key; equal numbers would give it the same keys."""
+
+
+class Diverged(FloatingPointError):
+    """A loss or a parameter became NaN or infinite."""
+
+
+@dataclasses.dataclass
+class Result:
+    """What training leaves behind.
+
+    Fields:
+      state: the last training state; with members, every leaf has a leading axis [members].
+      policy: acts; with members likewise.
+      steps: environment steps really made, by each member.
+      rows: the rows logged since the start or the resumption, as in metrics.csv.
+      evaluation: the final evaluation, as in evaluation.json; None where there was none.
+      compile_seconds: until the first training step could run.
+      seconds: in training, compilation and evaluation apart, over all resumptions.
+      interrupted: the signal that stopped the run early, or None.
+      folder: the run folder, or None.
+      placement: which devices it ran on, in words.
+    """
+
+    state: Any
+    policy: Any
+    steps: int
+    rows: list[Row]
+    evaluation: dict[str, Any] | None
+    compile_seconds: float
+    seconds: float
+    interrupted: int | None
+    folder: Path | None
+    placement: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """When what happens, in iterations; `evaluate` and `checkpoint` are multiples of `log`, or 0 for never."""
+
+    total: int
+    log: int
+    evaluate: int
+    checkpoint: int
+
+    @classmethod
+    def make(cls, per_iteration: int, total: int, log: int | None, evaluate: int | None, save: int | None) -> "_Plan":
+        for name, value, least in (("total_steps", total, 1), ("log_every", log, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} = {value} is not allowed; it must be at least {least}")
+        for name, value in (("evaluate_every", evaluate), ("checkpoint_every", save)):
+            if value is not None and value < 0:
+                raise ValueError(f"{name} = {value} is not allowed; it must be 0 (never) or more")
+        iterations = math.ceil(total / per_iteration)
+        logs = max(1, math.ceil((log or total / 100) / per_iteration))
+
+        def multiple(steps: int | None) -> int:
+            wanted = total / 10 if steps is None else steps
+            return math.ceil(wanted / (per_iteration * logs)) * logs
+
+        return cls(iterations, logs, multiple(evaluate), multiple(save))
+
+
+def train(
+    algorithm: Algorithm,
+    key: Key,
+    total_steps: int,
+    *,
+    hyper: dict[str, Any] | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    log_every: int | None = None,
+    evaluate_every: int | None = None,
+    evaluation_episodes: int = 20,
+    final_episodes: int = 100,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 2,
+    devices: int | None = None,
+    progress: bool = True,
+    tensorboard: bool = True,
+    wandb: bool = False,
+    settings: dict[str, Any] | None = None,
+) -> Result:
+    """Trains one agent, or many in one program.
+
+    Args:
+      algorithm: made by `<algorithm>.make(env, config)`.
+      key: one key; or keys [members], which train that many independent agents together.
+      total_steps: environment steps of each member, rounded up to whole iterations (those made are reported).
+      hyper: swept hyperparameters, each an array [members] named as in the algorithm's `Hyper`; one key is then
+        shared by all members.
+      folder: the run folder; None keeps everything in memory.
+      resume: continue from the folder's newest whole checkpoint, bit for bit; starts anew where there is none.
+      log_every, evaluate_every, checkpoint_every: in environment steps, rounded up to whole iterations and logs;
+        by default a hundredth, a tenth and a tenth of total_steps. 0 turns the last two off (the run's end is
+        still saved).
+      evaluation_episodes: episodes of each evaluation on the way, deterministic and as many stochastic.
+      final_episodes: the same at the end; 0 for none.
+      keep_checkpoints: how many of the newest are kept, besides the best.
+      devices: how many devices to use; all where None.
+      progress, tensorboard, wandb: what to show and where to log besides metrics.csv.
+      settings: what else config.json should hold.
+
+    Raises:
+      ValueError: bad arguments, or a folder that cannot be resumed or holds another run.
+      Diverged: a metric or parameter is not finite (with members: in all of them).
+    """
+    enable_compilation_cache()
+    plan = _Plan.make(algorithm.steps_per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
+    if (plan.evaluate or final_episodes) and algorithm.env.max_episode_steps is None:
+        raise ValueError(f"{algorithm.env!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
+    keys, swept = _check_members(algorithm, key, hyper)
+    members = keys.shape[0] if keys.ndim else None
+    program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
+    description = _describe(algorithm, keys, swept, total_steps, settings)
+    out = None if folder is None else Path(folder)
+    if out is not None:
+        _open_folder(out, description, resume)
+    with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(_signals())
+        runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out)
+        runner.start(stack, keep_checkpoints, resume)
+        runner.open_logs(stack, progress, tensorboard, description if wandb else None)
+        runner.run(interrupt, evaluation_episodes)
+        return Result(
+            state=runner.state,
+            policy=program.policy(runner.state),
+            steps=runner.steps,
+            rows=runner.rows,
+            evaluation=runner.final_evaluation(final_episodes) if final_episodes and not interrupt else None,
+            compile_seconds=runner.compile_seconds,
+            seconds=runner.seconds,
+            interrupted=interrupt[0] if interrupt else None,
+            folder=out,
+            placement=program.placement,
+        )
+
+
+class _Runner:
+    """The mutable part of one call of `train`: where training stands, its clocks, logs and checkpoints."""
+
+    def __init__(
+        self,
+        program: programs.Program,
+        plan: _Plan,
+        steps_per_iteration: int,
+        keys: Key,
+        swept: dict[str, np.ndarray],
+        folder: Path | None,
+    ):
+        self.program, self.plan, self.steps_per_iteration = program, plan, steps_per_iteration
+        self.keys, self.swept, self.folder = keys, swept, folder
+        self.members = keys.shape[0] if keys.ndim else 1
+        self.iteration = 0
+        self.seconds = 0.0
+        self.compile_seconds = 0.0
+        self.rows: list[Row] = []
+        self.lost: set[int] = set()
+        """Members that diverged."""
+        self.saved: int | None = None
+        self.checkpointer: Checkpointer | None = None
+
+    @property
+    def steps(self) -> int:
+        """Environment steps made; counted here, where an int has no largest value."""
+        return self.iteration * self.steps_per_iteration
+
+    def start(self, stack: contextlib.ExitStack, keep: int, resume: bool) -> None:
+        """Makes the first state, or restores the last, and compiles the loop by running it for no steps."""
+        begin = time.perf_counter()
+        key_data = np.asarray(jax.random.key_data(self.keys))
+        swept = {name: values.astype(np.float32) for name, values in self.swept.items()}
+        self.state, self.totals = self.program.init(key_data, swept)
+        if self.folder is not None:
+            self.checkpointer = Checkpointer(self.folder / "checkpoints", keep)
+            stack.callback(self.checkpointer.close)
+            target = {"training": self.state, "totals": self.totals}
+            restored = self.checkpointer.restore("state", target) if resume else None
+            if restored is not None:
+                self.iteration = self.saved = restored.iteration
+                self.seconds = restored.progress["seconds"]
+                self.state, self.totals = restored.item["training"], restored.item["totals"]
+        self.state, self.totals, finite = self.program.run(self.state, self.totals, np.int32(0), np.int32(0))
+        jax.block_until_ready(finite)
+        self.compile_seconds = time.perf_counter() - begin
+
+    def open_logs(
+        self, stack: contextlib.ExitStack, progress: bool, tensorboard: bool, wandb: dict[str, Any] | None
+    ) -> None:
+        """Opens the progress bar, metrics.csv, TensorBoard and, given its config, W&B."""
+        first_process = jax.process_index() == 0
+        total = self.plan.total * self.steps_per_iteration
+        self.bar = ProgressBar(total, self.steps, progress and first_process)
+        stack.callback(self.bar.close)
+        self.bar.line(f"{self.program.placement}; ready after {self.compile_seconds:.1f} s")
+        if self.iteration:
+            self.bar.line(f"resumed at step {self.steps:,} of {total:,}")
+        self.csv: CsvLog | None = None
+        self.others: list[TensorBoardLog | WandbLog] = []
+        if self.folder is None or not first_process:
+            return
+        resumed = self.steps if self.iteration else None
+        evaluation = ["evaluation/return", "evaluation/stochastic_return", "evaluation/length"]
+        columns = ["step", "member", "seed", "seconds", *(f"hyper/{name}" for name in self.swept)]
+        columns += [*(evaluation if self.plan.evaluate else []), *self.program.metrics]
+        self.csv = CsvLog(self.folder / "metrics.csv", columns, resumed)
+        stack.callback(self.csv.close)
+        if tensorboard:
+            self.others.append(TensorBoardLog(self.folder, resumed))
+            stack.callback(self.others[-1].close)
+        if wandb is not None:
+            self.others.append(WandbLog(self.folder, wandb))
+            stack.callback(self.others[-1].close)
+
+    def run(self, interrupt: list[int], evaluation_episodes: int) -> None:
+        """Trains until the end or a signal, and leaves the last state saved."""
+        plan, speed = self.plan, 0.0  # iterations per second
+        while self.iteration < plan.total and not interrupt:
+            to_log = min(plan.log - self.iteration % plan.log, plan.total - self.iteration)
+            count = min(to_log, max(1, int(speed * SLICE_SECONDS)))
+            begin = time.perf_counter()
+            self.state, self.totals, finite = self.program.run(
+                self.state, self.totals, np.int32(self.iteration), np.int32(count)
+            )
+            finite = np.atleast_1d(jax.device_get(finite))
+            elapsed = time.perf_counter() - begin
+            speed = count / elapsed
+            self.seconds += elapsed
+            self.iteration += count
+            self.bar.update(self.steps, speed * self.steps_per_iteration * self.members)
+            totals = jax.device_get(self.totals)
+            self.check_finite(totals["bad"], finite)
+            if count < to_log:
+                continue
+            at_end = self.iteration == plan.total
+            evaluate = plan.evaluate and (at_end or self.iteration % plan.evaluate == 0)
+            score = self.log(programs.means(totals), evaluation_episodes if evaluate else 0)
+            self.totals = self.program.reset(self.totals)
+            if evaluate or (plan.checkpoint and self.iteration % plan.checkpoint == 0):
+                self.save(score)
+        if self.saved != self.iteration:
+            self.save(None)
+        if interrupt:
+            name = signal.Signals(interrupt[0]).name
+            self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")
+
+    def log(self, means: dict[str, np.ndarray], episodes: int) -> float | None:
+        """Writes one row per member, with an evaluation of that many episodes; returns its score if there was one."""
+        values = dict(means)
+        score = None
+        if episodes:
+            deterministic, stochastic = self.evaluate(episodes)
+            values["evaluation/return"] = deterministic.returns.mean(-1)
+            values["evaluation/stochastic_return"] = stochastic.returns.mean(-1)
+            values["evaluation/length"] = deterministic.lengths.mean(-1)
+            score = float(np.mean(values["evaluation/return"]))
+        head = {"step": self.steps, "seconds": round(self.seconds, 3)}
+        for member in range(self.members):
+            hyper = {f"hyper/{name}": float(swept[member]) for name, swept in self.swept.items()}
+            measured = {name: float(value[member]) for name, value in values.items()}
+            row: Row = {**head, "member": member, "seed": _seeds(self.keys)[member], **hyper, **measured}
+            self.rows.append(row)
+            if self.csv is not None:
+                self.csv.write([row])
+        averages = {name: float(np.nanmean(value)) for name, value in values.items() if not np.isnan(value).all()}
+        for log in self.others:
+            log.write(self.steps, averages)
+        if "evaluation/return" in averages:
+            self.bar.score(f"return {averages['evaluation/return']:.1f}")
+            self.bar.line(f"step {self.steps:>12,}   evaluation return {averages['evaluation/return']:10.2f}")
+        elif "episode/return" in averages and not self.plan.evaluate:
+            self.bar.score(f"return {averages['episode/return']:.1f}")
+        return score
+
+    def evaluate(self, episodes: int) -> tuple[Episodes, Episodes]:
+        """Deterministic and stochastic episodes, [members, episodes], with keys that training never uses."""
+
+        def fold(key: Key) -> Key:
+            return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), self.iteration)
+
+        keys = jax.vmap(fold)(self.keys) if self.keys.ndim else fold(self.keys)
+        results = self.program.evaluate(self.state, np.asarray(jax.random.key_data(keys)), episodes)
+        first, second = jax.tree.map(lambda x: np.asarray(x).reshape(self.members, episodes), results)
+        return first, second
+
+    def final_evaluation(self, episodes: int) -> dict[str, Any]:
+        """The state of the last checkpoint over many episodes; also written to evaluation.json."""
+        kinds = zip(("deterministic", "stochastic"), self.evaluate(episodes), strict=True)
+        summaries = {kind: _summarize(results) for kind, results in kinds}
+        evaluation = {
+            "steps": self.steps,
+            "episodes": episodes,
+            "members": [
+                {
+                    "member": member,
+                    "seed": _seeds(self.keys)[member],
+                    "hyper": {name: float(swept[member]) for name, swept in self.swept.items()},
+                    **{kind: summary[member] for kind, summary in summaries.items()},
+                }
+                for member in range(self.members)
+            ],
+        }
+        if self.folder is not None and jax.process_index() == 0:
+            _write_json(self.folder / "evaluation.json", evaluation)
+        return evaluation
+
+    def save(self, score: float | None) -> None:
+        if self.checkpointer is not None:
+            training = {"training": self.state, "totals": self.totals}
+            progress = {"seconds": self.seconds, "steps": self.steps}
+            self.checkpointer.save(self.iteration, training, self.program.policy(self.state), progress, score)
+        self.saved = self.iteration
+
+    def check_finite(self, bad: dict[str, np.ndarray], finite: np.ndarray) -> None:
+        """Stops a run that diverged; of several members, warns of each and stops when none is left."""
+        found: dict[int, str] = {}
+        for name, iterations in bad.items():
+            if name.startswith("episode/"):  # NaN where no episode ended
+                continue
+            for member, iteration in enumerate(np.atleast_1d(iterations)):
+                if iteration >= 0:
+                    step = (int(iteration) + 1) * self.steps_per_iteration
+                    found.setdefault(member, f"{name} is not finite at step {step:,}")
+        for member in np.flatnonzero(~finite):
+            found.setdefault(int(member), f"a parameter is not finite at step {self.steps:,}")
+        if len(found) == self.members:
+            reason = next(iter(found.values()))
+            last = None
+            if self.checkpointer is not None:
+                self.checkpointer.wait()
+                last = max(self.checkpointer.iterations(), default=None)
+            good = "no checkpoint was saved" if last is None else f"last good checkpoint: {self.folder}/checkpoints/{last}"
+            raise Diverged(f"training diverged: {reason}; {good}")
+        for member in sorted(set(found) - self.lost):
+            self.bar.line(f"member {member} diverged: {found[member]}; the others go on")
+            self.lost.add(member)
+
+
+def _check_members(
+    algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None
+) -> tuple[Key, dict[str, np.ndarray]]:
+    """The keys, [members] where there are members, and the swept values, every one checked by the config."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
+        raise ValueError("key must be made by jax.random.key, or be a one-dimensional array of such keys")
+    swept = {name: np.asarray(values, np.float64) for name, values in (hyper or {}).items()}
+    if not swept:
+        return key, {}
+    sizes = {values.shape for values in swept.values()} | ({key.shape} if key.ndim else set())
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
+        raise ValueError(f"keys and swept values must all be arrays of one length, got shapes {sorted(sizes)}")
+    known = jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__
+    for name, values in swept.items():
+        if name not in known:
+            raise ValueError(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
+        for value in values:
+            dataclasses.replace(algorithm.config, **{name: float(value)})
+    members = next(iter(sizes))[0]
+    return (key if key.ndim else jnp.broadcast_to(key, (members,))), swept
+
+
+def _seeds(keys: Key) -> list[int]:
+    """The seeds that `jax.random.key` was called with, so far as a key shows it (its last word)."""
+    return [int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
+
+
+def _describe(
+    algorithm: Algorithm,
+    keys: Key,
+    swept: dict[str, np.ndarray],
+    total_steps: int,
+    settings: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """config.json: all that is needed to do the run again."""
+    return {
+        "algorithm": algorithm.name,
+        "env": algorithm.env.spec,
+        "config": config_to_dict(algorithm.config),
+        "keys": np.asarray(jax.random.key_data(keys)).tolist(),
+        "key_impl": str(jax.random.key_impl(keys)),
+        "hyper": {name: values.tolist() for name, values in swept.items()},
+        "total_steps": total_steps,
+        "settings": settings or {},
+    }
+
+
+def _open_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
+    """Makes the folder, or checks that it holds this very run."""
+    path = folder / "config.json"
+    if path.exists():
+        if not resume:
+            raise ValueError(f"{folder} holds a run already; resume it, or choose another name")
+        try:
+            before = json.loads(path.read_text())
+        except ValueError:
+            raise ValueError(f"{path} cannot be read, so the run cannot be resumed") from None
+        for part in ("algorithm", "env", "config", "keys", "key_impl", "hyper"):
+            if before.get(part) != description[part]:
+                raise ValueError(f"{folder} holds another run: {_difference(part, before.get(part), description[part])}")
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "versions.json", {"versions": versions(), "hardware": hardware()})
+        _write_json(path, description)
+
+
+def _difference(part: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                return f"{part}.{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+    return f"{part} was {before!r} and is now {now!r}"
+
+
+def _summarize(episodes: Episodes) -> list[dict[str, float]]:
+    return [
+        {
+            "mean": float(returns.mean()),
+            "std": float(returns.std()),
+            "min": float(returns.min()),
+            "max": float(returns.max()),
+            "mean_length": float(lengths.mean()),
+        }
+        for returns, lengths in zip(episodes.returns, episodes.lengths, strict=True)
+    ]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT while it lasts; a second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread, where signals cannot be handled
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

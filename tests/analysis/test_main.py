@@ -1,0 +1,83 @@
+"""The command line: what it prints, and one line with exit code 2 for bad input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rljax.analysis.__main__ import main
+
+
+def write_run(folder, best=100.0, task="cartpole", hyper=False):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"algorithm": "ppo", "env": {"name": task}}))
+    lines = ["step,member,seed,seconds,evaluation/return,loss/policy" + (",hyper/learning_rate" if hyper else "")]
+    for step in (1000, 2000):
+        for member in range(4):
+            cells = [step, member, member, step / 1000, best * step / 2000 + member, -0.1]
+            lines.append(",".join(map(str, cells + ([0.001 * (1 + member // 2)] if hyper else []))))
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_compare_from_the_shell(tmp_path):
+    a, b = write_run(tmp_path / "ppo" / "first"), write_run(tmp_path / "ppo" / "second", best=50.0)
+    command = [sys.executable, "-m", "rljax.analysis", "compare", str(a), str(b), "--output", str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "ppo/first" in done.stdout
+    assert "ppo/second" in done.stdout
+    assert "P(ppo/first above ppo/second) = 1.00" in done.stdout
+    assert "2,000" in done.stdout
+    assert "101.5" in done.stdout
+    assert "4,000" in done.stdout
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    for arguments, message in [
+        (["compare", str(run), str(tmp_path / "nothing")], "not a run folder"),
+        (["curve", str(run), "--metric", "loss/value"], "it has: evaluation/return, loss/policy"),
+        (["sweep", str(run), "learning_rate"], "did not sweep"),
+        (["tables", "--results", str(tmp_path / "nothing")], "no folder of results"),
+    ]:
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1
+        assert captured.err.startswith("error: ")
+        assert message in captured.err
+    with pytest.raises(SystemExit) as exit_:
+        main(["compare"])
+    assert exit_.value.code == 2
+
+
+def test_settings_of_a_sweep_are_not_averaged(tmp_path, capsys):
+    run = write_run(tmp_path / "ppo" / "sweep", hyper=True)
+    assert main(["compare", str(run), "--output", str(tmp_path / "x.png")]) == 0
+    out = capsys.readouterr().out
+    assert "ppo/sweep [learning_rate=0.001]" in out
+    assert "100.5" in out
+    assert "ppo/sweep [learning_rate=0.002]" in out
+    assert "102.5" in out
+    assert main(["sweep", str(run), "learning_rate"]) == 0
+    assert (run / "sweep.png").is_file()
+
+
+def test_different_tasks_have_no_probability_of_improvement(tmp_path, capsys):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", task="acrobot")
+    assert main(["compare", str(a), str(b), "--metric", "loss/policy", "--output", str(tmp_path / "x.png")]) == 0
+    out = capsys.readouterr().out
+    assert "No probability of improvement" in out
+    assert "P(" not in out
+
+
+def test_curve_and_tables(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    assert main(["curve", str(run), "--target", "90"]) == 0
+    assert (run / "learning_curve.png").stat().st_size > 1000
+    (tmp_path / "ppo.json").write_text('[{"algorithm": "ppo", "task": "cartpole"}]')
+    assert main(["tables", "--results", str(tmp_path), "--output", str(tmp_path / "README.md")]) == 0
+    assert "## ppo" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"wrote {tmp_path / 'README.md'}" in capsys.readouterr().out

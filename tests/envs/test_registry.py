@@ -1,0 +1,132 @@
+"""The registry: names, aliases, time limits, and errors that say what to do."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rljax.envs import Environment, TimeLimit, make, register, registered, registry
+from rljax.envs.classic import CartPole
+
+LIMITS = {
+    "CartPole-v1": 500,
+    "MountainCar-v0": 200,
+    "MountainCarContinuous-v0": 999,
+    "Acrobot-v1": 500,
+    "Pendulum-v1": 200,
+}
+
+
+class Slippery(Environment):
+    """A task with an argument."""
+
+    def __init__(self, friction=1.0):
+        self.friction = friction
+        self.observation_space = self.action_space = None
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """What a test registers is forgotten after it."""
+    for table in ("_tasks", "_simplified", "_adapters"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_the_classic_tasks_are_registered():
+    assert {"acrobot", "cartpole", "mountain_car", "mountain_car_continuous", "pendulum"} <= set(registered())
+
+
+@pytest.mark.parametrize(("alias", "limit"), LIMITS.items())
+def test_gymnasium_ids_are_aliases_with_gymnasiums_time_limit(alias, limit):
+    import gymnasium
+
+    env = make(alias)
+    assert isinstance(env, TimeLimit)
+    assert env.max_episode_steps == limit
+    assert gymnasium.spec(alias).max_episode_steps == limit
+    assert env.name in registered()
+    assert env.unwrapped.name == env.name
+
+
+@pytest.mark.parametrize("name", ["cartpole", "CARTPOLE", "CartPole-V1", "cart_pole", "cart-pole-v1"])
+def test_case_hyphens_and_underscores_do_not_matter(name):
+    assert make(name).name == "cartpole"
+
+
+def test_the_time_limit_can_be_replaced_or_taken_away():
+    assert make("pendulum", max_episode_steps=7).max_episode_steps == 7
+    for none in (None, 0):
+        env = make("pendulum", max_episode_steps=none)
+        assert env.max_episode_steps is None
+        assert env is env.unwrapped
+
+
+def test_an_unknown_name_names_the_near_ones_and_all_known_ones_in_one_line():
+    with pytest.raises(ValueError, match=r"'cartpol'; did you mean cartpole\?.*known: acrobot, cartpole") as error:
+        make("cartpol")
+    assert one_line(error)
+    with pytest.raises(ValueError, match="did you mean mountain_car"):
+        make("MountainCar-v9")
+    with pytest.raises(ValueError, match="unknown environment 'zzz'; known:"):
+        make("zzz")
+
+
+def test_an_argument_the_task_does_not_take_is_refused_in_one_line(clean):
+    register("slippery", Slippery)
+    assert make("slippery", friction=0.5).friction == 0.5
+    with pytest.raises(ValueError, match=r"slippery: .*'mass'; it takes: friction, max_episode_steps") as error:
+        make("slippery", mass=1.0)
+    assert one_line(error)
+    with pytest.raises(ValueError, match=r"cartpole: .*'gravity'"):
+        make("cartpole", gravity=1.0)
+
+
+def test_a_type_error_inside_the_task_is_not_hidden(clean):
+    def broken():
+        raise TypeError("inside")
+
+    register("broken", broken)
+    with pytest.raises(TypeError, match="inside"):
+        make("broken")
+
+
+def test_registering_a_name_again_replaces_it_but_another_tasks_name_is_refused(clean):
+    register("slippery", Slippery, aliases=("ice",), max_episode_steps=5)
+    register("slippery", CartPole)
+    assert isinstance(make("slippery"), CartPole)
+    with pytest.raises(ValueError, match="unknown environment 'ice'"):
+        make("ice")
+    with pytest.raises(ValueError, match="'cartpole'"):
+        register("mine", Slippery, aliases=("CartPole-v1",))
+    assert "mine" not in registered()
+    with pytest.raises(ValueError, match="colon"):
+        register("brax:ant", Slippery)
+
+
+def test_a_prefix_goes_to_its_adapter_with_the_rest_verbatim(clean):
+    seen = {}
+
+    def adapter(rest, max_episode_steps=1000):
+        seen.update(rest=rest, limit=max_episode_steps)
+        return Slippery()
+
+    registry.register_adapter("other", adapter)
+    assert make("Other:Ant-v5", max_episode_steps=3).name == "other:Ant-v5"
+    assert seen == {"rest": "Ant-v5", "limit": 3}
+    with pytest.raises(ValueError, match="'mass'; it takes: max_episode_steps"):
+        make("other:ant", mass=1.0)
+
+
+def test_an_unknown_prefix_is_refused_in_one_line(clean):
+    with pytest.raises(ValueError, match="unknown prefix 'nowhere:' in environment 'nowhere:ant'") as error:
+        make("nowhere:ant")
+    assert one_line(error)
+
+
+def test_importing_the_package_imports_no_task():
+    code = "import sys, rljax.envs; print([m for m in sys.modules if 'classic' in m or m in ('PIL', 'brax', 'mujoco')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,197 @@
+"""Wrappers, on a counter whose every step can be worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rljax.envs import ActionRepeat, AutoReset, EpisodeStatistics, RescaleAction, TimeLimit, initial_state, make
+from rljax.envs.environment import Environment
+from rljax.spaces import Box, Discrete
+
+
+class Counter(Environment):
+    """Counts its steps. Rewards are 1, 2, 3, …; terminates at `length`. The action is kept in the observation."""
+
+    name = "counter"
+
+    def __init__(self, length=10, action_space=None):
+        self.length = length
+        self.observation_space = Box(-np.inf, np.inf, (2,))
+        self.action_space = action_space or Box([-2.0, 0.0], [2.0, 1.0])
+
+    def reset(self, key):
+        return initial_state(jnp.zeros((), jnp.int32), jnp.zeros(2))
+
+    def step(self, state, action):
+        count = state.physics + 1
+        return state.replace(
+            physics=count,
+            obs=jnp.asarray(action, jnp.float32),
+            reward=count.astype(jnp.float32),
+            terminated=count >= self.length,
+            truncated=jnp.zeros((), bool),
+        )
+
+
+def run(env, steps, action=(0.0, 0.0)):
+    """The states after each step, stacked by a scan."""
+
+    @jax.jit
+    def scan(key):
+        def body(state, _):
+            state = env.step(state, jnp.asarray(action))
+            return state, state.replace(info={})
+
+        return jax.lax.scan(body, env.reset(key), None, steps)[1]
+
+    return jax.tree.map(np.asarray, scan(jax.random.key(0)))
+
+
+def test_a_time_limit_is_not_termination():
+    states = run(TimeLimit(Counter(length=100), 3), 3)
+    assert states.truncated.tolist() == [False, False, True]
+    assert not states.terminated.any()
+
+
+def test_a_step_that_terminates_at_the_limit_is_not_truncated():
+    states = run(TimeLimit(Counter(length=3), 3), 3)
+    assert states.terminated.tolist() == [False, False, True]
+    assert not states.truncated.any()
+
+
+def test_nested_time_limits_stop_at_the_shorter():
+    states = run(TimeLimit(TimeLimit(Counter(), 2), 5), 2)
+    assert states.truncated.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("wrapper", [TimeLimit, ActionRepeat])
+def test_a_limit_or_repeat_below_one_is_refused(wrapper):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        wrapper(Counter(), 0)
+
+
+@pytest.mark.parametrize(("length", "limit"), [(2, 3), (3, 2), (3, 3)])
+def test_an_episode_ends_once_for_one_reason_at_the_earlier_of_length_and_limit(length, limit):
+    states = run(TimeLimit(Counter(length), limit), min(length, limit))
+    assert states.done.tolist() == [False] * (min(length, limit) - 1) + [True]
+    assert states.terminated[-1] == (length <= limit)
+    assert states.truncated[-1] == (limit < length)
+
+
+def test_rescaled_actions_reach_the_bounds_exactly_and_are_clipped_outside():
+    env = RescaleAction(Counter())
+    np.testing.assert_array_equal(env.action_space.low, [-1, -1])
+    np.testing.assert_array_equal(env.action_space.high, [1, 1])
+    state = env.reset(jax.random.key(0))
+    for action, expected in [((-1, -1), (-2, 0)), ((1, 1), (2, 1)), ((0, 0.5), (0, 0.75)), ((-9, 9), (-2, 1))]:
+        np.testing.assert_array_equal(env.step(state, jnp.array(action, jnp.float32)).obs, expected)
+
+
+# Subnormal numbers are flushed to zero by XLA on CPU.
+bounds = st.floats(-100, 100, width=32, allow_subnormal=False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(bounds, bounds).map(sorted), st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=2).map(sorted))
+def test_rescaled_actions_keep_their_order_and_stay_within_bounds(interval, actions):
+    low, high = interval
+    env = RescaleAction(Counter(action_space=Box(low, high, (1,))))
+    first, second = (env.rescale(np.full(1, a, np.float32)) for a in actions)
+    assert env.env.action_space.contains(first)
+    assert env.env.action_space.contains(second)
+    assert np.all(first <= second)
+
+
+@pytest.mark.parametrize("space", [Discrete(2), Box(-np.inf, np.inf, (1,))])
+def test_rescaling_needs_finite_bounds(space):
+    with pytest.raises(ValueError, match="finite bounds"):
+        RescaleAction(Counter(action_space=space))
+
+
+def test_a_repeated_action_sums_the_rewards():
+    states = run(ActionRepeat(Counter(), 3), 3)
+    assert states.reward.tolist() == [1 + 2 + 3, 4 + 5 + 6, 7 + 8 + 9]
+    assert states.physics.tolist() == [3, 6, 9]
+    assert not states.done.any()
+
+
+def test_a_repeated_action_stops_where_the_episode_ends():
+    states = run(ActionRepeat(Counter(length=4), 3), 2)
+    assert states.reward.tolist() == [6, 4]
+    assert states.physics.tolist() == [3, 4]
+    assert states.terminated.tolist() == [False, True]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 7))
+def test_repeating_actions_does_not_change_the_return(repeat, length):
+    calls = -(-length // repeat)
+    states = run(ActionRepeat(Counter(length), repeat), calls)
+    assert states.terminated.tolist() == [False] * (calls - 1) + [True]
+    assert states.reward.sum() == length * (length + 1) / 2
+
+
+def test_steps_per_action_multiply():
+    assert ActionRepeat(Counter(), 4).steps_per_action == 4
+    assert TimeLimit(ActionRepeat(ActionRepeat(Counter(), 2), 3), 5).steps_per_action == 6
+
+
+def test_a_time_limit_inside_action_repeat_counts_steps_of_the_task():
+    env = ActionRepeat(TimeLimit(Counter(length=100), 5), 2)
+    assert env.max_episode_steps == 3
+    states = run(env, 3)
+    assert states.truncated.tolist() == [False, False, True]
+    assert states.physics.tolist() == [2, 4, 5]
+
+
+def test_a_time_limit_outside_action_repeat_counts_actions():
+    env = TimeLimit(ActionRepeat(Counter(length=100), 2), 3)
+    assert env.max_episode_steps == 3
+    states = run(env, 3)
+    assert states.truncated.tolist() == [False, False, True]
+    assert states.physics.tolist() == [2, 4, 6]
+
+
+def test_statistics_are_running_totals():
+    states = run(EpisodeStatistics(Counter(length=3)), 3)
+    assert states.metrics["episode_return"].tolist() == [1, 3, 6]
+    assert states.metrics["episode_length"].tolist() == [1, 2, 3]
+
+
+def test_statistics_count_steps_of_the_task_under_action_repeat():
+    states = run(EpisodeStatistics(ActionRepeat(TimeLimit(Counter(length=100), 5), 2)), 3)
+    assert states.metrics["episode_return"].tolist() == [3, 10, 15]
+    assert states.metrics["episode_length"].tolist() == [2, 4, 5]
+
+
+@pytest.mark.parametrize("policy", ["pool", "full", "first"])
+def test_statistics_show_the_totals_where_an_episode_ends_and_start_again_after_an_auto_reset(policy):
+    env = AutoReset(EpisodeStatistics(TimeLimit(Counter(length=3), 5)), 2, policy)
+    states = run(env, 5, np.zeros((2, 2), np.float32))
+    for column in range(2):
+        assert states.metrics["episode_return"][:, column].tolist() == [1, 3, 6, 1, 3]
+        assert states.metrics["episode_length"][:, column].tolist() == [1, 2, 3, 1, 2]
+
+
+def test_statistics_of_a_real_task_equal_the_sums_of_its_rewards():
+    env = AutoReset(EpisodeStatistics(make("cartpole")), 4)
+    states = run(env, 40, np.ones(4, np.int32))
+    assert states.done.any(axis=0).all()
+    for column in range(4):
+        ends = np.flatnonzero(states.done[:, column])
+        lengths = np.diff(ends, prepend=-1)
+        np.testing.assert_array_equal(states.metrics["episode_length"][ends, column], lengths)
+        np.testing.assert_array_equal(states.metrics["episode_return"][ends, column], lengths)
+
+
+def test_wrappers_pass_on_name_spaces_and_the_task_itself():
+    inner = Counter()
+    env = EpisodeStatistics(RescaleAction(TimeLimit(inner, 5)))
+    assert env.unwrapped is inner
+    assert env.name == "counter"
+    assert env.max_episode_steps == 5
+    assert env.observation_space is inner.observation_space
+    assert "Counter(counter)" in repr(env)

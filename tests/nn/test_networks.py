@@ -1,0 +1,180 @@
+"""Networks: shapes, initial scales, leading axes, resets of the recurrent unit, and errors that say what to do."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.nn.networks import ACTIVATIONS, CNN, GRU, MLP, activation
+
+KEY = jax.random.key(0)
+
+
+def _init_with_output(model, x):
+    return jax.jit(model.init_with_output)(KEY, x)
+
+
+SMALL = {"channels": (16,), "kernels": (3,), "strides": (1,), "dense": 32}
+MINATAR = CNN(**SMALL)
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
+def test_mlp_maps_the_last_axis_whatever_leads(leading):
+    x = jnp.ones((*leading, 5))
+    assert jax.eval_shape(MLP((8, 7), output=3).init_with_output, KEY, x)[0].shape == (*leading, 3)
+    assert jax.eval_shape(MLP((8, 7)).init_with_output, KEY, x)[0].shape == (*leading, 7)
+
+
+def test_mlp_by_hand():
+    model = MLP((2,), activation="relu", output=1)
+    params = {
+        "Dense_0": {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.array([0.5, 0.0])},
+        "output": {"kernel": jnp.array([[2.0], [3.0]]), "bias": jnp.array([-1.0])},
+    }
+    # x = 2: relu(2.5, -2) = (2.5, 0) and 2 * 2.5 - 1 = 4.  x = -2: relu(-1.5, 2) = (0, 2) and 3 * 2 - 1 = 5.
+    np.testing.assert_allclose(model.apply({"params": params}, jnp.array([[2.0], [-2.0]])), [[4.0], [5.0]])
+
+
+def test_mlp_kernels_are_orthogonal_at_their_scales_and_biases_are_zero():
+    model = MLP((16, 16), output=2, output_scale=0.01)
+    params = _init_with_output(model, jnp.ones(4))[1]["params"]
+    for name, scale in (("Dense_0", 2.0), ("Dense_1", 2.0), ("output", 1e-4)):
+        kernel = np.asarray(params[name]["kernel"])
+        gram = kernel @ kernel.T if kernel.shape[0] < kernel.shape[1] else kernel.T @ kernel
+        np.testing.assert_allclose(gram / scale, np.eye(len(gram)), atol=1e-5)
+        np.testing.assert_array_equal(params[name]["bias"], 0.0)
+
+
+def test_mlp_normalises_before_the_activation():
+    model = MLP((6,), activation="identity", layer_norm=True)
+    y, variables = _init_with_output(model, 100 * jax.random.normal(KEY, (4, 3)))
+    np.testing.assert_allclose(y.mean(-1), 0.0, atol=1e-5)
+    np.testing.assert_allclose(y.std(-1), 1.0, atol=1e-3)
+    assert "LayerNorm_0" in variables["params"]
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_are_found_by_name(name):
+    y = activation(name)(jnp.array([-1.0, 0.0, 2.0]))
+    assert y.shape == (3,)
+    assert bool(jnp.all(jnp.isfinite(y)))
+
+
+def test_an_unknown_activation_is_refused_with_the_allowed_names():
+    with pytest.raises(ValueError, match=r"relu.*tanh.*'swosh'"):
+        activation("swosh")
+    with pytest.raises(ValueError, match="must be one of"):
+        MLP((4,), activation="swosh").init(KEY, jnp.ones(2))
+
+
+def test_cnn_features_are_the_same_whatever_leads():
+    images = jax.random.uniform(KEY, (2, 3, 10, 10, 4))
+    y, variables = _init_with_output(MINATAR, images)
+    assert y.shape == (2, 3, 32)
+    np.testing.assert_allclose(MINATAR.apply(variables, images[1]), y[1], atol=1e-5)
+    np.testing.assert_allclose(MINATAR.apply(variables, images[1, 2]), y[1, 2], atol=1e-5)
+
+
+def test_cnn_scales_bytes_and_takes_floats_and_booleans_as_they_are():
+    bits = jax.random.bernoulli(KEY, 0.5, (2, 10, 10, 4))
+    variables = jax.jit(MINATAR.init)(KEY, bits)
+    apply = jax.jit(MINATAR.apply)
+    expected = apply(variables, bits.astype(jnp.float32))
+    np.testing.assert_allclose(apply(variables, (255 * bits).astype(jnp.uint8)), expected, atol=1e-5)
+    np.testing.assert_allclose(apply(variables, bits), expected, atol=1e-5)
+    assert float(jnp.abs(apply(variables, 255.0 * bits) - expected).max()) > 1
+
+
+def test_cnn_defaults_are_the_nature_network_on_84_by_84():
+    shapes = jax.eval_shape(CNN().init, KEY, jnp.zeros((84, 84, 4), jnp.uint8))["params"]
+    assert shapes["Conv_0"]["kernel"].shape == (8, 8, 4, 32)
+    assert shapes["Conv_2"]["kernel"].shape == (3, 3, 64, 64)
+    assert shapes["Dense_0"]["kernel"].shape == (7 * 7 * 64, 512)
+
+
+def test_cnn_refuses_an_image_that_is_too_small_and_says_what_to_use():
+    with pytest.raises(ValueError, match=r"10 x 10 is too small .*kernels=\(3,\), strides=\(1,\)"):
+        CNN().init(KEY, jnp.ones((10, 10, 4)))
+    with pytest.raises(ValueError, match="height, width, channels"):
+        MINATAR.init(KEY, jnp.ones((10, 10)))
+    with pytest.raises(ValueError, match="one length"):
+        CNN(channels=(16,)).init(KEY, jnp.ones((84, 84, 4)))
+
+
+@functools.cache
+def _gru():
+    gru = GRU(6)
+    params = jax.jit(gru.init)(KEY, gru.initial_carry((3,)), jnp.ones((3, 2)))
+    xs = jax.random.normal(jax.random.key(1), (5, 3, 2))
+    unroll = jax.jit(functools.partial(gru.apply, method="unroll"))
+    return gru, params, xs, jax.jit(gru.apply), unroll
+
+
+def test_gru_unrolled_equals_its_steps_with_the_carry_zeroed_before_a_reset():
+    _, params, xs, step, unroll = _gru()
+    reset = jnp.zeros((5, 3), bool).at[0, 1].set(True).at[2, 0].set(True).at[3].set(True)
+    carry = initial = jax.random.normal(jax.random.key(2), (3, 6))
+    expected = []
+    for t in range(5):
+        carry = jnp.where(reset[t][:, None], 0.0, carry)
+        carry, y = step(params, carry, xs[t])
+        expected.append(y)
+    final, ys = unroll(params, initial, xs, reset)
+    assert ys.shape == (5, 3, 6)
+    np.testing.assert_allclose(ys, jnp.stack(expected), atol=1e-5)
+    np.testing.assert_allclose(final, carry, atol=1e-5)
+
+
+def test_gru_remembers_nothing_from_before_a_reset():
+    gru, params, xs, _, unroll = _gru()
+    reset = jnp.zeros((5, 3), bool).at[2, 0].set(True)
+    first = unroll(params, gru.initial_carry((3,)), xs, reset)[1]
+    other = unroll(params, gru.initial_carry((3,)) + 1.0, xs.at[:2].add(1.0), reset)[1]
+    np.testing.assert_array_equal(first[2:, 0], other[2:, 0])
+    assert float(jnp.abs(first[2:, 1] - other[2:, 1]).max()) > 1e-3  # no reset here: it does remember
+    gradient = jax.grad(lambda xs: unroll(params, gru.initial_carry((3,)), xs, reset)[1][4, 0].sum())(xs)
+    assert float(jnp.abs(gradient[:2, 0]).max()) == 0.0
+    assert float(jnp.abs(gradient[2:, 0]).max()) > 0
+
+
+def test_gru_initialised_by_unroll_or_inside_a_module_has_the_same_parameters():
+    gru, params, xs, _, _ = _gru()
+    unrolled = jax.jit(functools.partial(gru.init, method="unroll"))(
+        KEY, gru.initial_carry((3,)), xs, jnp.zeros((5, 3), bool)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), unrolled, params)
+
+    class Actor(nn.Module):
+        @nn.compact
+        def __call__(self, carry, xs, reset):
+            carry, ys = GRU(6).unroll(carry, xs, reset)
+            return carry, MLP((), output=1)(ys)
+
+    variables = jax.eval_shape(Actor().init, KEY, gru.initial_carry((3,)), xs, jnp.zeros((5, 3), bool))
+    assert jax.tree.map(jnp.shape, variables["params"]["GRU_0"]) == jax.tree.map(jnp.shape, params["params"])
+
+
+def test_gru_steps_without_a_batch_axis_and_has_orthogonal_kernels():
+    gru, params, xs, _, _ = _gru()
+    carry, y = gru.apply(params, gru.initial_carry(), xs[0, 0])
+    assert carry.shape == y.shape == (6,)
+    for name in ("hr", "hz", "hn"):
+        kernel = params["params"]["cell"][name]["kernel"]
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
+
+
+def test_trap_no_network_calls_qr_when_initialised_under_vmap():
+    class All(nn.Module):
+        @nn.compact
+        def __call__(self, image):
+            x = CNN(**SMALL)(image)
+            _, x = GRU(6)(jnp.zeros(6), x)
+            return MLP((7, 5), output=2)(x)
+
+    keys = jax.random.split(KEY, 2)
+    lowered = jax.jit(jax.vmap(All().init, (0, None))).lower(keys, jnp.ones((10, 10, 4))).as_text().lower()
+    for name in ("geqrf", "orgqr", "householder", "lapack"):
+        assert name not in lowered, name

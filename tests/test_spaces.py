@@ -1,0 +1,83 @@
+"""Spaces: bounds, broadcasting, samples, membership."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rljax.spaces import Box, Discrete
+
+
+def samples(space, count=500):
+    return np.asarray(jax.vmap(space.sample)(jax.random.split(jax.random.key(0), count)))
+
+
+def test_box_broadcasts_scalar_bounds_to_its_shape():
+    box = Box(-1.0, [1.0, 2.0, 3.0])
+    assert box.shape == (3,)
+    np.testing.assert_array_equal(box.low, np.full(3, -1.0, np.float32))
+    assert box.low.dtype == box.high.dtype == np.float32
+    assert Box(0.0, 1.0, (2, 2)).high.shape == (2, 2)
+    assert Box(0.0, 1.0).shape == ()
+
+
+def test_box_refuses_low_above_high():
+    with pytest.raises(ValueError, match="low must not be above high"):
+        Box([0.0, 2.0], 1.0)
+
+
+def test_box_samples_fill_their_bounds_element_by_element():
+    box = Box([-1.0, 5.0], [1.0, 9.0])
+    drawn = samples(box)
+    assert drawn.shape == (500, 2)
+    assert drawn.dtype == np.float32
+    assert np.all(drawn >= box.low)
+    assert np.all(drawn <= box.high)
+    np.testing.assert_allclose(drawn.mean(0), [0.0, 7.0], atol=0.2)
+
+
+def test_integer_box_samples_reach_both_bounds():
+    drawn = samples(Box(253, 255, (2,), np.uint8))
+    assert drawn.dtype == np.uint8
+    assert set(drawn.ravel().tolist()) == {253, 254, 255}
+
+
+def test_unbounded_box_says_so_and_cannot_be_sampled():
+    box = Box([-np.inf, 0.0], 1.0)
+    assert not box.bounded
+    assert Box(0.0, 1.0, (2,)).bounded
+    with pytest.raises(ValueError, match="finite bounds"):
+        box.sample(jax.random.key(0))
+
+
+def test_box_contains_its_bounds_and_not_nan_or_another_shape():
+    box = Box(-1.0, 1.0, (2,))
+    assert box.contains([-1.0, 1.0])
+    assert not box.contains([0.0, 1.1])
+    assert not box.contains([np.nan, 0.0])
+    assert not box.contains([0.0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(-1000, 1000), st.integers(0, 1000), st.integers(0, 2**31 - 1))
+def test_every_box_contains_its_samples(low, width, seed):
+    box = Box(low / 7, (low + width) / 7, (3,))
+    assert box.contains(box.sample(jax.random.key(seed)))
+
+
+def test_discrete_samples_every_value_and_contains_only_integers_in_range():
+    space = Discrete(3)
+    assert space.shape == ()
+    assert set(samples(space).tolist()) == {0, 1, 2}
+    assert space.contains(0)
+    assert space.contains(np.int32(2))
+    assert not space.contains(3)
+    assert not space.contains(-1)
+    assert not space.contains(1.0)
+    assert not space.contains([1])
+
+
+def test_discrete_refuses_no_values():
+    with pytest.raises(ValueError, match="at least 1"):
+        Discrete(0)
