@@ -53,7 +53,7 @@ $(peer_results): install-peers
 	$(PEERS_VENV)/bin/python benchmarks/peers/$$1.py --task $$2 --steps $(PEERS_STEPS) --seed $(PEERS_SEED) --output $@
 
 tables: install-dev ## Generate the tables in benchmarks/README.md from the results
-	@$(bin)/python benchmarks/tables.py $(ARGS)
+	@$(bin)/python -m rljax.analysis tables $(ARGS)
 
 # Resolved for every supported Python and platform at once, so that one file is everybody's constraint.
 # The peers' own extra is resolved without rljax; PyTorch's CUDA packages are left to PyTorch, whose CPU build has none.

@@ -149,6 +149,8 @@ class Rollout(NamedTuple):
     """What acting leaves behind; leaves are [rollout_length, num_envs, …]."""
 
     transition: Transition
+    log_prob: jax.Array
+    """Of the action, under the policy that took it."""
     reset: jax.Array
     """bool: the step was the first of an episode, so memory was cleared before it."""
     memory: PyTree
@@ -168,6 +170,12 @@ class Batch(NamedTuple):
     value: jax.Array
     advantage: jax.Array
     target: jax.Array
+
+
+def clipped_objective(ratio: jax.Array, advantage: jax.Array, clip_range: jax.Array | float) -> jax.Array:
+    """min(r A, clip(r, 1 - ε, 1 + ε) A), element by element (Schulman et al. 2017, eq. 7); to be maximised."""
+    clipped_ratio = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
+    return jnp.minimum(ratio * advantage, clipped_ratio * advantage)
 
 
 class Trunk(nn.Module):
@@ -301,11 +309,11 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             env_state, memory, reset = carry
             obs = normalize(state.obs_statistics, env_state.obs)
             distribution, _, memory = network.apply(state.params, obs[None], memory, reset[None])
-            action = distribution.sample(key)[0]
+            action, log_prob = jax.tree.map(lambda x: x[0], distribution.sample_and_log_prob(key))
             after = envs.step(env_state, to_env(action))
             transition = envs.transition(env_state, action, after)
             totals = after.metrics["episode_return"], after.metrics["episode_length"]
-            return (after, memory, after.done), Rollout(transition, reset, memory, *totals)
+            return (after, memory, after.done), Rollout(transition, log_prob, reset, memory, *totals)
 
         carry = (state.env_state, state.memory, state.reset)
         keys = jax.random.split(step_key, c.rollout_length)
@@ -339,9 +347,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
 
         sequences = (lambda tree: tree) if c.memory else flat
         transition, time_and_envs = rollout.transition, rollout.reset.shape
-        obs, action, reset = sequences((transition.obs, transition.action, rollout.reset))
-        obs = normalize(state.obs_statistics, obs)
-        distribution, value, _ = network.apply(state.params, obs, memory, reset)
+        obs = normalize(state.obs_statistics, sequences(transition.obs))
+        action, log_prob, reset = sequences((transition.action, rollout.log_prob, rollout.reset))
+        _, value, _ = network.apply(state.params, obs, memory, reset)
         next_obs = normalize(state.obs_statistics, flat(transition.next_obs))
         memory_after = jax.tree.map(lambda x: x[0], flat(rollout.memory))
         _, next_value, _ = network.apply(state.params, next_obs, memory_after, jnp.zeros_like(flat(rollout.reset)))
@@ -355,15 +363,13 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             state.hyper.gae_lambda,
         )
         advantage = sequences(advantage)
-        log_prob = distribution.log_prob(action)
         return Batch(obs, reset, memory, action, log_prob, value, advantage, target=advantage + value)
 
     def loss(params: PyTree, batch: Batch, hyper: Hyper) -> tuple[jax.Array, Metrics]:
         distribution, value, _ = network.apply(params, batch.obs, batch.memory, batch.reset)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
         ratio = jnp.exp(log_ratio)
-        clipped_ratio = jnp.clip(ratio, 1.0 - hyper.clip_range, 1.0 + hyper.clip_range)
-        policy_loss = -jnp.minimum(ratio * batch.advantage, clipped_ratio * batch.advantage).mean()
+        policy_loss = -clipped_objective(ratio, batch.advantage, hyper.clip_range).mean()
         value_error = jnp.square(value - batch.target)
         if c.value_clip_range is not None:
             change = jnp.clip(value - batch.value, -c.value_clip_range, c.value_clip_range)
@@ -405,7 +411,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             new = (optax.apply_updates(params, updates), new_state)
             if c.target_kl is not None and c.kl_response == "stop":
                 new = jax.tree.map(lambda old, new: jnp.where(stopped, old, new), (params, optimizer_state), new)
-            metrics["gradient_norm"] = optax.global_norm(gradient)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
             return (*new, scale, stopped), (metrics, ~stopped)
 
         batch_size = batch.reset.shape[1]

@@ -61,6 +61,11 @@ def registered() -> list[str]:
     return sorted(_tasks)
 
 
+def canonical(name: str) -> str:
+    """The name that a task is registered under, from any of its names; an unknown name as it is."""
+    return _simplified.get(_simplify(name), name)
+
+
 def make(name: str, *, action_repeat: int = 1, **kwargs: Any) -> Environment:
     """Makes the environment called `name` (or by an alias; case, hyphens and underscores do not matter).
 
@@ -81,7 +86,7 @@ def make(name: str, *, action_repeat: int = 1, **kwargs: Any) -> Environment:
 
 
 def _make_own(name: str, kwargs: dict[str, Any]) -> Environment:
-    task = _tasks.get(_simplified.get(_simplify(name), ""))
+    task = _tasks.get(canonical(name))
     if task is None:
         raise ValueError(f"unknown environment {name!r}; {_suggest(name)}known: {', '.join(registered())}")
     limit = kwargs.pop("max_episode_steps", task.max_episode_steps)
@@ -108,7 +113,7 @@ def _build(name: str, factory: Factory | str, args: tuple[str, ...], kwargs: dic
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        taken = dict.fromkeys([*list(signature.parameters)[len(args) :], "max_episode_steps"])
+        taken = dict.fromkeys([*list(signature.parameters)[len(args) :], "max_episode_steps", "action_repeat"])
         raise ValueError(f"{name}: {error}; it takes: {', '.join(taken)}") from None
     return function(*args, **kwargs)
 
@@ -129,10 +134,16 @@ def _suggest(name: str) -> str:
 
 
 for _name, _factory, _alias, _limit in (
-    ("cartpole", "cartpole:CartPole", "CartPole-v1", 500),
-    ("mountain_car", "mountain_car:MountainCar", "MountainCar-v0", 200),
-    ("mountain_car_continuous", "mountain_car_continuous:MountainCarContinuous", "MountainCarContinuous-v0", 999),
-    ("acrobot", "acrobot:Acrobot", "Acrobot-v1", 500),
-    ("pendulum", "pendulum:Pendulum", "Pendulum-v1", 200),
+    ("cartpole", "classic.cartpole:CartPole", "CartPole-v1", 500),
+    ("mountain_car", "classic.mountain_car:MountainCar", "MountainCar-v0", 200),
+    (
+        "mountain_car_continuous",
+        "classic.mountain_car_continuous:MountainCarContinuous",
+        "MountainCarContinuous-v0",
+        999,
+    ),
+    ("acrobot", "classic.acrobot:Acrobot", "Acrobot-v1", 500),
+    ("pendulum", "classic.pendulum:Pendulum", "Pendulum-v1", 200),
+    ("t_maze", "grid.t_maze:TMaze", "T-Maze", 50),
 ):
-    register(_name, f"rljax.envs.classic.{_factory}", (_alias,), _limit)
+    register(_name, f"rljax.envs.{_factory}", (_alias,), _limit)

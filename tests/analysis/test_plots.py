@@ -1,8 +1,6 @@
-"""Plots are images with the right lines in them, made without pyplot."""
+"""Plots are images with the right lines in them."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -30,10 +28,9 @@ def write_run(folder, members=4, hyper=None, evaluations=True, task="cartpole", 
 
 def assert_image(path):
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert pixels.shape[0] > 400
-    assert pixels.shape[1] > 800
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+        assert image.width > 800
+        assert image.height > 400
+        assert len(image.convert("RGB").getcolors(2**20)) > 20
 
 
 def test_learning_curve(tmp_path):
@@ -111,18 +108,3 @@ def test_sweep_draws_other_settings_apart_and_knows_what_was_swept(tmp_path):
 def test_steps_are_short():
     formatted = [plots._format_steps(value) for value in (0, 500, 2500, 1_000_000, 1_250_000, 2e9, -12_000)]
     assert formatted == ["0", "500", "2.5k", "1M", "1.25M", "2B", "\N{MINUS SIGN}12k"]
-
-
-def test_pyplot_is_not_needed_and_importing_is_light(tmp_path):
-    run = write_run(tmp_path / "run")
-    code = f"""
-import sys, rljax
-before = set(sys.modules)
-from rljax.analysis import plots, runs, statistics, tables, video, __main__
-heavy = {{"matplotlib", "scipy", "rich", "PIL"}} & (set(sys.modules) - before)
-assert not heavy, heavy
-plots.learning_curve({str(run)!r}, path={str(tmp_path / "curve.png")!r})
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert_image(tmp_path / "curve.png")

@@ -65,6 +65,21 @@ def test_the_time_limit_can_be_replaced_or_taken_away():
         assert env is env.unwrapped
 
 
+def test_actions_can_be_repeated_inside_the_time_limit_of_the_task():
+    env = make("mountain_car", action_repeat=4)
+    assert env.steps_per_action == 4
+    assert env.max_episode_steps == 50
+
+
+@pytest.mark.parametrize("arguments", [{}, {"max_episode_steps": None}, {"action_repeat": 2, "max_episode_steps": 9}])
+def test_the_spec_of_an_environment_makes_it_again(arguments):
+    env = make("Pendulum-v1", **arguments)
+    again = make(**env.spec)
+    assert again.spec == env.spec
+    assert repr(again) == repr(env)
+    assert again.max_episode_steps == env.max_episode_steps
+
+
 def test_an_unknown_name_names_the_near_ones_and_all_known_ones_in_one_line():
     with pytest.raises(ValueError, match=r"'cartpol'; did you mean cartpole\?.*known: acrobot, cartpole") as error:
         make("cartpol")

@@ -1,0 +1,208 @@
+"""What every file in `experiments/` does alike: flags, the run folder, seeds and sweeps, the curve, the summary."""
+
+import dataclasses
+import itertools
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from rljax import training
+from rljax.algorithms.base import Algorithm
+from rljax.envs.registry import canonical
+from rljax.training.train import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is the same for every algorithm."""
+
+    seed: int = 0
+    """Seed of the first member."""
+    seeds: int = 1
+    """Independent seeds, trained in one program: seed, seed + 1, …"""
+    sweep: tuple[str, ...] = ()
+    """Hyperparameters to sweep in the same program, e.g. learning_rate=1e-4,3e-4,1e-3; several make a grid."""
+    runs: Path = Path("runs")
+    """Where run folders lie."""
+    name: str | None = None
+    """Name of the run folder; the task and the seed where not given."""
+    resume: bool = False
+    """Continue from the folder's newest whole checkpoint."""
+    overwrite: bool = False
+    """Move a finished run of that name aside (to NAME.1, NAME.2, …) and start anew."""
+    log_every: int | None = None
+    """Environment steps between rows of metrics.csv; a hundredth of the run where not given."""
+    evaluate_every: int | None = None
+    """Environment steps between evaluations; a tenth of the run where not given, 0 for none."""
+    evaluation_episodes: int = 20
+    """Episodes of each evaluation on the way."""
+    final_episodes: int = 100
+    """Episodes of the evaluation at the end."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints; a tenth of the run where not given."""
+    devices: int | None = None
+    """How many devices to use; on a CPU its cores count, for several members. All where not given."""
+    progress: bool = True
+    """Show the progress bar."""
+    wandb: bool = False
+    """Also log to Weights & Biases (pip install 'rljax[wandb]')."""
+
+
+def main(experiment: Callable[[Any], Any], settings: type, tasks: Mapping[str, Any]) -> None:
+    """Parses flags into `settings`, whose defaults depend on `--env`, and calls `experiment` with them.
+
+    Bad input ends with one line and exit code 2, a run stopped by a signal with 128 plus its number, as shells do.
+    """
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    arguments = sys.argv[1:]
+    try:
+        task = canonical(_env_argument(arguments) or settings.env)
+        default = dataclasses.replace(tasks.get(task, settings()), env=task)
+        program = Path(sys.argv[0]).name
+        parsed = tyro.cli(settings, prog=program, args=arguments, default=default, config=(tyro.conf.OmitArgPrefixes,))
+        result = experiment(parsed)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(_failure(error))
+    if isinstance(result, Result) and result.interrupted is not None:
+        sys.exit(128 + result.interrupted)
+
+
+def run(
+    experiment: str,
+    make_algorithm: Callable[[], Algorithm],
+    total_steps: int,
+    settings: Run,
+    extra: dict[str, Any] | None = None,
+) -> Result:
+    """Trains as `settings` say, into `runs/<experiment>/<name>`, draws the curve and prints where everything is.
+
+    Args:
+      experiment: first part of the folder, such as "ppo".
+      make_algorithm: called once devices are set up; nothing of JAX may have run before.
+      total_steps: of each member.
+      extra: what else config.json should hold.
+    """
+    for field, least in (("seed", 0), ("seeds", 1), ("evaluation_episodes", 1), ("final_episodes", 0)):
+        if getattr(settings, field) < least:
+            raise ValueError(f"{field} = {getattr(settings, field)} is not allowed; it must be at least {least}")
+    seeds, hyper = _members(settings)
+    _use_cores(settings.devices, len(seeds))
+    algorithm = make_algorithm()
+    name = settings.name or _default_name(algorithm, settings)
+    folder = settings.runs / experiment / name
+    if settings.overwrite and not settings.resume and folder.exists():
+        place = next(p for n in itertools.count(1) if not (p := folder.with_name(f"{name}.{n}")).exists())
+        folder.rename(place)
+    keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+    result = training.train(
+        algorithm,
+        keys if len(seeds) > 1 else keys[0],
+        total_steps,
+        hyper=hyper,
+        folder=folder,
+        resume=settings.resume,
+        log_every=settings.log_every,
+        evaluate_every=settings.evaluate_every,
+        evaluation_episodes=settings.evaluation_episodes,
+        final_episodes=settings.final_episodes,
+        checkpoint_every=settings.checkpoint_every,
+        devices=settings.devices,
+        progress=settings.progress,
+        wandb=settings.wandb,
+        settings=extra,
+    )
+    if result.interrupted is None:
+        _summarize(result, hyper)
+    return result
+
+
+def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
+    """The seed of each member and the swept values of each: every setting of the grid with every seed."""
+    grid: dict[str, list[float]] = {}
+    for text in settings.sweep:
+        name, _, values = text.partition("=")
+        try:
+            grid[name.strip().replace("-", "_")] = [float(value) for value in values.split(",")]
+        except ValueError:
+            raise ValueError(f"sweep = {text!r} is not allowed; it must look like learning_rate=1e-4,3e-4") from None
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    members = list(itertools.product(*grid.values(), seeds))
+    if len(members) == 1 and grid:
+        raise ValueError(f"sweep = {settings.sweep} has one value; set it as a flag of its own")
+    hyper = {name: np.array([member[i] for member in members]) for i, name in enumerate(grid)}
+    return [int(member[-1]) for member in members], hyper or None
+
+
+def _use_cores(devices: int | None, members: int) -> None:
+    """On a CPU, makes its cores devices when there are members to split over them; must come before JAX starts.
+
+    One run stays on one device, for which XLA uses all cores, unless devices are asked for.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = devices if devices is not None else cores if members > 1 and members % cores == 0 else 1
+    if wanted > 1:
+        jax.config.update("jax_num_cpu_devices", wanted)
+
+
+def _default_name(algorithm: Algorithm, settings: Run) -> str:
+    spec = algorithm.env.spec or {"name": algorithm.env.name}
+    parts = [str(spec["name"]).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
+    if settings.seeds > 1:
+        parts.append(f"to{settings.seed + settings.seeds - 1}")
+    parts += [f"sweep-{text.partition('=')[0].strip()}" for text in settings.sweep]
+    return "-".join(parts)
+
+
+def _summarize(result: Result, hyper: dict[str, Any] | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rljax.analysis.plots import learning_curve
+
+    assert result.folder is not None
+    if any(row.get("evaluation/return") is not None for row in result.rows) or result.evaluation is None:
+        learning_curve(result.folder, path=result.folder / "learning_curve.png")
+    console = Console()
+    if result.evaluation is not None:
+        table = Table(title=f"Return over {result.evaluation['episodes']} episodes after {result.steps:,} steps")
+        for column in ("seed", *(hyper or {}), "deterministic", "stochastic", "episode length"):
+            table.add_column(column, justify="right")
+        for member in result.evaluation["members"]:
+            first, second = member["deterministic"], member["stochastic"]
+            table.add_row(
+                str(member["seed"]),
+                *(f"{value:g}" for value in member["hyper"].values()),
+                f"{first['mean']:.1f} ± {first['std']:.1f}",
+                f"{second['mean']:.1f} ± {second['std']:.1f}",
+                f"{first['mean_length']:.0f}",
+            )
+        console.print(table)
+    console.print(
+        f"trained {result.seconds:.1f} s (and {result.compile_seconds:.1f} s to get ready) on {result.placement}\n"
+        f"run folder: {result.folder}   policy: rljax.load({str(result.folder)!r})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _env_argument(arguments: list[str]) -> str | None:
+    """The value of --env, which decides the defaults of all other flags."""
+    for index, argument in enumerate(arguments):
+        if argument == "--env" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith("--env="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _failure(error: Exception) -> int:
+    """Prints the error as one line; 1 where training diverged, 2 for bad input."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1 if isinstance(error, FloatingPointError) else 2

@@ -1,0 +1,222 @@
+"""PPO against hand-computed cases, rlax and closed forms; and what every algorithm here must do: jit, scan, vmap."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rlax
+
+import rljax
+from rljax.algorithms import ppo
+from rljax.ops import running_statistics
+from rljax.training import evaluate
+from tests.toys import Clock, Drift, Pixels, limited
+
+TINY = ppo.Config(num_envs=4, rollout_length=8, num_epochs=2, num_minibatches=2, hidden=(8,))
+
+
+def run(algorithm, iterations, seed=0):
+    """Trains; returns the last state and the metrics of every iteration."""
+
+    def body(state, _):
+        return algorithm.step(state)
+
+    train = jax.jit(lambda key: jax.lax.scan(body, algorithm.init(key), None, iterations))
+    return train(jax.random.key(seed))
+
+
+def test_clipped_objective_by_hand():
+    ratio = jnp.array([1.5, 1.5, 0.5, 0.5, 1.1])
+    advantage = jnp.array([2.0, -2.0, 2.0, -2.0, 1.0])
+    # Gains stop at the edge of the range; losses never do.
+    expected = [1.2 * 2.0, 1.5 * -2.0, 0.5 * 2.0, 0.8 * -2.0, 1.1]
+    np.testing.assert_allclose(ppo.clipped_objective(ratio, advantage, 0.2), expected, rtol=1e-6)
+
+
+def test_clipped_objective_agrees_with_rlax():
+    ratio = jnp.exp(jax.random.normal(jax.random.key(0), (64,)))
+    advantage = jax.random.normal(jax.random.key(1), (64,))
+    ours = -ppo.clipped_objective(ratio, advantage, 0.2).mean()
+    np.testing.assert_allclose(ours, rlax.clipped_surrogate_pg_loss(ratio, advantage, 0.2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [0, 8])
+def test_ratio_is_one_on_the_first_minibatch_with_normalised_observations(memory):
+    """The log-probabilities at acting and at the update agree: same statistics, same memory, same resets."""
+    env = limited(Drift(), 5)
+    config = dataclasses.replace(TINY, num_epochs=1, num_minibatches=1, normalize_observation=True, memory=memory)
+    state, metrics = run(ppo.make(env, config), 4)
+    # Statistics have moved a long way by now (from deviation 1 about 0), which would show in the ratio.
+    assert state.obs_statistics.mean[0] > 50.0
+    np.testing.assert_allclose(metrics["policy/approximate_kl"], 0.0, atol=1e-6)
+    np.testing.assert_array_equal(metrics["policy/clip_fraction"], 0.0)
+
+
+@pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])
+def test_value_bootstraps_through_a_time_limit_but_not_through_termination(terminates, expected):
+    """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
+    env = limited(Clock(5, terminates), 5)
+    config = ppo.Config(
+        num_envs=8, rollout_length=10, num_minibatches=1, learning_rate=1e-2, discount=0.9, hidden=(16,), max_grad_norm=10.0
+    )
+    algorithm = ppo.make(env, config)
+    state, _ = run(algorithm, 250)
+    value = value_of(algorithm, state, jnp.eye(5)[0])
+    np.testing.assert_allclose(value, expected, rtol=0.05)
+
+
+def value_of(algorithm, state, obs):
+    network = ppo.ActorCritic(algorithm.config, algorithm.env.action_space, image=False)
+    return network.apply(state.params, obs[None], (), jnp.zeros((1,), bool))[1][0]
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    """After one step Adam's first moment is a tenth of the clipped gradient, whose norm over ALL parameters is 1e-3."""
+    config = dataclasses.replace(TINY, num_epochs=1, num_minibatches=1, max_grad_norm=1e-3)
+    state, metrics = run(ppo.make(rljax.make("pendulum"), config), 1)
+    moments = state.optimizer_state[1][0].mu
+    norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(moments)))
+    assert metrics["gradient_norm"][0] > 1e-2
+    np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("env", "changes"),
+    [
+        ("pendulum", {"normalize_observation": True, "normalize_reward": True, "value_clip_range": 0.2}),
+        ("pendulum", {"squash": True, "shared_torso": True, "target_kl": 1e-9}),
+        ("cartpole", {"memory": 4, "shared_torso": True, "target_kl": 0.01, "kl_response": "adapt_learning_rate"}),
+        ("pixels", {"cnn_channels": (4,)}),
+    ],
+)
+def test_every_option_trains_and_acts(env, changes):
+    env = limited(Pixels(), 6) if env == "pixels" else rljax.make(env)
+    algorithm = ppo.make(env, dataclasses.replace(TINY, **changes))
+    state, metrics = run(algorithm, 3)
+    chex.assert_tree_all_finite((state.params, {k: v for k, v in metrics.items() if not k.startswith("episode/")}))
+    before = algorithm.init(jax.random.key(0)).params
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True))
+    policy = algorithm.policy(state)
+    obs = env.reset(jax.random.key(3)).obs
+    action, _ = policy.apply(jax.random.key(0), obs, policy.initial_memory)
+    assert env.action_space.contains(action)
+    if changes.get("target_kl") == 1e-9:  # everything after the first minibatch is past it
+        np.testing.assert_allclose(metrics["updates_taken"], 1 / 4, atol=0.26)
+    if "kl_response" in changes:
+        assert state.learning_rate_scale != 1.0
+
+
+def test_learning_rate_falls_linearly_to_zero_and_stays():
+    config = dataclasses.replace(TINY, anneal_steps=3 * 32, learning_rate=0.3)
+    _, metrics = run(ppo.make(rljax.make("cartpole"), config), 5)
+    np.testing.assert_allclose(metrics["learning_rate"], [0.3, 0.2, 0.1, 0.0, 0.0], atol=1e-7)
+
+
+def test_reward_normalisation_divides_by_the_deviation_of_the_discounted_return():
+    """Scaling all rewards changes nothing but the first digits: training is the same."""
+
+    class Scaled(Drift):
+        def step(self, state, action):
+            state = super().step(state, action)
+            return state.replace(reward=1000.0 * state.reward)
+
+    config = dataclasses.replace(TINY, normalize_reward=True, normalize_observation=True)
+    states = [run(ppo.make(limited(env, 5), config), 3)[0] for env in (Drift(), Scaled())]
+    chex.assert_trees_all_close(states[0].params, states[1].params, atol=1e-3)
+    first, second = (jnp.sqrt(running_statistics.variance(s.return_statistics)) for s in states)
+    np.testing.assert_allclose(second / first, 1000.0, rtol=1e-4)
+
+
+def test_policy_acts_in_the_units_of_the_environment():
+    algorithm = ppo.make(limited(Drift(), 5), dataclasses.replace(TINY, initial_log_std=3.0))
+    policy = algorithm.policy(algorithm.init(jax.random.key(0)))
+    actions = policy(jax.random.key(0), jnp.zeros((1000, 2)), deterministic=False)
+    # A wide Gaussian, clipped to the bounds -2 and 4.
+    assert actions.min() == -2.0
+    assert actions.max() == 4.0
+    np.testing.assert_allclose(policy(jax.random.key(0), jnp.zeros(2)), 1.0, atol=1e-6)
+
+
+def test_evaluation_changes_neither_state_nor_statistics_and_depends_on_its_key_alone():
+    env = limited(Drift(), 5)
+    algorithm = ppo.make(env, dataclasses.replace(TINY, normalize_observation=True))
+    state, _ = run(algorithm, 2)
+    before = jax.tree.map(np.array, (state.params, state.obs_statistics))
+    results = [evaluate(env, algorithm.policy(state), jax.random.key(s), 8).returns for s in (1, 1, 2)]
+    chex.assert_trees_all_equal(before, (state.params, state.obs_statistics))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert (results[0] != results[2]).any()
+
+
+def test_a_policy_with_memory_says_how_to_call_it():
+    algorithm = ppo.make(rljax.make("t_maze"), dataclasses.replace(TINY, memory=4))
+    policy = algorithm.policy(algorithm.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"policy\.apply"):
+        policy(jax.random.key(0), jnp.zeros(4))
+
+
+def test_members_of_a_vmap_train_as_they_would_alone():
+    """Different seeds and learning rates in one program; to 1e-5 after three iterations, since sums associate otherwise."""
+    algorithm = ppo.make(rljax.make("pendulum"), TINY)
+    rates, seeds = jnp.array([1e-2, 1e-3]), [3, 4]
+
+    def train(key, rate):
+        state = algorithm.init(key)
+        state = state.replace(hyper=state.hyper.replace(learning_rate=rate))
+        return jax.lax.scan(lambda state, _: algorithm.step(state), state, None, 3)[0].params
+
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    together = jax.jit(jax.vmap(train))(keys, rates)
+    for i in range(2):
+        alone = jax.jit(train)(keys[i], rates[i])
+        chex.assert_trees_all_close(alone, jax.tree.map(lambda x, i=i: x[i], together), atol=1e-5)
+    first, second = (jax.tree.map(lambda x, i=i: x[i], together) for i in range(2))
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("discount", -0.1, r"in \[0, 1\]"),
+        ("learning_rate", 0.0, "positive"),
+        ("num_minibatches", 7, "divisor of num_envs . rollout_length = 2048"),
+        ("num_envs", 0, "at least 1"),
+        ("target_kl", -1.0, "positive, or None"),
+        ("kl_response", "pause", "stop or adapt_learning_rate"),
+        ("hidden", (64, 0), "at least 1 in each layer"),
+    ],
+)
+def test_bad_settings_are_refused_with_field_value_and_what_is_allowed(field, value, allowed):
+    with pytest.raises(ValueError, match=rf"^ppo\.Config: {field} = .*{allowed}"):
+        ppo.Config(**{field: value})
+
+
+def test_minibatches_of_a_recurrent_agent_are_whole_sequences():
+    with pytest.raises(ValueError, match="divisor of num_envs = 6"):
+        ppo.Config(num_envs=6, rollout_length=8, num_minibatches=4, memory=8)
+
+
+def test_learns_cartpole():
+    env = rljax.make("cartpole")
+    config = ppo.Config(learning_rate=1e-3, normalize_reward=True, normalize_advantage=False)
+    algorithm = ppo.make(env, config)
+    state, _ = run(algorithm, 60)
+    assert evaluate(env, algorithm.policy(state), jax.random.key(9), 20).returns.mean() > 300
+
+
+def test_only_memory_solves_the_t_maze():
+    """Bakker's T-maze: 4 for the right turn, -0.1 for the wrong one; 1.95 is the best that a memoryless agent can do."""
+    env = rljax.make("t_maze", length=4)
+    returns = {}
+    for memory in (0, 16):
+        config = ppo.Config(
+            num_envs=32, rollout_length=24, learning_rate=5e-3, hidden=(16,), memory=memory, entropy_coefficient=0.02
+        )
+        algorithm = ppo.make(env, config)
+        state, _ = run(algorithm, 150)
+        returns[memory] = float(evaluate(env, algorithm.policy(state), jax.random.key(9), 200).returns.mean())
+    assert returns[0] < 2.5
+    assert returns[16] > 3.7
