@@ -16,7 +16,7 @@ import tyro
 from rljax import training
 from rljax.algorithms.base import Algorithm
 from rljax.envs.registry import canonical
-from rljax.training.train import Result
+from rljax.training.runner import Result
 
 
 @dataclasses.dataclass(frozen=True)

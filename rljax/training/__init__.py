@@ -3,6 +3,6 @@
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.evaluate import Episodes, evaluate
 from rljax.training.load import load
-from rljax.training.train import Diverged, Result, train
+from rljax.training.runner import Diverged, Result, train
 
 __all__ = ["Diverged", "Episodes", "Result", "enable_compilation_cache", "evaluate", "load", "train"]
