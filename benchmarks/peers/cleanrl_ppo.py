@@ -10,6 +10,7 @@ statistics are shared by all environments where CleanRL keeps some for each (it 
 
 import argparse
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 
@@ -106,7 +107,7 @@ class Environments:
 def network(sizes: list[int], last_gain: float) -> nn.Sequential:
     """Tanh layers with orthogonal weights and no bias to begin with."""
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (before, after) in enumerate(itertools.pairwise(sizes)):
         last = i == len(sizes) - 2
         layer = nn.Linear(before, after)
         nn.init.orthogonal_(layer.weight, last_gain if last else 2**0.5)

@@ -98,7 +98,7 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
         "steps_per_second_all_seeds": None,
         "returns_deterministic": [float(np.mean(returns))],  # one for each seed, the mean over its episodes
         "returns_stochastic": None,
-        "episode_returns_deterministic": [returns],
+        "episode_returns_deterministic": [[round(x, 3) for x in returns]],
         "peak_memory_mb": peak_memory_mb,
         "settings": {**trained.settings, "torch_threads": arguments.threads},
         "hardware": _hardware(),
@@ -106,7 +106,7 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in ("gymnasium", "numpy", *packages)},
         },
-        "command": _command(),
+        "command": _command(arguments),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
@@ -117,16 +117,12 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
     )
 
 
-def _command() -> str:
+def _command(arguments: argparse.Namespace) -> str:
     """The command to repeat, without the place of the output, which is nobody else's."""
     words = ["python", f"benchmarks/peers/{Path(sys.argv[0]).name}"]
-    skip = False
-    for word in sys.argv[1:]:
-        if not skip and not word.startswith("--output="):
-            words.append(word)
-        skip = word == "--output"
-        if skip:
-            words.pop()
+    for name, value in vars(arguments).items():
+        if value is not None and name != "output":
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--output", "results.json"])
 
 

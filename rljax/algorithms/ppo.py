@@ -257,7 +257,8 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def local_envs() -> AutoReset:
         """This device's share of the environments."""
         devices = jax.lax.axis_size(axis_name) if axis_name else 1
-        return AutoReset(EpisodeStatistics(agent_env), c.num_envs // devices, c.reset_policy)
+        pool_size = -(-max(c.num_envs, 32) // devices)
+        return AutoReset(EpisodeStatistics(agent_env), c.num_envs // devices, c.reset_policy, pool_size)
 
     def local(key: Key) -> Key:
         """A key of this device's own, for what must differ between devices."""

@@ -1,0 +1,103 @@
+"""Environments and members over several devices; conftest makes four of the CPU."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax import training
+from rljax.algorithms import ppo
+from rljax.training.devices import make_mesh, shard_environments
+from tests.toys import Clock, limited
+from tests.training.test_runner import train
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_environments_are_split_and_everything_learned_is_equal_on_all_devices(tiny, devices):
+    sharded = shard_environments(tiny, make_mesh(jax.devices()[:devices]))
+    state = jax.jit(sharded.init)(jax.random.key(0))
+    state, metrics = jax.jit(sharded.step)(state)
+    obs = state.env_state.obs
+    assert obs.shape == (8, 4)
+    assert [shard.data.shape for shard in obs.addressable_shards] == [(8 // devices, 4)] * devices
+    # Each device draws its own episodes and its own actions …
+    assert len(np.unique(np.asarray(obs), axis=0)) == 8
+    # … and all learn the same from all of them.
+    for leaf in jax.tree.leaves((state.params, state.optimizer_state, state.obs_statistics, state.return_statistics)):
+        replicas = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(replicas) == devices
+        for replica in replicas[1:]:
+            np.testing.assert_array_equal(replica, replicas[0])
+    assert float(state.obs_statistics.count) == 64.0
+    assert jnp.isfinite(metrics["loss/value"])
+
+
+def test_gradients_and_statistics_are_those_of_the_whole_batch(tiny):
+    """Here every environment makes the same experience, so the critic must learn on four devices what it does on one.
+
+    The actors differ, for each device samples actions of its own; the weight of the value loss keeps their share of
+    the clipped gradient negligible.
+    """
+    config = dataclasses.replace(tiny.config, num_minibatches=1, num_epochs=3, value_coefficient=1e3)
+    algorithm = ppo.make(limited(Clock(5, True), 5), config)
+    states = []
+    for version in (algorithm, shard_environments(algorithm, make_mesh(jax.devices()[:4]))):
+        state = jax.jit(version.init)(jax.random.key(0))
+        states.append(jax.device_get(jax.jit(version.step)(state)[0]))
+    first, second = ({k: v for k, v in s.params["params"].items() if k in ("critic", "value")} for s in states)
+    chex.assert_trees_all_close(first, second, atol=1e-5)
+    chex.assert_trees_all_close(states[0].obs_statistics, states[1].obs_statistics, atol=1e-5)
+
+
+def test_the_runner_splits_one_run_and_saves_and_resumes_it_on_other_devices(tiny, tmp_path):
+    first = train(tiny, 128, devices=2, folder=tmp_path / "run", log_every=64)
+    assert first.placement == "environments over 2 devices"
+    second = train(tiny, 256, devices=4, folder=tmp_path / "run", log_every=64, resume=True)
+    assert second.steps == 256
+    assert training.load(tmp_path / "run")(jax.random.key(0), jnp.zeros(4)) in (0, 1)
+
+
+def test_members_are_split_and_train_as_on_one_device(tiny):
+    keys = jax.vmap(jax.random.key)(jnp.arange(4))
+    split = train(tiny, 192, keys, devices=4)
+    assert split.placement == "members over 4 devices"
+    chex.assert_trees_all_close(split.state.params, train(tiny, 192, keys).state.params, atol=1e-4)
+
+
+def test_what_does_not_divide_is_refused_when_asked_for_and_not_split_otherwise(tiny):
+    with pytest.raises(ValueError, match="num_envs = 8 does not divide over 3 devices"):
+        train(tiny, 64, devices=3)
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    with pytest.raises(ValueError, match="3 members do not divide over 2 devices"):
+        train(tiny, 64, keys, devices=2)
+    assert train(tiny, 64, keys, devices=None).placement.startswith("1 device")
+
+
+def test_two_processes_train_one_agent(tmp_path):
+    """`jax.distributed` on localhost: two processes of two devices end where one process of four does."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "tests.training.distributed_driver", *map(str, arguments)]
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+
+    processes = [run(address, 2, rank, 2) for rank in range(2)] + [run("-", 1, 0, 4)]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    one, two, alone = (np.array([float(x) for x in out.split()[-5:]]) for out, _ in outputs)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, alone, rtol=1e-4)

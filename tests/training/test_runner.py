@@ -1,0 +1,218 @@
+"""The runner: what it counts, writes, refuses and stops at."""
+
+import csv
+import dataclasses
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rljax
+from rljax import training
+from rljax.algorithms import ppo
+from rljax.envs import Environment, TimeLimit, initial_state
+from rljax.spaces import Box, Discrete
+from rljax.training import runner
+
+
+def train(algorithm, steps, key=None, **options):
+    defaults = {"progress": False, "devices": 1, "final_episodes": 0, "evaluate_every": 0, "tensorboard": False}
+    return training.train(algorithm, jax.random.key(0) if key is None else key, steps, **(defaults | options))
+
+
+def read(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """A run of 10 iterations with everything on."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(
+        tiny, 640, folder=folder, log_every=128, evaluate_every=256, evaluation_episodes=6, final_episodes=6,
+        tensorboard=True,
+    )  # fmt: skip
+    return result
+
+
+def test_a_run_folder_holds_what_is_needed_to_repeat_the_run(whole):
+    names = {path.name for path in whole.folder.iterdir()}
+    assert {"config.json", "versions.json", "metrics.csv", "checkpoints", "evaluation.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    config = json.loads((whole.folder / "config.json").read_text())
+    assert config["algorithm"] == "ppo"
+    assert config["env"] == {"name": "cartpole", "max_episode_steps": 20}
+    assert config["config"]["hidden"] == [8]
+    assert json.loads((whole.folder / "versions.json").read_text())["versions"]["jax"] == jax.__version__
+
+
+def test_metrics_are_written_once_a_log_and_evaluations_where_they_are_due(whole):
+    rows = read(whole.folder)
+    assert [int(row["step"]) for row in rows] == [128, 256, 384, 512, 640]
+    assert [bool(row["evaluation/return"]) for row in rows] == [False, True, False, True, True]
+    assert all(0 < float(row["episode/return"]) <= 20 for row in rows)
+    assert whole.rows[-1]["loss/value"] == pytest.approx(float(rows[-1]["loss/value"]))
+
+
+def test_a_budget_that_does_not_divide_is_rounded_up_and_what_was_made_is_reported(tiny):
+    assert train(tiny, 100).steps == 128
+
+
+def test_steps_are_counted_past_the_largest_int32(tiny):
+    many = tiny._replace(steps_per_iteration=2**31)
+    result = train(many, 3 * 2**31, log_every=2**31)
+    assert result.steps == 3 * 2**31
+    assert [row["step"] for row in result.rows] == [2**31, 2**32, 3 * 2**31]
+
+
+def test_slicing_does_not_change_the_result(tiny, monkeypatch):
+    expected = train(tiny, 640).state
+    monkeypatch.setattr(runner, "SLICE_SECONDS", 0.0)
+    chex.assert_trees_all_equal(expected.params, train(tiny, 640).state.params)
+
+
+def test_logged_metrics_are_means_over_the_steps_since_the_last_log(tiny):
+    fine = [row["loss/value"] for row in train(tiny, 640, log_every=64).rows]
+    coarse = [row["loss/value"] for row in train(tiny, 640, log_every=320).rows]
+    np.testing.assert_allclose(coarse, [np.mean(fine[:5]), np.mean(fine[5:])], rtol=1e-5)
+
+
+def test_the_best_checkpoint_scores_what_was_recorded(whole, tiny):
+    """The saved policy is the one that was evaluated, not the one from before or after."""
+    best = max((row for row in whole.rows if "evaluation/return" in row), key=lambda row: row["evaluation/return"])
+    policy = rljax.load(whole.folder, which="best")
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), runner.EVALUATION_STREAM), best["step"] // 64)
+    episodes = training.evaluate(tiny.env, policy, jax.random.split(key)[0], 6)
+    assert float(episodes.returns.mean()) == best["evaluation/return"]
+
+
+def test_load_gives_the_trained_policy_with_its_statistics(whole):
+    loaded, trained = rljax.load(whole.folder), whole.policy
+    chex.assert_trees_all_equal(loaded.variables, trained.variables)
+    assert loaded.variables["obs_statistics"].count > 0
+    obs = jnp.ones(4)
+    assert loaded(jax.random.key(0), obs) == trained(jax.random.key(0), obs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"member": 1}, "member = 1 is not in"), ({"which": 7}, r"no checkpoint 7 in .*; there are \[")],
+)
+def test_load_says_what_is_not_there(whole, options, message):
+    with pytest.raises(ValueError, match=message):
+        rljax.load(whole.folder, **options)
+
+
+def test_load_says_when_a_folder_is_not_a_run(tmp_path):
+    with pytest.raises(ValueError, match=r"is not a run folder: it has no config\.json"):
+        rljax.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="it is not JSON"):
+        rljax.load(tmp_path)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(whole, tiny):
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(tiny, 640, folder=whole.folder)
+
+
+def test_resuming_another_config_is_refused_and_names_what_differs(whole, tiny):
+    other = ppo.make(tiny.env, dataclasses.replace(tiny.config, discount=0.5))
+    with pytest.raises(ValueError, match=r"holds another run: config\.discount was 0\.99 and is now 0\.5"):
+        train(other, 640, folder=whole.folder, resume=True)
+
+
+def test_a_resumed_run_may_go_on_for_longer(tiny, tmp_path):
+    train(tiny, 320, folder=tmp_path / "run", log_every=64)
+    longer = train(tiny, 640, folder=tmp_path / "run", log_every=64, resume=True)
+    chex.assert_trees_all_equal(longer.state.params, train(tiny, 640).state.params)
+    assert [int(row["step"]) for row in read(tmp_path / "run")] == list(range(64, 641, 64))
+
+
+class Poison(Environment):
+    """Rewards become NaN after a while."""
+
+    observation_space = Box(0.0, 1.0, (1,))
+    action_space = Discrete(2)
+
+    def reset(self, key):
+        return initial_state(jnp.int32(0), jnp.zeros(1))
+
+    def step(self, state, action):
+        count = state.physics + 1
+        return state.replace(physics=count, reward=jnp.where(count > 20, jnp.nan, 1.0).astype(jnp.float32))
+
+
+def test_nan_stops_the_run_with_step_metric_and_last_good_checkpoint(tiny, tmp_path):
+    algorithm = ppo.make(TimeLimit(Poison(), 100), dataclasses.replace(tiny.config, normalize_reward=False))
+    with pytest.raises(training.Diverged, match=r"is not finite at step 192; last good checkpoint: .*checkpoints/2"):
+        train(algorithm, 640, folder=tmp_path / "run", log_every=64, checkpoint_every=64)
+
+
+def test_members_are_the_runs_of_their_seeds_alone_and_load_one_by_one(tiny, tmp_path):
+    """To 1e-4 after ten iterations: in one program, sums associate differently."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    together = train(tiny, 640, keys, folder=tmp_path / "run", log_every=320)
+    for member in range(2):
+        alone = train(tiny, 640, jax.random.key(member), log_every=320)
+        chex.assert_trees_all_close(
+            alone.state.params, jax.tree.map(lambda x, m=member: x[m], together.state.params), atol=1e-4
+        )
+        policy = rljax.load(tmp_path / "run", member=member)
+        chex.assert_trees_all_close(policy.variables, alone.policy.variables, rtol=1e-3, atol=1e-4)
+    assert [(row["member"], row["seed"]) for row in read(tmp_path / "run")] == [("0", "0"), ("1", "1")] * 2
+
+
+def test_a_sweep_sets_each_member_and_labels_its_rows(tiny):
+    result = train(tiny, 64, hyper={"learning_rate": [1e-2, 1e-4], "discount": [0.9, 0.99]})
+    np.testing.assert_allclose(result.state.hyper.learning_rate, [1e-2, 1e-4])
+    assert [row["hyper/discount"] for row in result.rows] == [0.9, 0.99]
+
+
+@pytest.mark.parametrize(
+    ("hyper", "message"),
+    [
+        ({"speed": [1.0, 2.0]}, "ppo cannot sweep 'speed'; it can sweep learning_rate"),
+        ({"discount": [0.9, 1.5]}, r"discount = 1\.5 is not allowed"),
+        ({"discount": [0.9], "learning_rate": [1e-3, 1e-4]}, "of one length"),
+    ],
+)
+def test_a_bad_sweep_is_refused_before_anything_compiles(tiny, hyper, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny, 64, hyper=hyper)
+
+
+def test_one_diverging_member_does_not_stop_the_others(tiny, capsys):
+    result = train(tiny, 128, hyper={"learning_rate": [1e-2, 1e30]}, progress=True, log_every=64)
+    assert "member 1 diverged" in capsys.readouterr().err
+    assert np.isfinite(result.rows[-2]["loss/value"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"log_every": 0}, "log_every = 0 is not allowed"),
+        ({"evaluate_every": -1}, r"evaluate_every = -1 is not allowed"),
+        ({"devices": 99}, "devices = 99 is not allowed; there are 4"),
+        ({"keep_checkpoints": 1, "folder": "x"}, "keep_checkpoints = 1"),
+    ],
+)
+def test_bad_arguments_are_refused(tiny, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(tiny, 64, **options)
+
+
+def test_zero_steps_are_refused(tiny):
+    with pytest.raises(ValueError, match="total_steps = 0 is not allowed"):
+        train(tiny, 0)
+
+
+def test_an_environment_without_time_limit_can_train_but_not_be_evaluated():
+    algorithm = ppo.make(rljax.make("cartpole", max_episode_steps=None))
+    with pytest.raises(ValueError, match="has no time limit"):
+        train(algorithm, 64, final_episodes=10)
