@@ -41,7 +41,7 @@ TASKS = {
         config=ppo.Config(learning_rate=1e-3, normalize_reward=True, normalize_advantage=False),
     ),
     "acrobot": Settings(
-        total_steps=500_000,
+        total_steps=1_000_000,
         config=ppo.Config(
             learning_rate=1e-3, entropy_coefficient=0.01, normalize_observation=True, normalize_reward=True
         ),

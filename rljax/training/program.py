@@ -73,15 +73,26 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
 
-    def over_members(function: Callable[..., Any], *mapped: bool) -> Callable[..., Any]:
+    def over_members(function: Callable[..., Any], *mapped: bool, in_turn: bool = False) -> Callable[..., Any]:
         """Maps over the arguments marked, and splits them over the mesh where that was chosen."""
         if members is None:
             return function
-        function = jax.vmap(function, in_axes=tuple(0 if m else None for m in mapped))
+
+        def one_by_one(*args: Any) -> Any:
+            own = [arg for arg, m in zip(args, mapped, strict=True) if m]
+
+            def call(own: list[Any]) -> Any:
+                rest = iter(own)
+                return function(*(next(rest) if m else arg for arg, m in zip(args, mapped, strict=True)))
+
+            return jax.lax.map(call, own)
+
+        together = jax.vmap(function, in_axes=tuple(0 if m else None for m in mapped))
+        over = one_by_one if in_turn else together
         if not split_members:
-            return function
+            return over
         in_specs = tuple(split if m else whole for m in mapped)
-        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)
+        return jax.shard_map(over, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)
 
     def wrap(key_data: jax.Array) -> Key:
         return jax.random.wrap_key_data(key_data, impl=key_impl)
@@ -127,11 +138,14 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return jax.jit(function, **{k: v for k, v in options.items() if v is not None})
 
+    # On a CPU a core's cache holds one member but not all, and XLA runs batches of small products one at a time: taking
+    # turns is twice as fast as vmap there (benchmarks/ppo.py measures both).
+    in_turn = mesh.devices.flat[0].platform == "cpu"
     both = None if here is None else (state_at, totals_at)
     return Program(
         init=compiled(over_members(init, True, True), out_shardings=both),
         run=compiled(
-            over_members(run, True, True, False, False),
+            over_members(run, True, True, False, False, in_turn=in_turn),
             donate_argnums=(0, 1),
             in_shardings=both and (*both, here, here),
             out_shardings=both and (*both, totals_at),
