@@ -10,10 +10,8 @@ PEERS_SEED ?= 0
 ARGS ?=
 
 bin := $(VENV)/bin
-peers := sb3_ppo sbx_ppo cleanrl_ppo
 peer_tasks := cartpole mountain_car mountain_car_continuous acrobot pendulum
-peer_results := $(foreach peer,$(peers),$(foreach task,$(peer_tasks),\
-    benchmarks/results/$(peer)-$(task)-seed$(PEERS_SEED).json))
+peer_results := $(foreach task,$(peer_tasks),$(foreach peer,sb3 sbx cleanrl,benchmarks/results/ppo-$(task)-$(peer).json))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format bench peers tables requirements clean install install-dev install-peers
@@ -41,7 +39,7 @@ format: install-dev ## Format, and mend what ruff can mend
 	@$(bin)/ruff format .
 
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
-	@$(bin)/python benchmarks/ppo.py $(ARGS)
+	@$(bin)/python -m benchmarks.ppo $(ARGS)
 
 peers: $(peer_results) ## Measure the libraries we are compared with, in an environment of their own
 
@@ -50,7 +48,7 @@ peers: $(peer_results) ## Measure the libraries we are compared with, in an envi
 .PHONY: $(peer_results)
 $(peer_results): install-peers
 	@set -- $(subst -, ,$(basename $(@F))); \
-	$(PEERS_VENV)/bin/python benchmarks/peers/$$1.py --task $$2 --steps $(PEERS_STEPS) --seed $(PEERS_SEED) --output $@
+	$(PEERS_VENV)/bin/python benchmarks/peers/$${3}_$$1.py --task $$2 --steps $(PEERS_STEPS) --seed $(PEERS_SEED) --output $@
 
 tables: install-dev ## Generate the tables in benchmarks/README.md from the results
 	@$(bin)/python -m rljax.analysis tables $(ARGS)

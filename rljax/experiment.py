@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -48,14 +47,14 @@ class Run:
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; a tenth of the run where not given."""
     devices: int | None = None
-    """How many devices to use; on a CPU its cores count, for several members. All where not given."""
+    """How many devices to use. Where not given: all; on a CPU its cores for several members, one device for one."""
     progress: bool = True
     """Show the progress bar."""
     wandb: bool = False
     """Also log to Weights & Biases (pip install 'rljax[wandb]')."""
 
 
-def main(experiment: Callable[[Any], Any], settings: type, tasks: Mapping[str, Any]) -> None:
+def main(experiment: Callable[[Any], Any], settings: Any, tasks: Mapping[str, Any]) -> None:
     """Parses flags into `settings`, whose defaults depend on `--env`, and calls `experiment` with them.
 
     Bad input ends with one line and exit code 2, a run stopped by a signal with 128 plus its number, as shells do.
@@ -93,7 +92,8 @@ def run(
         if getattr(settings, field) < least:
             raise ValueError(f"{field} = {getattr(settings, field)} is not allowed; it must be at least {least}")
     seeds, hyper = _members(settings)
-    _use_cores(settings.devices, len(seeds))
+    if settings.devices is not None or len(seeds) > 1:
+        training.use_cpu_cores(settings.devices)
     algorithm = make_algorithm()
     name = settings.name or _default_name(algorithm, settings)
     folder = settings.runs / experiment / name
@@ -138,17 +138,6 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
         raise ValueError(f"sweep = {settings.sweep} has one value; set it as a flag of its own")
     hyper = {name: np.array([member[i] for member in members]) for i, name in enumerate(grid)}
     return [int(member[-1]) for member in members], hyper or None
-
-
-def _use_cores(devices: int | None, members: int) -> None:
-    """On a CPU, makes its cores devices when there are members to split over them; must come before JAX starts.
-
-    One run stays on one device, for which XLA uses all cores, unless devices are asked for.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = devices if devices is not None else cores if members > 1 and members % cores == 0 else 1
-    if wanted > 1:
-        jax.config.update("jax_num_cpu_devices", wanted)
 
 
 def _default_name(algorithm: Algorithm, settings: Run) -> str:

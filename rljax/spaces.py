@@ -10,29 +10,24 @@ import numpy as np
 from rljax.types import Key
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Box:
     """Arrays between `low` and `high` (inclusive, element by element; infinite where unbounded).
 
     Scalars are broadcast to `shape`; without a shape it is that of the bounds.
     """
 
-    low: Any
-    high: Any
-    shape: tuple[int, ...] | None = None
-    dtype: Any = np.float32
-
-    def __post_init__(self) -> None:
-        shape = self.shape
+    def __init__(self, low: Any, high: Any, shape: tuple[int, ...] | None = None, dtype: Any = np.float32):
         if shape is None:
-            shape = np.broadcast_shapes(np.shape(self.low), np.shape(self.high))
-        low = np.broadcast_to(np.asarray(self.low, self.dtype), shape)
-        high = np.broadcast_to(np.asarray(self.high, self.dtype), shape)
-        if np.any(low > high):
-            raise ValueError(f"Box: low must not be above high, got low={self.low}, high={self.high}")
-        object.__setattr__(self, "shape", tuple(shape))
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
+            shape = np.broadcast_shapes(np.shape(low), np.shape(high))
+        self.shape: tuple[int, ...] = tuple(shape)
+        self.dtype = dtype
+        self.low = np.broadcast_to(np.asarray(low, dtype), self.shape)
+        self.high = np.broadcast_to(np.asarray(high, dtype), self.shape)
+        if np.any(self.low > self.high):
+            raise ValueError(f"Box: low must not be above high, got low={low}, high={high}")
+
+    def __repr__(self) -> str:
+        return f"Box(low={self.low.tolist()}, high={self.high.tolist()}, shape={self.shape})"
 
     @property
     def bounded(self) -> bool:

@@ -212,7 +212,7 @@ def train(arguments: argparse.Namespace) -> common.Trained:
         steps=num_iterations * batch_size,
         compile_seconds=None,
         training_seconds=seconds,
-        settings=dataclasses.asdict(c),
+        config=dataclasses.asdict(c),
     )
 
 

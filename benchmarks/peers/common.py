@@ -42,7 +42,7 @@ class Trained:
     compile_seconds: float | None
     training_seconds: float
     """Without compilation."""
-    settings: dict[str, Any]
+    config: dict[str, Any]
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
@@ -98,9 +98,9 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
         "steps_per_second_all_seeds": None,
         "returns_deterministic": [float(np.mean(returns))],  # one for each seed, the mean over its episodes
         "returns_stochastic": None,
-        "episode_returns_deterministic": [[round(x, 3) for x in returns]],
+        "evaluation_episodes": len(returns),
         "peak_memory_mb": peak_memory_mb,
-        "settings": {**trained.settings, "torch_threads": arguments.threads},
+        "config": {**trained.config, "torch_threads": arguments.threads},
         "hardware": _hardware(),
         "versions": {
             "python": platform.python_version(),

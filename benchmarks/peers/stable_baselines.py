@@ -45,7 +45,7 @@ def train(ppo: type, arguments: argparse.Namespace, *, compiles: bool) -> Traine
         steps=model.num_timesteps,
         compile_seconds=compile_seconds,
         training_seconds=float(iterations.sum()) - (compile_seconds or 0.0),
-        settings={
+        config={
             "n_steps": model.n_steps,
             "batch_size": model.batch_size,
             "n_epochs": model.n_epochs,

@@ -12,7 +12,7 @@ sequences of length one, and that of a recurrent agent `num_envs` sequences of l
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -75,7 +75,7 @@ class Config:
     target_kl: float | None = None
     """Approximate KL per iteration to react to; None does not."""
     kl_response: Literal["stop", "adapt_learning_rate"] = "stop"
-    """At target_kl: stop the iteration's updates (at 1.5 times it), or steer the learning rate towards it (as rsl_rl)."""
+    """At 1.5 times target_kl stop the iteration's updates; or steer the learning rate towards it (as rsl_rl)."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (after the convolutions, for images)."""
     activation: str = "tanh"
@@ -264,6 +264,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         """A key of this device's own, for what must differ between devices."""
         return jax.random.fold_in(key, jax.lax.axis_index(axis_name)) if axis_name else key
 
+    def apply(params: PyTree, obs: PyTree, memory: PyTree, reset: jax.Array) -> tuple[Any, jax.Array, PyTree]:
+        return cast(tuple[Any, jax.Array, PyTree], network.apply(params, obs, memory, reset))
+
     def mean(tree: PyTree) -> PyTree:
         """Averages over devices."""
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
@@ -284,7 +287,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         key, params_key, env_key = jax.random.split(key, 3)
         envs = local_envs()
         memory = network.initial_memory((envs.num_envs,))
-        params = network.init(params_key, example_obs[None, None], network.initial_memory((1,)), jnp.zeros((1, 1), bool))
+        params = network.init(
+            params_key, example_obs[None, None], network.initial_memory((1,)), jnp.zeros((1, 1), bool)
+        )
         hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
         return State(
             iteration=jnp.int32(0),
@@ -309,7 +314,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, Rollout]:
             env_state, memory, reset = carry
             obs = normalize(state.obs_statistics, env_state.obs)
-            distribution, _, memory = network.apply(state.params, obs[None], memory, reset[None])
+            distribution, _, memory = apply(state.params, obs[None], memory, reset[None])
             action, log_prob = jax.tree.map(lambda x: x[0], distribution.sample_and_log_prob(key))
             after = envs.step(env_state, to_env(action))
             transition = envs.transition(env_state, action, after)
@@ -350,10 +355,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         transition, time_and_envs = rollout.transition, rollout.reset.shape
         obs = normalize(state.obs_statistics, sequences(transition.obs))
         action, log_prob, reset = sequences((transition.action, rollout.log_prob, rollout.reset))
-        _, value, _ = network.apply(state.params, obs, memory, reset)
+        _, value, _ = apply(state.params, obs, memory, reset)
         next_obs = normalize(state.obs_statistics, flat(transition.next_obs))
         memory_after = jax.tree.map(lambda x: x[0], flat(rollout.memory))
-        _, next_value, _ = network.apply(state.params, next_obs, memory_after, jnp.zeros_like(flat(rollout.reset)))
+        _, next_value, _ = apply(state.params, next_obs, memory_after, jnp.zeros_like(flat(rollout.reset)))
         advantage = gae(
             transition.reward,
             value.reshape(time_and_envs),
@@ -367,7 +372,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         return Batch(obs, reset, memory, action, log_prob, value, advantage, target=advantage + value)
 
     def loss(params: PyTree, batch: Batch, hyper: Hyper) -> tuple[jax.Array, Metrics]:
-        distribution, value, _ = network.apply(params, batch.obs, batch.memory, batch.reset)
+        distribution, value, _ = apply(params, batch.obs, batch.memory, batch.reset)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
         ratio = jnp.exp(log_ratio)
         policy_loss = -clipped_objective(ratio, batch.advantage, hyper.clip_range).mean()
@@ -447,7 +452,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = normalize(variables["obs_statistics"], jnp.asarray(obs))
         batch = obs.shape[: obs.ndim - len(obs_space.shape)]
-        distribution, _, memory = network.apply(variables["params"], obs[None], memory, jnp.zeros((1, *batch), bool))
+        distribution, _, memory = apply(variables["params"], obs[None], memory, jnp.zeros((1, *batch), bool))
         action = to_env((distribution.mode() if deterministic else distribution.sample(key))[0])
         return (agent_env.rescale(action) if isinstance(agent_env, RescaleAction) else action), memory
 

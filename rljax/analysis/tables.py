@@ -32,8 +32,8 @@ How to read it:
 - **Steps** are the environment steps that each seed really made.
 - **Reached** compares the mean over seeds with the target, and counts the seeds that reach it alone.
 - **Steps per second** leave compilation out. *One run* trains one seed; *together* trains several at once on the same
-  device and counts the steps of all. The two are never mixed, and a ratio compares like with like: the same task, the
-  same machine, rljax over the peer, so above 1 rljax is faster.
+  machine and counts the steps of all. A ratio compares the same task on the same machine, rljax over the peer, so above
+  1 rljax is faster; *one by one* marks a peer that trains its seeds one after another, at the rate of one run.
 """
 
 
@@ -151,15 +151,19 @@ def _ratios(record: Record, records: list[Record], field: str) -> str:
         return _NOTHING
     ratios = []
     for peer in records:
-        rate = _number(peer, field)
-        if _name(peer) == OWN or peer["task"] != record["task"] or not rate:
+        if _name(peer) == OWN or peer["task"] != record["task"]:
             continue
-        same_count = _number(peer, "num_seeds_together") == _number(record, "num_seeds_together")
-        if field == "steps_per_second_one_run" or same_count:
+        rate, how = _number(peer, field), ""
+        if field == "steps_per_second_all_seeds":
+            if rate and _number(peer, "num_seeds_together") != _number(record, "num_seeds_together"):
+                continue
+            if not rate:  # a library that trains one run at a time makes its seeds at the rate of one
+                rate, how = _number(peer, "steps_per_second_one_run"), " one by one"
+        if rate:
             engine = peer.get("engine")
             where = f" ({engine})" if engine and engine != record.get("engine") else ""
             ratio = own / rate
-            ratios.append(f"{ratio:.{0 if ratio >= 100 else 1 if ratio >= 10 else 2}f}× {_name(peer)}{where}")
+            ratios.append(f"{ratio:.{0 if ratio >= 100 else 1 if ratio >= 10 else 2}f}× {_name(peer)}{where}{how}")
     return ", ".join(ratios) or _NOTHING
 
 

@@ -26,6 +26,8 @@ MANIFEST = "MANIFEST.json"
 
 
 class Restored(NamedTuple):
+    """One item of a checkpoint, and the notes that were saved with it."""
+
     iteration: int
     item: PyTree
     progress: dict[str, Any]

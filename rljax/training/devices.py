@@ -1,6 +1,8 @@
 """Many devices: the environments of one run, or the members of a sweep, split over one mesh axis."""
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,16 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from rljax.algorithms.base import Algorithm
 
 AXIS = "devices"
+
+
+def use_cpu_cores(count: int | None = None) -> None:
+    """Makes devices of this machine's cores (or of `count` of them), for members to be split over.
+
+    Comes before anything of JAX has run; afterwards, or where there is an accelerator, it changes nothing.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", cores if count is None else count)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -25,7 +25,8 @@ def evaluate(
     Raises:
       ValueError: `env` has no time limit, so an episode might never end.
     """
-    if env.max_episode_steps is None:
+    limit = env.max_episode_steps
+    if limit is None:
         raise ValueError(f"evaluation needs a time limit: TimeLimit(env, max_steps), {env!r} has none")
     reset_key, act_key = jax.random.split(key)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
@@ -35,7 +36,7 @@ def evaluate(
 
     def unfinished(carry: Carry) -> jax.Array:
         count, _, _, finished, _ = carry
-        return (count < env.max_episode_steps) & ~finished.all()
+        return (count < limit) & ~finished.all()
 
     def step(carry: Carry) -> Carry:
         count, state, memory, finished, episodes = carry

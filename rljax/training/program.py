@@ -43,7 +43,8 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     """The program for one run (`members` None) or for many.
 
     Members are split over the devices where their number divides, for they exchange nothing; one run splits its
-    environments. Where neither divides, one device is used, unless the number of devices was asked for.
+    environments, though not over a CPU's cores unless asked to. Where neither divides, one device is used, unless the
+    number of devices was asked for.
 
     Raises:
       ValueError: more devices than there are, or `devices` does not divide the members or environments.
@@ -51,6 +52,8 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
         raise ValueError(f"devices = {devices} is not allowed; there are {len(available)}")
+    if devices is None and members is None and jax.default_backend() == "cpu" and jax.process_count() == 1:
+        devices = 1  # a run split over a CPU's cores is no faster than on one device (benchmarks/ppo.py measures it)
     mesh = make_mesh(available[:devices])
     placement = f"{mesh.size} devices" if mesh.size > 1 else "1 device"
     split_members = False

@@ -281,7 +281,7 @@ class _Runner:
 
     def log(self, means: dict[str, np.ndarray], episodes: int) -> float | None:
         """Writes one row per member, with an evaluation of that many episodes; returns its score if there was one."""
-        values = dict(means)
+        values: dict[str, Any] = dict(means)
         score = None
         if episodes:
             deterministic, stochastic = self.evaluate(episodes)
@@ -352,28 +352,28 @@ class _Runner:
         for name, iterations in bad.items():
             if name.startswith("episode/"):  # NaN where no episode ended
                 continue
-            for member, iteration in enumerate(np.atleast_1d(iterations)):
+            for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
                 if iteration >= 0:
-                    step = (int(iteration) + 1) * self.steps_per_iteration
+                    step = (iteration + 1) * self.steps_per_iteration
                     found.setdefault(member, f"{name} is not finite at step {step:,}")
-        for member in np.flatnonzero(~finite):
-            found.setdefault(int(member), f"a parameter is not finite at step {self.steps:,}")
+        for member in np.flatnonzero(~finite).tolist():
+            found.setdefault(member, f"a parameter is not finite at step {self.steps:,}")
         if len(found) == self.members:
             reason = next(iter(found.values()))
             last = None
             if self.checkpointer is not None:
                 self.checkpointer.wait()
                 last = max(self.checkpointer.iterations(), default=None)
-            good = "no checkpoint was saved" if last is None else f"last good checkpoint: {self.folder}/checkpoints/{last}"
+            good = (
+                "no checkpoint was saved" if last is None else f"last good checkpoint: {self.folder}/checkpoints/{last}"
+            )
             raise Diverged(f"training diverged: {reason}; {good}")
         for member in sorted(set(found) - self.lost):
             self.bar.line(f"member {member} diverged: {found[member]}; the others go on")
             self.lost.add(member)
 
 
-def _check_members(
-    algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None
-) -> tuple[Key, dict[str, np.ndarray]]:
+def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None) -> tuple[Key, dict[str, np.ndarray]]:
     """The keys, [members] where there are members, and the swept values, every one checked by the config."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
         raise ValueError("key must be made by jax.random.key, or be a one-dimensional array of such keys")
@@ -430,7 +430,9 @@ def _open_folder(folder: Path, description: dict[str, Any], resume: bool) -> Non
             raise ValueError(f"{path} cannot be read, so the run cannot be resumed") from None
         for part in ("algorithm", "env", "config", "keys", "key_impl", "hyper"):
             if before.get(part) != description[part]:
-                raise ValueError(f"{folder} holds another run: {_difference(part, before.get(part), description[part])}")
+                raise ValueError(
+                    f"{folder} holds another run: {_difference(part, before.get(part), description[part])}"
+                )
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "versions.json", {"versions": versions(), "hardware": hardware()})

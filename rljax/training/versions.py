@@ -7,7 +7,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rljax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "mujoco", "mujoco-mjx", "brax", "numpy")
+PACKAGES = (
+    "rljax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "chex",
+    "orbax-checkpoint",
+    "mujoco",
+    "mujoco-mjx",
+    "brax",
+    "numpy",
+)
 
 
 def versions() -> dict[str, Any]:
@@ -26,14 +38,15 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, memory and accelerators."""
     import jax
 
-    devices = jax.devices()
+    backend = jax.default_backend()
+    accelerators = {} if backend == "cpu" else {"devices": [device.device_kind for device in jax.devices()]}
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
         "platform": platform.platform(),
-        "backend": jax.default_backend(),
-        "devices": [device.device_kind for device in devices],
+        "backend": backend,
+        **accelerators,
     }
 
 

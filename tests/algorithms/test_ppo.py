@@ -60,7 +60,13 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
     env = limited(Clock(5, terminates), 5)
     config = ppo.Config(
-        num_envs=8, rollout_length=10, num_minibatches=1, learning_rate=1e-2, discount=0.9, hidden=(16,), max_grad_norm=10.0
+        num_envs=8,
+        rollout_length=10,
+        num_minibatches=1,
+        learning_rate=1e-2,
+        discount=0.9,
+        hidden=(16,),
+        max_grad_norm=10.0,
     )
     algorithm = ppo.make(env, config)
     state, _ = run(algorithm, 250)
@@ -159,7 +165,7 @@ def test_a_policy_with_memory_says_how_to_call_it():
 
 
 def test_members_of_a_vmap_train_as_they_would_alone():
-    """Different seeds and learning rates in one program; to 1e-5 after three iterations, since sums associate otherwise."""
+    """Other seeds and learning rates in one program; to 1e-5 after 3 iterations, since sums associate otherwise."""
     algorithm = ppo.make(rljax.make("pendulum"), TINY)
     rates, seeds = jnp.array([1e-2, 1e-3]), [3, 4]
 
@@ -208,7 +214,7 @@ def test_learns_cartpole():
 
 
 def test_only_memory_solves_the_t_maze():
-    """Bakker's T-maze: 4 for the right turn, -0.1 for the wrong one; 1.95 is the best that a memoryless agent can do."""
+    """The right turn pays 4, the wrong one -0.1; 1.95 is the best that an agent without memory can do."""
     env = rljax.make("t_maze", length=4)
     returns = {}
     for memory in (0, 16):

@@ -19,8 +19,7 @@ import numpy as np
 import rljax
 from rljax import training
 from rljax.algorithms import ppo
-from rljax.training import checkpoint
-from rljax.training import runner
+from rljax.training import checkpoint, runner
 
 
 def digest(state):

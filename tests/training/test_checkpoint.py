@@ -100,7 +100,7 @@ def test_reading_only_touches_nothing(copy):
 def test_when_all_are_damaged_that_is_an_error_and_not_a_fresh_start(copy):
     for name in ("1", "2"):
         (copy / name / MANIFEST).write_text("{}")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="every checkpoint .* is damaged"):
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match=r"every checkpoint .* is damaged"):
         restored(copy)
 
 

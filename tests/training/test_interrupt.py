@@ -1,7 +1,6 @@
 """A run that is interrupted, however rudely, and resumed ends in the very state of one that was not."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,11 @@ ROOT = Path(__file__).parents[2]
 def start(folder, memory, mode="train"):
     command = [sys.executable, "-m", "tests.training.driver", str(folder), str(memory), mode]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "RLJAX_DRIVER": "1"}
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

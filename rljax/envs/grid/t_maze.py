@@ -14,6 +14,8 @@ NORTH, EAST, SOUTH, WEST = range(4)
 
 
 class Physics(NamedTuple):
+    """Where the agent is, and where it should turn."""
+
     position: jax.Array
     """int32 [], 0 at the start, `length` at the junction."""
     goal_north: jax.Array

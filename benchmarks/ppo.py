@@ -1,0 +1,300 @@
+"""Measures PPO: returns of the default settings over seeds, speed alone and together, and where the time goes.
+
+    python -m benchmarks.ppo                        # everything; about 15 minutes on 2 cores
+    python -m benchmarks.ppo --tasks cartpole       # one task
+    python -m benchmarks.ppo --tasks --profile      # the profile alone
+
+Writes benchmarks/results/ppo-<task>-<backend>.json and ppo-profile-<backend>.json; `make tables` makes the page.
+Every task runs in a process of its own, with the compilation cache off, so that compile time and memory are its own.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import rljax
+from experiments.ppo import TASKS
+from rljax import training
+from rljax.algorithms import ppo
+from rljax.algorithms.base import Algorithm
+from rljax.analysis.statistics import bootstrap_interval
+from rljax.envs import AutoReset, EpisodeStatistics
+from rljax.training import program as programs
+from rljax.training.versions import hardware, versions
+
+RESULTS = Path(__file__).parent / "results"
+TARGETS = {
+    "cartpole": 490.0,
+    "acrobot": -86.0,
+    "pendulum": -180.0,
+    "mountain_car_continuous": 92.0,
+    "mountain_car": -120.0,
+    "t_maze": 3.9,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    tasks: tuple[str, ...] = tuple(TARGETS)
+    """Tasks, with the defaults of experiments/ppo.py."""
+    seeds: int = 10
+    """Seeds of the returns."""
+    together: int = 64
+    """Seeds trained together for the speed."""
+    profile: bool = True
+    """Also say where the time goes."""
+    child: bool = False
+    """Measure here instead of in a process for each task."""
+
+
+def main(settings: Settings) -> None:
+    if unknown := set(settings.tasks) - set(TARGETS):
+        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")
+    if settings.child:
+        return child(settings)
+    jobs = [["--tasks", task, "--no-profile"] for task in settings.tasks]
+    jobs += [["--tasks", "--profile"]] if settings.profile else []
+    for job in jobs:
+        command = [sys.executable, "-m", "benchmarks.ppo", "--child", *job]
+        command += ["--seeds", str(settings.seeds), "--together", str(settings.together)]
+        print(f"== {shlex.join(job)}", flush=True)
+        subprocess.run(command, check=True)
+    return None
+
+
+def child(settings: Settings) -> None:
+    if "cpu" in os.environ.get("JAX_PLATFORMS", "cpu"):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_enable_compilation_cache", False)
+    for task in settings.tasks:
+        write(f"ppo-{task}", benchmark(task, settings))
+    if settings.profile:
+        write("ppo-profile", profile(settings))
+
+
+def write(name: str, record: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}-{jax.default_backend()}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"wrote {path.relative_to(RESULTS.parent.parent)}", flush=True)
+
+
+def make(task: str) -> tuple[Algorithm, int]:
+    """The algorithm and the steps of the experiment's defaults."""
+    settings = TASKS[task]
+    config = dataclasses.replace(settings.config, anneal_steps=settings.total_steps)
+    return ppo.make(rljax.make(task, action_repeat=settings.action_repeat), config), settings.total_steps
+
+
+def benchmark(task: str, settings: Settings) -> dict[str, Any]:
+    """One record: speed of one run, speed of many, and returns of the seeds."""
+    algorithm, steps = make(task)
+    options = {"evaluate_every": 0, "progress": False}
+    one = training.train(algorithm, jax.random.key(0), steps, devices=1, final_episodes=0, **options)
+    many_rate = rate_of_members(algorithm, settings.together)
+    keys = jax.vmap(jax.random.key)(np.arange(settings.seeds, dtype=np.uint32))
+    result = training.train(algorithm, keys, steps, **options)
+    assert result.evaluation is not None
+    means = {
+        kind: [member[kind]["mean"] for member in result.evaluation["members"]]
+        for kind in ("deterministic", "stochastic")
+    }
+    interval = bootstrap_interval(np.array(means["deterministic"]))
+    print(
+        f"{task}: {one.steps / one.seconds:,.0f} steps/s, together {many_rate:,.0f}; returns {means['deterministic']}"
+    )
+    return {
+        "algorithm": "ppo",
+        "task": task,
+        "engine": "jax",
+        "implementation": "rljax",
+        "seeds": list(range(settings.seeds)),
+        "steps": result.steps,
+        "compile_seconds": one.compile_seconds,
+        "training_seconds": one.seconds,
+        "steps_per_second_one_run": one.steps / one.seconds,
+        "steps_per_second_all_seeds": many_rate,
+        "num_seeds_together": settings.together,
+        "evaluation_episodes": result.evaluation["episodes"],
+        "returns_deterministic": means["deterministic"],
+        "returns_stochastic": means["stochastic"],
+        "return_interval": [float(bound) for bound in interval],
+        "target": {"return": TARGETS[task]},
+        "peak_memory_mb": peak_memory_mb(),
+        "config": dataclasses.asdict(algorithm.config),
+        "hardware": hardware(),
+        "versions": versions(),
+        "command": f"python -m benchmarks.ppo --tasks {task} --seeds {settings.seeds} --together {settings.together}",
+    }
+
+
+def rate_of_members(algorithm: Algorithm, members: int, seconds: float = 10.0) -> float:
+    """Steps per second of all members together, compilation and a warm-up apart."""
+    program = programs.build(algorithm, members, None, "threefry2x32")
+    keys = jax.vmap(jax.random.key)(np.arange(members, dtype=np.uint32))
+    state, totals = program.init(np.asarray(jax.random.key_data(keys)), {})
+
+    def run(state: Any, totals: Any, count: int) -> tuple[Any, Any, float]:
+        begin = time.perf_counter()
+        state, totals, finite = program.run(state, totals, np.int32(0), np.int32(count))
+        jax.block_until_ready(finite)
+        return state, totals, time.perf_counter() - begin
+
+    state, totals, _ = run(state, totals, 1)
+    state, totals, elapsed = run(state, totals, 1)
+    count = max(1, round(seconds / elapsed))
+    _, _, elapsed = run(state, totals, count)
+    return count * algorithm.steps_per_iteration * members / elapsed
+
+
+def profile(settings: Settings) -> dict[str, Any]:
+    """Where the time of one CartPole iteration goes, how near the update is to the machine, and what sharing brings."""
+    algorithm, _ = make("cartpole")
+    config = algorithm.config
+    steps = algorithm.steps_per_iteration
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    envs = AutoReset(EpisodeStatistics(algorithm.env), config.num_envs)
+    network = ppo.ActorCritic(config, algorithm.env.action_space, image=False)
+    iterations = 50
+
+    def step_envs(env_state: Any, action: jax.Array) -> Any:
+        def step(env_state: Any, _: None) -> tuple[Any, None]:
+            return envs.step(env_state, action), None
+
+        return jax.lax.scan(step, env_state, None, config.rollout_length)[0]
+
+    def act(env_state: Any, params: Any) -> Any:
+        def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            distribution, _, _ = network.apply(params, carry.obs[None], (), jnp.zeros((1, config.num_envs), bool))
+            return envs.step(carry, distribution.sample(key)[0]), None
+
+        keys = jax.random.split(jax.random.key(0), config.rollout_length)
+        return jax.lax.scan(step, env_state, keys)[0]
+
+    env_state = jax.jit(envs.reset)(jax.random.key(0))
+    action = jnp.zeros(config.num_envs, jnp.int32)
+    env_seconds = time_of(lambda s: step_envs(s, action), env_state, iterations)
+    act_seconds = time_of(lambda s: act(s, state.params), env_state, iterations)
+    whole_seconds = time_of(lambda s: algorithm.step(s)[0], state, iterations)
+    update_seconds = whole_seconds - act_seconds
+    policy_seconds = act_seconds - env_seconds
+
+    # Multiplications and additions of one sample, forward; backward costs twice that.
+    widths = [algorithm.env.observation_space.shape[0], *config.hidden]
+    layers = sum(a * b for a, b in itertools.pairwise(widths))
+    heads = config.hidden[-1] * (algorithm.env.action_space.n + 1)
+    forward = 2 * (2 * layers + heads)
+    update_flops = 3 * forward * config.num_epochs * steps
+    batch = steps // config.num_minibatches
+    matmul_rate = measure_matmul(batch, config.hidden[-1])
+    one_rate = steps / whole_seconds
+    rows: list[list[Any]] = [
+        ["environments, auto-reset and statistics", env_seconds * 1e6 / steps, env_seconds / whole_seconds],
+        ["policy network and sampling", policy_seconds * 1e6 / steps, policy_seconds / whole_seconds],
+        ["advantages and update", update_seconds * 1e6 / steps, update_seconds / whole_seconds],
+        ["whole iteration", whole_seconds * 1e6 / steps, 1.0],
+    ]  # fmt: skip
+    achieved = update_flops / update_seconds
+    notes = (
+        f"One run on one device: {one_rate:,.0f} steps/s. "
+        f"An update of {update_flops / steps / 1e6:.2f} MFLOP a step in {update_seconds * 1e6 / steps:.2f} µs is {achieved / 1e9:.1f} GFLOP/s, {achieved / matmul_rate:.0%} of the "
+        f"{matmul_rate / 1e9:.1f} GFLOP/s measured here for a chain of [{batch}, {config.hidden[-1]}] x "
+        f"[{config.hidden[-1]}, {config.hidden[-1]}] products."
+    )
+    notes += sharing(algorithm, one_rate, settings.together)
+    return {
+        "kind": "profile",
+        "title": f"PPO on CartPole, {jax.default_backend()}: where the time of one step goes",
+        "columns": ["part", "µs a step", "share"],
+        "rows": [[name, round(time, 3), f"{share:.0%}"] for name, time, share in rows],
+        "notes": notes,
+        "matmul_gflops": matmul_rate / 1e9,
+        "update_gflops": achieved / 1e9,
+        "hardware": hardware(),
+        "versions": versions(),
+        "command": "python -m benchmarks.ppo --tasks --profile",
+    }
+
+
+def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
+    """What using several devices brings to one run and to many, in words."""
+    devices = jax.device_count()
+    if devices == 1:
+        return ""
+    program = programs.build(algorithm, None, devices, "threefry2x32")
+    state, totals = program.init(np.asarray(jax.random.key_data(jax.random.key(0))), {})
+    seconds = time_of(lambda s, t: program.run(s, t, np.int32(0), np.int32(1))[:2], (state, totals), 50)
+    split = algorithm.steps_per_iteration / seconds
+    turns = rate_of_members(algorithm, members)
+    keys = jax.random.split(jax.random.key(0), members)
+    together = jax.jit(jax.vmap(algorithm.init))(keys)
+    vmapped = time_of(lambda s: jax.vmap(algorithm.step)(s)[0], together, 5)
+    vmap_rate = members * algorithm.steps_per_iteration / vmapped
+    return (
+        f" Splitting the environments of one run over {devices} devices: {split:,.0f} steps/s "
+        f"({split / one_rate:.2f} of one device). {members} seeds by vmap on one device: {vmap_rate:,.0f} steps/s; "
+        f"split over {devices} devices as the runner does: {turns:,.0f}."
+    )
+
+
+def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> float:
+    """Seconds of one application, from a compiled loop of them; the best of three."""
+    arguments = argument if isinstance(argument, tuple) else (argument,)
+
+    def loop(*carry: Any) -> Any:
+        def body(_: Any, carry: tuple) -> tuple:
+            out = function(*carry)
+            return out if isinstance(argument, tuple) else (out,)
+
+        return jax.lax.fori_loop(0, iterations, body, carry)
+
+    compiled = jax.jit(loop).lower(*arguments).compile()
+    times = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        times.append((time.perf_counter() - begin) / iterations)
+    return min(times[1:])
+
+
+def measure_matmul(batch: int, width: int) -> float:
+    """FLOP per second of products [batch, width] x [width, width], the update's own shape."""
+    weights = jnp.eye(width) + 1e-3
+
+    def chain(x: jax.Array) -> jax.Array:
+        for _ in range(16):
+            x = x @ weights
+        return x
+
+    seconds = time_of(chain, jnp.ones((batch, width)) / width, 50)
+    return 16 * 2 * batch * width * width / seconds
+
+
+def peak_memory_mb() -> float:
+    """Of this process; on an accelerator, of its memory."""
+    statistics = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if statistics and "peak_bytes_in_use" in statistics:
+        return statistics["peak_bytes_in_use"] / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
