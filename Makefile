@@ -21,7 +21,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: install ## Set up, then train CartPole with PPO (ARGS are for experiments/ppo.py: --help lists them)
-	@$(bin)/python experiments/ppo.py $(ARGS)
+	@$(bin)/python experiments/ppo.py --overwrite $(ARGS)
 
 test: install-dev ## Set up, then run the tests (ARGS are for pytest)
 	@$(bin)/python -m pytest $(ARGS)

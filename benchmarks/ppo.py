@@ -212,11 +212,12 @@ def profile(settings: Settings) -> dict[str, Any]:
         ["whole iteration", whole_seconds * 1e6 / steps, 1.0],
     ]  # fmt: skip
     achieved = update_flops / update_seconds
+    shape = f"[{batch}, {config.hidden[-1]}] x [{config.hidden[-1]}, {config.hidden[-1]}]"
     notes = (
         f"One run on one device: {one_rate:,.0f} steps/s. "
-        f"An update of {update_flops / steps / 1e6:.2f} MFLOP a step in {update_seconds * 1e6 / steps:.2f} µs is {achieved / 1e9:.1f} GFLOP/s, {achieved / matmul_rate:.0%} of the "
-        f"{matmul_rate / 1e9:.1f} GFLOP/s measured here for a chain of [{batch}, {config.hidden[-1]}] x "
-        f"[{config.hidden[-1]}, {config.hidden[-1]}] products."
+        f"An update of {update_flops / steps / 1e6:.2f} MFLOP a step in {update_seconds * 1e6 / steps:.2f} µs is "
+        f"{achieved / 1e9:.1f} GFLOP/s, {achieved / matmul_rate:.0%} of the {matmul_rate / 1e9:.1f} GFLOP/s measured "
+        f"here for a chain of {shape} products."
     )
     notes += sharing(algorithm, one_rate, settings.together)
     return {
