@@ -11,7 +11,6 @@ Every task runs in a process of its own, with the compilation cache off, so that
 import dataclasses
 import itertools
 import json
-import os
 import platform
 import resource
 import shlex
@@ -80,8 +79,7 @@ def main(settings: Settings) -> None:
 
 
 def child(settings: Settings) -> None:
-    if "cpu" in os.environ.get("JAX_PLATFORMS", "cpu"):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    training.use_cpu_cores()
     jax.config.update("jax_enable_compilation_cache", False)
     for task in settings.tasks:
         write(f"ppo-{task}", benchmark(task, settings))

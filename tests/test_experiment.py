@@ -86,7 +86,7 @@ def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
 
 
 def test_a_sweep_with_seeds_makes_a_grid(cli, tmp_path):
-    code, out, err = cli(*TINY, "--seeds", "2", "--sweep", "learning_rate=1e-3,1e-4", "--name", "grid")
+    code, _, err = cli(*TINY, "--seeds", "2", "--sweep", "learning_rate=1e-3,1e-4", "--name", "grid")
     assert code == 0, err
     members = json.loads((tmp_path / "runs" / "ppo" / "grid" / "evaluation.json").read_text())["members"]
     settings = [(member["hyper"]["learning_rate"], member["seed"]) for member in members]
