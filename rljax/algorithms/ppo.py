@@ -12,7 +12,7 @@ sequences of length one, and that of a recurrent agent `num_envs` sequences of l
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.nn.distributions import Categorical, Gaussian
 from rljax.nn.initializers import orthogonal
-from rljax.nn.networks import CNN, GRU, MLP
+from rljax.nn.networks import ACTIVATIONS, CNN, GRU, MLP
 from rljax.ops import running_statistics
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
@@ -93,7 +93,7 @@ class Config:
     initial_log_std: float = 0.0
     """Log standard deviation of a continuous policy at the start, in units of half the action range."""
     squash: bool = False
-    """Continuous actions are tanh(u) of a Gaussian u, instead of clipped u."""
+    """Continuous actions are tanh(u) of a Gaussian u, instead of clipped u; ratio, KL and entropy are those of u."""
     reset_policy: ResetPolicy = "pool"
     """Where auto-reset takes fresh states from (see AutoReset)."""
 
@@ -110,6 +110,11 @@ class Config:
             require(self, name, getattr(self, name) is None or getattr(self, name) > 0, "positive, or None")
         for name in ("hidden", "cnn_channels", "cnn_kernels", "cnn_strides"):
             require(self, name, all(width >= 1 for width in getattr(self, name)), "at least 1 in each layer")
+        layers = len(self.cnn_channels)
+        for name in ("cnn_kernels", "cnn_strides"):
+            require(self, name, len(getattr(self, name)) == layers, f"of one length with cnn_channels, {layers}")
+        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        require(self, "reset_policy", self.reset_policy in get_args(ResetPolicy), f"one of {get_args(ResetPolicy)}")
         require(self, "kl_response", self.kl_response in ("stop", "adapt_learning_rate"), "stop or adapt_learning_rate")
         sequences = self.num_envs if self.memory else self.num_envs * self.rollout_length
         batch = "num_envs" if self.memory else "num_envs * rollout_length"

@@ -420,7 +420,9 @@ def _describe(
 
 def _open_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
     """Makes the folder, or checks that it holds this very run."""
-    path = folder / "config.json"
+    if jax.process_index() != 0:  # the first process speaks for all
+        return
+    path, machine = folder / "config.json", {"versions": versions(), "hardware": hardware()}
     if path.exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it, or choose another name")
@@ -433,10 +435,12 @@ def _open_folder(folder: Path, description: dict[str, Any], resume: bool) -> Non
                 raise ValueError(
                     f"{folder} holds another run: {_difference(part, before.get(part), description[part])}"
                 )
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "versions.json", {"versions": versions(), "hardware": hardware()})
-        _write_json(path, description)
+        with contextlib.suppress(OSError, ValueError):
+            first = json.loads((folder / "versions.json").read_text())
+            machine = first | {"resumed": [*first.get("resumed", []), machine]}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "versions.json", machine)
+    _write_json(path, description)
 
 
 def _difference(part: str, before: Any, now: Any) -> str:

@@ -193,6 +193,9 @@ def test_members_of_a_vmap_train_as_they_would_alone():
         ("target_kl", -1.0, "positive, or None"),
         ("kl_response", "pause", "stop or adapt_learning_rate"),
         ("hidden", (64, 0), "at least 1 in each layer"),
+        ("activation", "sine", "one of .*tanh"),
+        ("cnn_kernels", (3, 3), "of one length with cnn_channels, 1"),
+        ("reset_policy", "never", "one of .*pool"),
     ],
 )
 def test_bad_settings_are_refused_with_field_value_and_what_is_allowed(field, value, allowed):
@@ -203,6 +206,21 @@ def test_bad_settings_are_refused_with_field_value_and_what_is_allowed(field, va
 def test_minibatches_of_a_recurrent_agent_are_whole_sequences():
     with pytest.raises(ValueError, match="divisor of num_envs = 6"):
         ppo.Config(num_envs=6, rollout_length=8, num_minibatches=4, memory=8)
+
+
+@pytest.mark.parametrize("memory", [0, 4])
+def test_no_random_key_is_used_twice(memory):
+    """By JAX's own checker, over initialisation, a training step and acting."""
+    algorithm = ppo.make(rljax.make("pendulum"), dataclasses.replace(TINY, memory=memory))
+
+    def program(key):
+        train_key, act_key = jax.random.split(key)
+        state, _ = algorithm.step(algorithm.init(train_key))
+        policy = algorithm.policy(state)
+        return policy.apply(act_key, jnp.zeros(3), policy.initial_memory, deterministic=False)
+
+    with jax.debug_key_reuse(True):
+        jax.jit(program)(jax.random.key(0))
 
 
 def test_learns_cartpole():

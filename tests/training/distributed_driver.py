@@ -1,11 +1,11 @@
-"""One of several processes that train one agent: `distributed_driver.py ADDRESS PROCESSES RANK DEVICES`."""
+"""One of several processes that train one agent: `distributed_driver.py ADDRESS PROCESSES RANK DEVICES FOLDER`."""
 
 import sys
 
 import jax
 import numpy as np
 
-address, processes, rank, devices = sys.argv[1], *map(int, sys.argv[2:])
+address, processes, rank, devices = sys.argv[1], *map(int, sys.argv[2:5])
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", devices)
 if processes > 1:
@@ -17,9 +17,12 @@ from rljax.algorithms import ppo
 
 config = ppo.Config(num_envs=8, rollout_length=8, num_minibatches=2, hidden=(8,), normalize_observation=True)
 algorithm = ppo.make(rljax.make("cartpole"), config)
-result = training.train(
-    algorithm, jax.random.key(0), 192, evaluate_every=0, final_episodes=0, progress=False, log_every=64
-)
+folder = sys.argv[5]
+options = {"evaluate_every": 64, "evaluation_episodes": 2, "final_episodes": 2, "progress": False, "log_every": 64, "devices": 4}
+training.train(algorithm, jax.random.key(0), 128, folder=folder, **options)
+result = training.train(algorithm, jax.random.key(0), 192, folder=folder, resume=True, **options)
+assert result.steps == 192
+assert rljax.load(folder)(jax.random.key(0), np.ones(4, np.float32)) in (0, 1)
 assert result.placement == "environments over 4 devices", result.placement
 norms = [float(np.square(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves(result.state.params)]
 print(*norms[:5])

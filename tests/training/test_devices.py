@@ -84,7 +84,7 @@ def test_what_does_not_divide_is_refused_when_asked_for_and_not_split_otherwise(
 
 
 def test_two_processes_train_one_agent(tmp_path):
-    """`jax.distributed` on localhost: two processes of two devices end where one process of four does."""
+    """`jax.distributed` on localhost: two processes of two devices end where one of four does; saved, resumed, loaded."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
@@ -95,7 +95,8 @@ def test_two_processes_train_one_agent(tmp_path):
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
         )
 
-    processes = [run(address, 2, rank, 2) for rank in range(2)] + [run("-", 1, 0, 4)]
+    processes = [run(address, 2, rank, 2, tmp_path / "two") for rank in range(2)]
+    processes += [run("-", 1, 0, 4, tmp_path / "one")]
     outputs = [process.communicate(timeout=240) for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs
     one, two, alone = (np.array([float(x) for x in out.split()[-5:]]) for out, _ in outputs)

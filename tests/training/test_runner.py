@@ -90,6 +90,20 @@ def test_the_best_checkpoint_scores_what_was_recorded(whole, tiny):
     assert float(episodes.returns.mean()) == best["evaluation/return"]
 
 
+def test_evaluation_is_deterministic_where_it_says_so_and_uses_keys_that_training_never_sees(whole, tiny):
+    key = jax.random.key(0)
+    first, second = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, runner.EVALUATION_STREAM), 10))
+    member = whole.evaluation["members"][0]
+    for name, key, deterministic in (("deterministic", first, True), ("stochastic", second, False)):
+        episodes = training.evaluate(tiny.env, whole.policy, key, 6, deterministic)
+        assert member[name]["mean"] == float(episodes.returns.mean())
+        assert member[name]["mean_length"] == float(episodes.lengths.mean())
+    # fold_in(key, i) is split(key, n)[i]: a small number would have given evaluation the keys of training.
+    trained = jax.random.key_data(jax.random.split(jax.random.key(0), 1000))
+    evaluated = jax.random.key_data(jax.random.fold_in(jax.random.key(0), runner.EVALUATION_STREAM))
+    assert not (trained == evaluated).all(-1).any()
+
+
 def test_load_gives_the_trained_policy_with_its_statistics(whole):
     loaded, trained = rljax.load(whole.folder), whole.policy
     chex.assert_trees_all_equal(loaded.variables, trained.variables)
