@@ -11,7 +11,8 @@ def enable_compilation_cache() -> None:
 
     It lies in `$XDG_CACHE_HOME/rljax/xla` (or `~/.cache/rljax/xla`), or where `JAX_COMPILATION_CACHE_DIR` says.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None or os.environ.get("RLJAX_CACHE") == "off":
+    set_up = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # untyped in jax 0.10
+    if set_up is not None or os.environ.get("RLJAX_CACHE") == "off":
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "rljax" / "xla"))

@@ -84,7 +84,7 @@ def test_what_does_not_divide_is_refused_when_asked_for_and_not_split_otherwise(
 
 
 def test_two_processes_train_one_agent(tmp_path):
-    """`jax.distributed` on localhost: two processes of two devices end where one of four does; saved, resumed, loaded."""
+    """Over localhost, two processes of two devices end where one of four does; saved, resumed, loaded."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
