@@ -426,7 +426,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return (*new, scale, stopped), (metrics, ~stopped)
 
         batch_size = batch.reset.shape[1]
-        # One sort of random bits shuffles each epoch; jax.random.permutation sorts twice, a tenth of a CPU's whole step.
+        # One sort of random bits shuffles an epoch. jax.random.permutation sorts twice: a tenth of a step on a CPU.
         orders = jnp.argsort(jax.random.bits(key, (c.num_epochs, batch_size)), axis=-1)
         minibatches = orders.reshape(c.num_epochs * c.num_minibatches, -1)
         carry = (state.params, state.optimizer_state, state.learning_rate_scale, jnp.zeros((), bool))
