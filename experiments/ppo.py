@@ -48,10 +48,8 @@ TASKS = {
         ),
     ),
     "pendulum": Settings(
-        total_steps=1_000_000,
-        config=ppo.Config(
-            num_envs=16, num_epochs=10, num_minibatches=2, learning_rate=1e-3, discount=0.95, normalize_reward=True
-        ),
+        total_steps=2_000_000,
+        config=ppo.Config(num_epochs=10, learning_rate=1e-3, discount=0.95, normalize_reward=True),
     ),
     "mountain_car": Settings(
         total_steps=1_000_000,
@@ -70,7 +68,7 @@ TASKS = {
     ),
     "t_maze": Settings(
         total_steps=500_000,
-        config=ppo.Config(learning_rate=3e-3, entropy_coefficient=0.02, hidden=(32,), memory=32),
+        config=ppo.Config(learning_rate=3e-3, entropy_coefficient=0.05, hidden=(32,), memory=32),
     ),
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def test_help_explains_every_field(cli):
 
 
 def test_defaults_depend_on_the_task_by_any_of_its_names(cli):
-    assert "(default: 1000000)" in cli("--env", "Pendulum-v1", "--help")[1]
+    assert "(default: 2000000)" in cli("--env", "Pendulum-v1", "--help")[1]
     assert "(default: 200000)" in cli("--env", "cartpole", "--help")[1]
 
 
