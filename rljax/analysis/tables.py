@@ -34,8 +34,8 @@ How to read it:
 - **Steps per second** leave compilation out. *One run* trains one seed; *together* trains several at once on the same
   machine and counts the steps of all. A ratio compares the same task on the same machine, rljax over the peer, so above
   1 rljax is faster; *one by one* marks a peer that trains its seeds one after another, at the rate of one run.
-- Steps are those of the task. Where the defaults in `experiments/` hold each action for several steps (the mountain cars:
-  4), as many steps share one decision and its updates, which is part of a ratio there.
+- Steps are those of the task. Where the defaults in `experiments/` hold each action for several steps (the mountain
+  cars: 4), as many steps share one decision and its updates, which is part of a ratio there.
 """
 
 
