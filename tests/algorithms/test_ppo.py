@@ -237,10 +237,15 @@ def test_only_memory_solves_the_t_maze():
     returns = {}
     for memory in (0, 16):
         config = ppo.Config(
-            num_envs=32, rollout_length=24, learning_rate=5e-3, hidden=(16,), memory=memory, entropy_coefficient=0.02
+            num_envs=32, rollout_length=24, learning_rate=5e-3, hidden=(16,), memory=memory, entropy_coefficient=0.05
         )
         algorithm = ppo.make(env, config)
-        state, _ = run(algorithm, 150)
-        returns[memory] = float(evaluate(env, algorithm.policy(state), jax.random.key(9), 200).returns.mean())
-    assert returns[0] < 2.5
-    assert returns[16] > 3.7
+
+        def train(key, algorithm=algorithm):
+            state, _ = jax.lax.scan(lambda state, _: algorithm.step(state), algorithm.init(key), None, 150)
+            return evaluate(env, algorithm.policy(state), jax.random.key(9), 200).returns.mean()
+
+        returns[memory] = jax.jit(jax.vmap(train))(jax.vmap(jax.random.key)(jnp.arange(3)))
+    assert returns[0].max() < 2.5
+    # One seed in six or so never finds out what the sign is for.
+    assert jnp.median(returns[16]) > 3.7
