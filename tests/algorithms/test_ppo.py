@@ -245,7 +245,7 @@ def test_only_memory_solves_the_t_maze():
             state, _ = jax.lax.scan(lambda state, _: algorithm.step(state), algorithm.init(key), None, 150)
             return evaluate(env, algorithm.policy(state), jax.random.key(9), 200).returns.mean()
 
-        returns[memory] = jax.jit(jax.vmap(train))(jax.vmap(jax.random.key)(jnp.arange(3)))
+        returns[memory] = jax.jit(jax.vmap(train))(jax.vmap(jax.random.key)(jnp.arange(6)))
     assert returns[0].max() < 2.5
-    # One seed in six or so never finds out what the sign is for.
+    # In so short a training some seeds never find out what the sign is for.
     assert jnp.median(returns[16]) > 3.7
