@@ -160,8 +160,8 @@ class Rollout(NamedTuple):
     """bool: the step was the first of an episode, so memory was cleared before it."""
     memory: PyTree
     """After the step, before any reset."""
-    episode_return: jax.Array
-    episode_length: jax.Array
+    metrics: dict[str, jax.Array]
+    """Of the environments after the step; where an episode ended, its return and length."""
 
 
 class Batch(NamedTuple):
@@ -323,8 +323,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             action, log_prob = jax.tree.map(lambda x: x[0], distribution.sample_and_log_prob(key))
             after = envs.step(env_state, to_env(action))
             transition = envs.transition(env_state, action, after)
-            totals = after.metrics["episode_return"], after.metrics["episode_length"]
-            return (after, memory, after.done), Rollout(transition, log_prob, reset, memory, *totals)
+            return (after, memory, after.done), Rollout(transition, log_prob, reset, memory, after.metrics)
 
         carry = (state.env_state, state.memory, state.reset)
         keys = jax.random.split(step_key, c.rollout_length)
@@ -447,8 +446,11 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         state, metrics = update(state, batch, local(update_key))
         metrics["value/explained_variance"] = mean(explained_variance(batch.value, batch.target))
         ended = mean(done.mean())
-        for name, total in (("episode/return", rollout.episode_return), ("episode/length", rollout.episode_length)):
-            metrics[name] = mean((total * done).mean()) / jnp.where(ended > 0, ended, jnp.nan)
+        of_env = dict(rollout.metrics)
+        for name in ("return", "length"):
+            total = of_env.pop(f"episode_{name}")
+            metrics[f"episode/{name}"] = mean((total * done).mean()) / jnp.where(ended > 0, ended, jnp.nan)
+        metrics |= {f"env/{name}": mean(x.mean()) for name, x in of_env.items()}
         if c.normalize_observation:
             # Only now: with other statistics than those that acted, the ratio would not start at 1.
             statistics = running_statistics.update(state.obs_statistics, transition.obs, axis_name)

@@ -30,7 +30,8 @@ def host_call(
         for each result. It must not call JAX: the threads that JAX needs may all be waiting for it.
       operands: arrays, without batch.
       results: shapes and dtypes of the results, without batch.
-      effect: the call does more than compute its results, so it is neither dropped nor repeated.
+      effect: the call does more than compute its results, so equal calls are not made one. Even so a call is dropped
+        where no result of it is used.
     """
     event_ndims = tuple(x.ndim for x in operands)
     shapes = tuple((tuple(r.shape), np.dtype(r.dtype)) for r in results)

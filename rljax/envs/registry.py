@@ -145,5 +145,23 @@ for _name, _factory, _alias, _limit in (
     ("acrobot", "classic.acrobot:Acrobot", "Acrobot-v1", 500),
     ("pendulum", "classic.pendulum:Pendulum", "Pendulum-v1", 200),
     ("t_maze", "grid.t_maze:TMaze", "T-Maze", 50),
+    ("half_cheetah", "mujoco.half_cheetah:HalfCheetah", "HalfCheetah-v5", 1000),
+    ("hopper", "mujoco.hopper:Hopper", "Hopper-v5", 1000),
+    ("walker2d", "mujoco.walker2d:Walker2d", "Walker2d-v5", 1000),
+    ("ant", "mujoco.ant:Ant", "Ant-v5", 1000),
+    ("humanoid", "mujoco.humanoid:Humanoid", "Humanoid-v5", 1000),
+    ("swimmer", "mujoco.swimmer:Swimmer", "Swimmer-v5", 1000),
+    ("reacher", "mujoco.reacher:Reacher", "Reacher-v5", 50),
+    ("pusher", "mujoco.pusher:Pusher", "Pusher-v5", 100),
+    ("inverted_pendulum", "mujoco.inverted_pendulum:InvertedPendulum", "InvertedPendulum-v5", 1000),
+    (
+        "inverted_double_pendulum",
+        "mujoco.inverted_double_pendulum:InvertedDoublePendulum",
+        "InvertedDoublePendulum-v5",
+        1000,
+    ),
 ):
     register(_name, f"rljax.envs.{_factory}", (_alias,), _limit)
+
+for _prefix in ("brax", "playground", "gymnax", "gymnasium"):
+    register_adapter(_prefix, f"rljax.envs.adapters.{_prefix}:make")

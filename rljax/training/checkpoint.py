@@ -69,7 +69,7 @@ class Checkpointer:
         if jax.default_backend() == "cpu":
             # There Orbax reads the live buffers while it writes, and the next training step reuses them.
             state, policy = jax.tree.map(jnp.copy, (state, policy))
-        items = {"state": args.StandardSave(_keys_to_data(state)), "policy": args.StandardSave(_keys_to_data(policy))}
+        items = {"state": args.StandardSave(_storable(state)), "policy": args.StandardSave(_storable(policy))}
         self._orbax.save(self.folder / str(iteration), args=args.Composite(**items))
         notes = {"progress": progress, "score": score}
         self._saving = threading.Thread(target=self._finish, args=(iteration, notes), name="checkpoint-manifest")
@@ -164,7 +164,7 @@ class Checkpointer:
         return manifest
 
     def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
-        abstract = jax.tree.map(_abstract, _keys_to_data(target))
+        abstract = jax.tree.map(_abstract, _storable(target))
         reader = self._ocp.StandardCheckpointer()
         try:
             restored = reader.restore(self.folder / str(iteration) / item, abstract)
@@ -173,7 +173,7 @@ class Checkpointer:
             raise ValueError(f"checkpoint {iteration} does not fit this program's {item}: {reason}") from error
         finally:
             reader.close()
-        return Restored(iteration, _data_to_keys(restored, target), self._manifest(iteration)["progress"])
+        return Restored(iteration, _from_stored(restored, target), self._manifest(iteration)["progress"])
 
     def _finish(self, iteration: int, notes: dict[str, Any]) -> None:
         try:
@@ -226,10 +226,12 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _keys_to_data(tree: PyTree) -> PyTree:
-    """Typed random keys to plain integers, which is what is stored."""
+def _storable(tree: PyTree) -> PyTree:
+    """What is stored: typed random keys as plain integers, and no empty arrays, which Orbax refuses."""
 
     def convert(leaf: Any) -> Any:
+        if leaf.size == 0:
+            return None
         if not _is_key(leaf):
             return leaf
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -240,11 +242,13 @@ def _keys_to_data(tree: PyTree) -> PyTree:
     return jax.tree.map(convert, tree)
 
 
-def _data_to_keys(tree: PyTree, target: PyTree) -> PyTree:
-    def convert(leaf: Any, like: Any) -> Any:
+def _from_stored(tree: PyTree, target: PyTree) -> PyTree:
+    def convert(like: Any, leaf: Any) -> Any:
+        if like.size == 0:
+            return jnp.zeros(like.shape, like.dtype, device=getattr(like, "sharding", None))
         return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
 
-    return jax.tree.map(convert, tree, target)
+    return jax.tree.map(convert, target, tree)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

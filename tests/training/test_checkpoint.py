@@ -13,7 +13,13 @@ from rljax.training.checkpoint import MANIFEST, Checkpointer
 
 
 def state(value):
-    return {"w": jnp.full((300,), value), "n": jnp.int32(value), "key": jax.random.key(int(value)), "none": ()}
+    return {
+        "w": jnp.full((300,), value),
+        "n": jnp.int32(value),
+        "key": jax.random.key(int(value)),
+        "none": (),
+        "empty": jnp.zeros((0, 3)),
+    }
 
 
 def saved(folder, *iterations, scores=()):

@@ -1,6 +1,6 @@
 """Ant-v5: a four-legged robot runs forward in three dimensions."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rljax.types import Key
 class Ant(MujocoTask):
     """Gymnasium's Ant-v5: observation [105], contact forces included, action [8]; terminates when it flips or jumps."""
 
-    camera = {"trackbodyid": 1, "distance": 4.0}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 1, "distance": 4.0}
 
     def __init__(
         self,

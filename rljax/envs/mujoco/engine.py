@@ -1,5 +1,6 @@
 """What a MuJoCo task sees of its simulator, whichever of the three engines runs it."""
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ class Engine:
         if substeps < 1:
             raise ValueError(f"engine {self.name}: substeps must be at least 1, got {substeps}")
         data = mujoco.MjData(model)
-        derived = {name: data.qpos if name == "qpos_change" else getattr(data, name, None) for name in outputs}
+        derived: dict[str, Any] = {n: data.qpos if n == "qpos_change" else getattr(data, n, None) for n in outputs}
         if unknown := [name for name, value in derived.items() if not isinstance(value, np.ndarray)]:
             raise ValueError(f"engine {self.name}: mjData has no array {', '.join(unknown)}")
         self.model, self.substeps, self.outputs = model, substeps, tuple(outputs)
@@ -93,13 +94,13 @@ def make_engine(name: str, model: mujoco.MjModel, substeps: int, outputs: Sequen
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
     if name == "auto":
         name = "native" if jax.default_backend() == "cpu" else "mjx"
-    # Imported when used, since each takes a second.
-    if name == "native":
-        from rljax.envs.mujoco.native import NativeEngine as engine
-    elif name == "mjx":
-        from rljax.envs.mujoco.mjx import MjxEngine as engine
-    else:
-        from rljax.envs.mujoco.mjx import WarpEngine as engine
+    # Imported when used, since MJX takes seconds.
+    module, kind = {
+        "native": ("native", "NativeEngine"),
+        "mjx": ("mjx", "MjxEngine"),
+        "warp": ("mjx", "WarpEngine"),
+    }[name]
+    engine = getattr(importlib.import_module(f"rljax.envs.mujoco.{module}"), kind)
     try:
         return engine(model, substeps, outputs, **options)
     except TypeError as error:

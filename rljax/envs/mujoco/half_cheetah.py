@@ -1,6 +1,6 @@
 """HalfCheetah-v5: a planar two-legged robot runs as fast as it can."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rljax.types import Key
 class HalfCheetah(MujocoTask):
     """Gymnasium's HalfCheetah-v5: observation [17], action [6]; it never terminates."""
 
-    camera = {"trackbodyid": 1, "distance": 4.0}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 1, "distance": 4.0}
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Hopper-v5: a planar one-legged robot hops forward without falling."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,12 @@ from rljax.types import Key
 class Hopper(MujocoTask):
     """Gymnasium's Hopper-v5: observation [11], action [3]; it terminates outside the healthy ranges."""
 
-    camera = {"trackbodyid": 2, "distance": 3.0, "lookat": (0.0, 0.0, 1.15), "elevation": -20.0}
+    camera: ClassVar[dict[str, Any]] = {
+        "trackbodyid": 2,
+        "distance": 3.0,
+        "lookat": (0.0, 0.0, 1.15),
+        "elevation": -20.0,
+    }
     file = "hopper.xml"
 
     def __init__(

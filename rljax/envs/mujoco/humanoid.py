@@ -1,6 +1,6 @@
 """Humanoid-v5: a humanoid walks forward without falling."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,12 @@ from rljax.types import Key
 class Humanoid(MujocoTask):
     """Gymnasium's Humanoid-v5: observation [348], action [17]; it terminates when it falls."""
 
-    camera = {"trackbodyid": 1, "distance": 4.0, "lookat": (0.0, 0.0, 2.0), "elevation": -20.0}
+    camera: ClassVar[dict[str, Any]] = {
+        "trackbodyid": 1,
+        "distance": 4.0,
+        "lookat": (0.0, 0.0, 2.0),
+        "elevation": -20.0,
+    }
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """InvertedDoublePendulum-v5: a cart balances two poles, one upon the other."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,12 @@ from rljax.types import Key
 class InvertedDoublePendulum(MujocoTask):
     """Gymnasium's InvertedDoublePendulum-v5: observation [9], action [1]; terminates when the tip falls below 1 m."""
 
-    camera = {"trackbodyid": 0, "distance": 4.1225, "lookat": (0.0, 0.0, 0.1225)}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 0, "distance": 4.1225, "lookat": (0.0, 0.0, 0.1225)}
 
     def __init__(self, healthy_reward: float = 10.0, reset_noise_scale: float = 0.1, **engine: Any):
         self.healthy_reward = healthy_reward
         self.reset_noise_scale = reset_noise_scale
-        super().__init__(
-            gymnasium_model("inverted_double_pendulum.xml"), 5, ("site_xpos", "qfrc_constraint"), **engine
-        )
+        super().__init__(gymnasium_model("inverted_double_pendulum.xml"), 5, ("site_xpos", "qfrc_constraint"), **engine)
 
     def initial(self, key: Key) -> tuple[jax.Array, jax.Array]:
         return self._normal_velocity_start(key, self.reset_noise_scale)

@@ -1,6 +1,6 @@
 """InvertedPendulum-v5: a cart balances a pole."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rljax.types import Key
 class InvertedPendulum(MujocoTask):
     """Gymnasium's InvertedPendulum-v5: observation [4], action [1]; terminates when the pole leans by 0.2 rad."""
 
-    camera = {"trackbodyid": 0, "distance": 2.04}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 0, "distance": 2.04}
 
     def __init__(self, reset_noise_scale: float = 0.01, **engine: Any):
         self.reset_noise_scale = reset_noise_scale

@@ -7,6 +7,7 @@ between calls. Under vmap all environments reach the host in one call. `mujoco.b
 
 import contextlib
 import copy
+import itertools
 import os
 import threading
 import weakref
@@ -92,7 +93,8 @@ class NativeEngine(Engine):
             ids = None if simulator.capacity == len(going) and going.all() else np.flatnonzero(going)
             failed = simulator.run(fields, ids, len(going), substeps)
             values = simulator.values
-            results = {n: values[n][: len(going)].astype(np.float32) for n in self._results if n != "qpos_change"}
+            with np.errstate(over="ignore"):  # beyond single precision: unstable, and infinite from here on
+                results = {n: values[n][: len(going)].astype(np.float32) for n in self._results if n != "qpos_change"}
             if "qpos_change" in self.outputs:
                 results["qpos_change"] = (values["qpos"][: len(going)] - fields["qpos"]).astype(np.float32)
         results["qpos"][failed] = np.nan
@@ -157,7 +159,7 @@ class _Looped:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="rljax-mujoco")
         bits = [1 << i for i in range(_STATE.mjNSTATE.value) if _SIGNATURE & (1 << i)]
         ends = np.cumsum([0, *(mujoco.mj_stateSize(model, bit) for bit in bits)])
-        columns = dict(zip(bits, zip(ends[:-1], ends[1:], strict=True), strict=True))
+        columns = dict(zip(bits, itertools.pairwise(ends), strict=True))
         self.state = np.zeros((capacity, ends[-1]))
         template = self.datas[0]
         self.values: dict[str, np.ndarray] = {}

@@ -1,6 +1,6 @@
 """Pusher-v5: a seven-jointed arm pushes a cylinder to a goal."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rljax.types import Key
 class Pusher(MujocoTask):
     """Gymnasium's Pusher-v5: observation [23], action [7]; it never terminates."""
 
-    camera = {"trackbodyid": -1, "distance": 4.0}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": -1, "distance": 4.0}
 
     def __init__(
         self,

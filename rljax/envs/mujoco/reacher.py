@@ -1,6 +1,6 @@
 """Reacher-v5: a two-jointed arm brings its fingertip to a target."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rljax.types import Key
 class Reacher(MujocoTask):
     """Gymnasium's Reacher-v5: observation [10], action [2]; it never terminates."""
 
-    camera = {"trackbodyid": 0, "distance": 0.9, "elevation": -60.0}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 0, "distance": 0.9, "elevation": -60.0}
 
     def __init__(self, reward_dist_weight: float = 1.0, reward_control_weight: float = 1.0, **engine: Any):
         self.reward_dist_weight = reward_dist_weight

@@ -1,6 +1,6 @@
 """Swimmer-v5: a chain of three links swims forward."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rljax.types import Key
 class Swimmer(MujocoTask):
     """Gymnasium's Swimmer-v5: observation [8], action [2]; it never terminates."""
 
-    camera = {"trackbodyid": 1, "distance": 4.0}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 1, "distance": 4.0}
 
     def __init__(
         self,

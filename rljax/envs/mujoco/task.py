@@ -1,6 +1,6 @@
 """What all MuJoCo tasks do alike: reset and step an engine, end unstable episodes, and draw."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class MujocoTask(Environment):
       engine_options: what that engine takes (see `make_engine`).
     """
 
-    camera: dict[str, Any] = {"trackbodyid": 1, "distance": 4.0}
+    camera: ClassVar[dict[str, Any]] = {"trackbodyid": 1, "distance": 4.0}
     """How to film it: as Gymnasium's default_camera_config."""
 
     def __init__(
@@ -55,8 +55,8 @@ class MujocoTask(Environment):
         """Seconds of one control step."""
         self.control_rate = 1.0 / self.dt
         """Control steps per second."""
-        self.initial_qpos = self.engine.initial["qpos"]
-        self.initial_qvel = self.engine.initial["qvel"]
+        self.initial_qpos: Any = self.engine.initial["qpos"]
+        self.initial_qvel: Any = self.engine.initial["qvel"]
         self.action_space = Box(*model.actuator_ctrlrange.T)
         shape = jax.eval_shape(self.reset, jax.random.key(0)).obs.shape
         self.observation_space = Box(-np.inf, np.inf, shape)
@@ -114,13 +114,19 @@ class MujocoTask(Environment):
     def _uniform_start(self, key: Key, scale: float) -> tuple[jax.Array, jax.Array]:
         """Positions and velocities within `scale` of the model's."""
         position_key, velocity_key = jax.random.split(key)
-        qpos = self.initial_qpos + jax.random.uniform(position_key, self.initial_qpos.shape, minval=-scale, maxval=scale)
-        qvel = self.initial_qvel + jax.random.uniform(velocity_key, self.initial_qvel.shape, minval=-scale, maxval=scale)
+        qpos = self.initial_qpos + jax.random.uniform(
+            position_key, self.initial_qpos.shape, minval=-scale, maxval=scale
+        )
+        qvel = self.initial_qvel + jax.random.uniform(
+            velocity_key, self.initial_qvel.shape, minval=-scale, maxval=scale
+        )
         return qpos, qvel
 
     def _normal_velocity_start(self, key: Key, scale: float) -> tuple[jax.Array, jax.Array]:
         """Positions within `scale` of the model's, velocities normal with deviation `scale`."""
         position_key, velocity_key = jax.random.split(key)
-        qpos = self.initial_qpos + jax.random.uniform(position_key, self.initial_qpos.shape, minval=-scale, maxval=scale)
+        qpos = self.initial_qpos + jax.random.uniform(
+            position_key, self.initial_qpos.shape, minval=-scale, maxval=scale
+        )
         qvel = self.initial_qvel + scale * jax.random.normal(velocity_key, self.initial_qvel.shape)
         return qpos, qvel

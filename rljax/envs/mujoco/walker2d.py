@@ -1,6 +1,6 @@
 """Walker2d-v5: a planar two-legged robot walks forward without falling."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rljax.envs.mujoco.hopper import Hopper
 
@@ -8,7 +8,12 @@ from rljax.envs.mujoco.hopper import Hopper
 class Walker2d(Hopper):
     """Gymnasium's Walker2d-v5: observation [17], action [6]; a hopper's rules with wider ranges."""
 
-    camera = {"trackbodyid": 2, "distance": 4.0, "lookat": (0.0, 0.0, 1.15), "elevation": -20.0}
+    camera: ClassVar[dict[str, Any]] = {
+        "trackbodyid": 2,
+        "distance": 4.0,
+        "lookat": (0.0, 0.0, 1.15),
+        "elevation": -20.0,
+    }
     file = "walker2d_v5.xml"
 
     def __init__(
