@@ -6,12 +6,17 @@ PYTHON ?=
 PEERS_VENV ?= .venv-peers
 PEERS_PYTHON ?=
 PEERS_STEPS ?= 100000
+PEERS_MUJOCO_STEPS ?= 50000
 PEERS_SEED ?= 0
 ARGS ?=
 
 bin := $(VENV)/bin
 peer_tasks := cartpole mountain_car mountain_car_continuous acrobot pendulum
-peer_results := $(foreach task,$(peer_tasks),$(foreach peer,sb3 sbx cleanrl,benchmarks/results/ppo-$(task)-$(peer).json))
+peer_mujoco_tasks := half_cheetah hopper walker2d
+peer_mujoco_results := $(foreach task,$(peer_mujoco_tasks),$(foreach peer,sb3 sbx,benchmarks/results/ppo-$(task)-$(peer).json))
+peer_results := $(foreach task,$(peer_tasks),$(foreach peer,sb3 sbx cleanrl,benchmarks/results/ppo-$(task)-$(peer).json)) \
+    $(peer_mujoco_results)
+brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format bench peers tables requirements clean peers-as-installed install install-dev install-peers
@@ -41,24 +46,32 @@ format: install-dev ## Format, and mend what ruff can mend
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
 
-peers: $(peer_results) peers-as-installed ## Measure the libraries we are compared with, in an environment of their own
+peers: $(peer_results) $(brax_result) peers-as-installed ## Measure the libraries we are compared with
 
 # Always measured again: a result says what this machine did today. Never in parallel: they would share the cores.
 .NOTPARALLEL:
-.PHONY: $(peer_results)
+.PHONY: $(peer_results) $(brax_result)
+peers_steps = $(PEERS_STEPS)
+# Too few to learn a robot: these measure speed.
+$(peer_mujoco_results): peers_steps = $(PEERS_MUJOCO_STEPS) --episodes 10
 $(peer_results): install-peers
 	@set -- $(subst -, ,$(basename $(@F))); \
-	$(PEERS_VENV)/bin/python benchmarks/peers/$${3}_$$1.py --task $$2 --steps $(PEERS_STEPS) --seed $(PEERS_SEED) --output $@
+	$(PEERS_VENV)/bin/python benchmarks/peers/$${3}_$$1.py --task $$2 --steps $(peers_steps) --seed $(PEERS_SEED) --output $@
+
+# The others have environments of their own, since their pins differ from ours; rljax itself depends on Brax.
+$(brax_result): install
+	@$(bin)/python benchmarks/peers/brax_ppo.py --task half_cheetah --steps $(PEERS_MUJOCO_STEPS) --episodes 10 \
+	    --seed $(PEERS_SEED) --output $@
 
 tables: install-dev ## Generate the tables in benchmarks/README.md from the results
 	@$(bin)/python -m rljax.analysis tables $(ARGS)
 
-# Resolved for every supported Python and platform at once, so that one file is everybody's constraint.
 # The drivers use the settings that are fastest on one core. What a user gets who changes nothing is measured too.
 peers-as-installed: install-peers
 	@$(PEERS_VENV)/bin/python benchmarks/peers/sb3_ppo.py --task cartpole --steps $(PEERS_STEPS) --seed $(PEERS_SEED) \
 	    --as-installed --output benchmarks/results/ppo-cartpole-sb3-as-installed.json
 
+# Resolved for every supported Python and platform at once, so that one file is everybody's constraint.
 # The peers' own extra is resolved without rljax; PyTorch's CUDA packages are left to PyTorch, whose CPU build has none.
 uv_compile = .venv-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
     --custom-compile-command 'make requirements' $(if $(UPGRADE),--upgrade)

@@ -27,7 +27,7 @@ import psutil
 import tyro
 
 import rljax
-from benchmarks.ppo import peak_memory_mb, write
+from benchmarks.common import peak_memory_mb, write
 from rljax.envs import AutoReset
 from rljax.training.versions import hardware, versions
 

@@ -10,15 +10,10 @@ Every task runs in a process of its own, with the compilation cache off, so that
 
 import dataclasses
 import itertools
-import json
-import platform
-import resource
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +22,9 @@ import numpy as np
 import tyro
 
 import rljax
-from experiments.ppo import TASKS
+from benchmarks.common import peak_memory_mb, time_of, write
+from benchmarks.physics import own as measure_physics
+from experiments.ppo import ACCELERATED, TASKS
 from rljax import training
 from rljax.algorithms import ppo
 from rljax.algorithms.base import Algorithm
@@ -36,7 +33,6 @@ from rljax.envs import AutoReset, EpisodeStatistics
 from rljax.training import program as programs
 from rljax.training.versions import hardware, versions
 
-RESULTS = Path(__file__).parent / "results"
 TARGETS = {
     "cartpole": 490.0,
     "acrobot": -86.0,
@@ -45,18 +41,33 @@ TARGETS = {
     "mountain_car": -120.0,
     "t_maze": 3.9,
 }
+# At 1M steps: CleanRL's and SLM-Lab's published rows (v4 and v5), and what counts as solved.
+MUJOCO = {
+    "half_cheetah": 1443.0,
+    "hopper": 2383.0,
+    "walker2d": 2288.0,
+    "inverted_pendulum": 960.0,
+    "inverted_double_pendulum": 8000.0,
+    "reacher": -6.0,
+    "swimmer": 282.0,
+    "pusher": -40.0,
+}
+# Brax's PPO makes 50M steps of its Ant; no published row has this budget.
+LARGE = {"ant": None, "humanoid": None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What to measure."""
 
-    tasks: tuple[str, ...] = tuple(TARGETS)
+    tasks: tuple[str, ...] = (*TARGETS, *MUJOCO)
     """Tasks, with the defaults of experiments/ppo.py."""
-    seeds: int = 10
-    """Seeds of the returns."""
-    together: int = 64
-    """Seeds trained together for the speed."""
+    seeds: int | None = None
+    """Seeds of the returns: 10, and 3 of MuJoCo tasks."""
+    together: int | None = None
+    """Seeds trained together for the speed: 64, and 8 of MuJoCo tasks."""
+    engine: str = "auto"
+    """Of MuJoCo tasks: native, mjx or warp."""
     profile: bool = True
     """Also say where the time goes."""
     child: bool = False
@@ -64,15 +75,18 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    if unknown := set(settings.tasks) - set(TARGETS):
-        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")
+    known = TARGETS | MUJOCO | LARGE
+    if unknown := set(settings.tasks) - set(known):
+        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     if settings.child:
         return child(settings)
     jobs = [["--tasks", task, "--no-profile"] for task in settings.tasks]
     jobs += [["--tasks", "--profile"]] if settings.profile else []
     for job in jobs:
         command = [sys.executable, "-m", "benchmarks.ppo", "--child", *job]
-        command += ["--seeds", str(settings.seeds), "--together", str(settings.together)]
+        command += [f"--seeds={settings.seeds}"] if settings.seeds else []
+        command += [f"--together={settings.together}"] if settings.together else []
+        command += ["--engine", settings.engine]
         print(f"== {shlex.join(job)}", flush=True)
         subprocess.run(command, check=True)
     return None
@@ -82,32 +96,34 @@ def child(settings: Settings) -> None:
     training.use_cpu_cores()
     jax.config.update("jax_enable_compilation_cache", False)
     for task in settings.tasks:
-        write(f"ppo-{task}", benchmark(task, settings))
+        engine = "" if settings.engine == "auto" else f"-{settings.engine}"
+        write(f"ppo-{task}{engine}", benchmark(task, settings))
     if settings.profile:
         write("ppo-profile", profile(settings))
 
 
-def write(name: str, record: dict[str, Any]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}-{jax.default_backend()}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"wrote {path.relative_to(RESULTS.parent.parent)}", flush=True)
-
-
-def make(task: str) -> tuple[Algorithm, int]:
+def make(task: str, engine: str = "auto") -> tuple[Algorithm, int]:
     """The algorithm and the steps of the experiment's defaults."""
-    settings = TASKS[task]
+    accelerated = engine != "native" and jax.default_backend() != "cpu"
+    settings = (ACCELERATED if accelerated and task in ACCELERATED else TASKS)[task]
     config = dataclasses.replace(settings.config, anneal_steps=settings.total_steps)
-    return ppo.make(rljax.make(task, action_repeat=settings.action_repeat), config), settings.total_steps
+    options = {} if engine == "auto" else {"engine": engine}
+    return ppo.make(rljax.make(task, action_repeat=settings.action_repeat, **options), config), settings.total_steps
 
 
 def benchmark(task: str, settings: Settings) -> dict[str, Any]:
     """One record: speed of one run, speed of many, and returns of the seeds."""
-    algorithm, steps = make(task)
+    algorithm, steps = make(task, settings.engine)
+    mujoco = task not in TARGETS
+    seeds = settings.seeds or (3 if mujoco else 10)
+    together = settings.together or (8 if mujoco else 64)
     options = {"evaluate_every": 0, "progress": False}
-    one = training.train(algorithm, jax.random.key(0), steps, devices=1, final_episodes=0, **options)
-    many_rate = rate_of_members(algorithm, settings.together)
-    keys = jax.vmap(jax.random.key)(np.arange(settings.seeds, dtype=np.uint32))
+    # Where a run takes minutes, a fifth of it tells its speed.
+    one = training.train(
+        algorithm, jax.random.key(0), steps // 5 if mujoco else steps, devices=1, final_episodes=0, **options
+    )
+    many_rate = rate_of_members(algorithm, together)
+    keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
     result = training.train(algorithm, keys, steps, **options)
     assert result.evaluation is not None
     means = {
@@ -115,32 +131,39 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         for kind in ("deterministic", "stochastic")
     }
     interval = bootstrap_interval(np.array(means["deterministic"]))
-    print(
-        f"{task}: {one.steps / one.seconds:,.0f} steps/s, together {many_rate:,.0f}; returns {means['deterministic']}"
-    )
-    return {
+    one_rate = one.steps / one.seconds
+    record = {
         "algorithm": "ppo",
         "task": task,
         "engine": "jax",
         "implementation": "rljax",
-        "seeds": list(range(settings.seeds)),
+        "seeds": list(range(seeds)),
         "steps": result.steps,
         "compile_seconds": one.compile_seconds,
         "training_seconds": one.seconds,
-        "steps_per_second_one_run": one.steps / one.seconds,
+        "steps_per_second_one_run": one_rate,
         "steps_per_second_all_seeds": many_rate,
-        "num_seeds_together": settings.together,
+        "num_seeds_together": together,
         "evaluation_episodes": result.evaluation["episodes"],
         "returns_deterministic": means["deterministic"],
         "returns_stochastic": means["stochastic"],
         "return_interval": [float(bound) for bound in interval],
-        "target": {"return": TARGETS[task]},
+        "target": {"return": (TARGETS | MUJOCO | LARGE)[task]},
         "peak_memory_mb": peak_memory_mb(),
         "config": dataclasses.asdict(algorithm.config),
         "hardware": hardware(),
         "versions": versions(),
-        "command": f"python -m benchmarks.ppo --tasks {task} --seeds {settings.seeds} --together {settings.together}",
+        "command": f"python -m benchmarks.ppo --tasks {task} --no-profile --seeds {seeds} --together {together}"
+        + (f" --engine {settings.engine}" if mujoco and settings.engine != "auto" else ""),
     }
+    if mujoco:
+        record["engine"] = engine = algorithm.env.unwrapped.engine.name  # type: ignore[attr-defined]
+        # Random actions of as many environments in a compiled loop, resets included.
+        record["physics_steps_per_second"], _ = measure_physics(task, engine, algorithm.config.num_envs, 5.0)
+        record["share_of_physics_rate"] = one_rate / record["physics_steps_per_second"]
+        print(f"{task}: {record['share_of_physics_rate']:.0%} of the physics-only rate")
+    print(f"{task}: {one_rate:,.0f} steps/s, together {many_rate:,.0f}; returns {means['deterministic']}")
+    return record
 
 
 def rate_of_members(algorithm: Algorithm, members: int, seconds: float = 10.0) -> float:
@@ -217,7 +240,7 @@ def profile(settings: Settings) -> dict[str, Any]:
         f"{achieved / 1e9:.1f} GFLOP/s, {achieved / matmul_rate:.0%} of the {matmul_rate / 1e9:.1f} GFLOP/s measured "
         f"here for a chain of {shape} products."
     )
-    notes += sharing(algorithm, one_rate, settings.together)
+    notes += sharing(algorithm, one_rate, settings.together or 64)
     return {
         "kind": "profile",
         "title": f"PPO on CartPole, {jax.default_backend()}: where the time of one step goes",
@@ -253,26 +276,6 @@ def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
     )
 
 
-def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> float:
-    """Seconds of one application, from a compiled loop of them; the best of three."""
-    arguments = argument if isinstance(argument, tuple) else (argument,)
-
-    def loop(*carry: Any) -> Any:
-        def body(_: Any, carry: tuple) -> tuple:
-            out = function(*carry)
-            return out if isinstance(argument, tuple) else (out,)
-
-        return jax.lax.fori_loop(0, iterations, body, carry)
-
-    compiled = jax.jit(loop).lower(*arguments).compile()
-    times = []
-    for _ in range(4):
-        begin = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append((time.perf_counter() - begin) / iterations)
-    return min(times[1:])
-
-
 def measure_matmul(batch: int, width: int) -> float:
     """FLOP per second of products [batch, width] x [width, width], the update's own shape."""
     weights = jnp.eye(width) + 1e-3
@@ -284,15 +287,6 @@ def measure_matmul(batch: int, width: int) -> float:
 
     seconds = time_of(chain, jnp.ones((batch, width)) / width, 50)
     return 16 * 2 * batch * width * width / seconds
-
-
-def peak_memory_mb() -> float:
-    """Of this process; on an accelerator, of its memory."""
-    statistics = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    if statistics and "peak_bytes_in_use" in statistics:
-        return statistics["peak_bytes_in_use"] / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
 if __name__ == "__main__":

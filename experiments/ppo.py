@@ -4,11 +4,14 @@
     python experiments/ppo.py --env pendulum --seeds 4
     python experiments/ppo.py --env acrobot --sweep learning_rate=1e-4,3e-4,1e-3 --seeds 2
     python experiments/ppo.py --env t_maze --memory 32
+    python experiments/ppo.py --env half_cheetah --video
+    python experiments/ppo.py --env half_cheetah --engine warp
 
 Everything is left in runs/ppo/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 
 import dataclasses
+from typing import Any
 
 import rljax
 from rljax import experiment
@@ -17,10 +20,12 @@ from rljax.algorithms import ppo
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Trains a PPO agent. The defaults of all flags depend on --env."""
+    """Trains a PPO agent. The defaults of all flags depend on --env, and for MuJoCo on whether there is a GPU."""
 
     env: str = "cartpole"
     """The task, as rljax.make takes it."""
+    engine: str = "auto"
+    """Of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
     total_steps: int = 200_000
     """Environment steps of each member."""
     action_repeat: int = 1
@@ -29,6 +34,21 @@ class Settings:
     """The learning rate falls linearly to 0 over the run (unless anneal_steps says otherwise)."""
     config: ppo.Config = dataclasses.field(default_factory=ppo.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
+
+
+MUJOCO = Settings(
+    total_steps=1_000_000,
+    config=ppo.Config(
+        num_envs=64, rollout_length=32, num_epochs=5, num_minibatches=16, normalize_observation=True,
+        normalize_reward=True,
+    ),
+)  # fmt: skip
+
+
+def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> Settings:
+    """The same settings but for these."""
+    changed = dataclasses.replace(settings.config, **config)
+    return dataclasses.replace(settings, config=changed, total_steps=total_steps or settings.total_steps)
 
 
 # CartPole: once every episode lasts 500 steps all advantages are noise, and scaling them to deviation 1 makes a
@@ -70,6 +90,34 @@ TASKS = {
         total_steps=500_000,
         config=ppo.Config(learning_rate=3e-3, entropy_coefficient=0.05, hidden=(32,), memory=32),
     ),
+    "half_cheetah": MUJOCO,
+    "hopper": MUJOCO,
+    "walker2d": MUJOCO,
+    "inverted_pendulum": MUJOCO,
+    "inverted_double_pendulum": MUJOCO,
+    "reacher": MUJOCO,
+    "pusher": MUJOCO,
+    "swimmer": tuned(MUJOCO, discount=0.9999),
+    "ant": tuned(MUJOCO, total_steps=10_000_000),
+    "humanoid": tuned(MUJOCO, total_steps=10_000_000),
+}  # fmt: skip
+
+# With the physics on a GPU: large batches, short rollouts, and a hundred times the steps in the same time. Not tuned
+# on one yet: none was at hand. `python -m benchmarks.ppo --tasks half_cheetah` on such a machine measures them.
+GPU = Settings(
+    total_steps=50_000_000,
+    config=ppo.Config(
+        num_envs=4096, rollout_length=16, num_epochs=4, num_minibatches=32, learning_rate=1e-3, hidden=(256, 256),
+        activation="silu", normalize_observation=True, normalize_reward=True, target_kl=0.01,
+        kl_response="adapt_learning_rate",
+    ),
+)  # fmt: skip
+ACCELERATED = {
+    **dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "humanoid"), GPU),
+    "swimmer": tuned(GPU, discount=0.9999),
+    **{task: tuned(GPU, total_steps=10_000_000, num_envs=1024) for task in (
+        "inverted_pendulum", "inverted_double_pendulum", "reacher", "pusher",
+    )},
 }  # fmt: skip
 
 
@@ -79,10 +127,11 @@ def main(settings: Settings) -> experiment.Result:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)
 
     def make() -> ppo.Algorithm:
-        return ppo.make(rljax.make(settings.env, action_repeat=settings.action_repeat), config)
+        engine = {} if settings.engine == "auto" else {"engine": settings.engine}
+        return ppo.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
 
     return experiment.run("ppo", make, settings.total_steps, settings.run)
 
 
 if __name__ == "__main__":
-    experiment.main(main, Settings, TASKS)
+    experiment.main(main, Settings, TASKS, ACCELERATED)

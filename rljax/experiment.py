@@ -12,8 +12,10 @@ import jax
 import numpy as np
 import tyro
 
+import rljax
 from rljax import training
 from rljax.algorithms.base import Algorithm
+from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical
 from rljax.training.runner import Result
 
@@ -52,17 +54,29 @@ class Run:
     """Show the progress bar."""
     wandb: bool = False
     """Also log to Weights & Biases (pip install 'rljax[wandb]')."""
+    video: bool = False
+    """Film one episode of the final policy (of the first member): video.mp4."""
 
 
-def main(experiment: Callable[[Any], Any], settings: Any, tasks: Mapping[str, Any]) -> None:
+def main(
+    experiment: Callable[[Any], Any],
+    settings: Any,
+    tasks: Mapping[str, Any],
+    accelerated: Mapping[str, Any] | None = None,
+) -> None:
     """Parses flags into `settings`, whose defaults depend on `--env`, and calls `experiment` with them.
+
+    Where JAX will run on an accelerator, and the physics with it (`--engine` is not native), the defaults are those of
+    `accelerated`, as far as it has the task: there thousands of environments cost little more than one.
 
     Bad input ends with one line and exit code 2, a run stopped by a signal with 128 plus its number, as shells do.
     """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:]
     try:
-        task = canonical(_env_argument(arguments) or settings.env)
+        task = canonical(_argument(arguments, "env") or settings.env)
+        if accelerated and _argument(arguments, "engine") != "native" and training.expect_accelerator():
+            tasks = {**tasks, **accelerated}
         default = dataclasses.replace(tasks.get(task, settings()), env=task)
         program = Path(sys.argv[0]).name
         parsed = tyro.cli(settings, prog=program, args=arguments, default=default, config=(tyro.conf.OmitArgPrefixes,))
@@ -95,6 +109,8 @@ def run(
     if settings.devices is not None or len(seeds) > 1:
         training.use_cpu_cores(settings.devices)
     algorithm = make_algorithm()
+    if settings.video:
+        _require_pictures(algorithm.env)
     name = settings.name or _default_name(algorithm, settings)
     folder = settings.runs / experiment / name
     if settings.overwrite and not settings.resume and folder.exists():
@@ -119,7 +135,8 @@ def run(
         settings=extra,
     )
     if result.interrupted is None:
-        _summarize(result, hyper)
+        film = _film(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
+        _summarize(result, hyper, film)
     return result
 
 
@@ -149,7 +166,31 @@ def _default_name(algorithm: Algorithm, settings: Run) -> str:
     return "-".join(parts)
 
 
-def _summarize(result: Result, hyper: dict[str, Any] | None) -> None:
+def _require_pictures(env: Environment) -> None:
+    """Draws one state, so that a user is told before a long training that there can be no video."""
+    try:
+        import av  # noqa: F401
+
+        env.render(jax.jit(env.reset)(jax.random.key(0)))
+    except (RuntimeError, ImportError) as error:  # no drawing (NotImplementedError), no OpenGL
+        raise ValueError(f"video = True is not possible: {error}") from error
+
+
+def _film(folder: Path, env: Environment, settings: Run) -> Path | None:
+    """An episode of the newest checkpoint's policy; a run whose film fails is still a run."""
+    from rljax.analysis.video import animate
+
+    path = folder / "video.mp4"
+    try:
+        animate(env, rljax.load(folder, env=env), jax.random.key(settings.seed), path, progress=settings.progress)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"warning: {path} could not be made: {reason}", file=sys.stderr)
+        return None
+    return path
+
+
+def _summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -175,18 +216,19 @@ def _summarize(result: Result, hyper: dict[str, Any] | None) -> None:
         console.print(table)
     console.print(
         f"trained {result.seconds:.1f} s (and {result.compile_seconds:.1f} s to get ready) on {result.placement}\n"
-        f"run folder: {result.folder}   policy: rljax.load({str(result.folder)!r})",
+        f"run folder: {result.folder}   policy: rljax.load({str(result.folder)!r})"
+        + (f"\nvideo: {film}" if film else ""),
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _env_argument(arguments: list[str]) -> str | None:
-    """The value of --env, which decides the defaults of all other flags."""
+def _argument(arguments: list[str], name: str) -> str | None:
+    """The value of a flag that decides the defaults of others."""
     for index, argument in enumerate(arguments):
-        if argument == "--env" and index + 1 < len(arguments):
+        if argument == f"--{name}" and index + 1 < len(arguments):
             return arguments[index + 1]
-        if argument.startswith("--env="):
+        if argument.startswith(f"--{name}="):
             return argument.partition("=")[2]
     return None
 

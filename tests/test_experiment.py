@@ -1,11 +1,16 @@
 """The command line: help, bad input, a run, its resumption."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+
+from rljax.envs.classic.cartpole import CartPole
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo.py"
 TINY = ["--num-envs", "4", "--rollout-length", "8", "--num-minibatches", "2", "--hidden", "8", "--total-steps", "64"]
@@ -33,7 +38,17 @@ def cli(tmp_path, monkeypatch, capsys):
 def test_help_explains_every_field(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    for flag in ("--env", "--seeds", "--sweep", "--resume", "--discount", "--clip-range", "--memory", "--wandb"):
+    for flag in (
+        "--env",
+        "--seeds",
+        "--sweep",
+        "--resume",
+        "--discount",
+        "--clip-range",
+        "--memory",
+        "--wandb",
+        "--video",
+    ):
         assert flag in out
     assert out.count("(default:") > 40
 
@@ -43,9 +58,27 @@ def test_defaults_depend_on_the_task_by_any_of_its_names(cli):
     assert "(default: 200000)" in cli("--env", "cartpole", "--help")[1]
 
 
+def test_defaults_depend_on_where_the_physics_runs(cli, monkeypatch):
+    def steps(*arguments):
+        return re.search(
+            r"--total-steps INT.*?default:\s+(\d+)", cli("--env", "hopper", *arguments, "--help")[1], re.S
+        )[1]
+
+    assert steps() == "1000000"
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # only the help is asked for, so JAX never starts on it
+    assert steps() == "50000000"
+    assert steps("--engine", "native") == "1000000"
+    assert "(default: 200000)" in cli("--env", "cartpole", "--help")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--env", "hopper", "--engine", "bullet"],
+            "error: engine must be one of auto, native, mjx, warp, got 'bullet'",
+        ),
+        (["--env", "cartpole", "--engine", "mjx"], "error: cartpole: got an unexpected keyword argument 'engine'"),
         (["--env", "cartpol"], "error: unknown environment 'cartpol'; did you mean cartpole?"),
         (["--discount", "-1"], "discount = -1.0 is not allowed"),
         (["--num-minibatches", "7"], "num_minibatches = 7 is not allowed"),
@@ -91,3 +124,46 @@ def test_a_sweep_with_seeds_makes_a_grid(cli, tmp_path):
     members = json.loads((tmp_path / "runs" / "ppo" / "grid" / "evaluation.json").read_text())["members"]
     settings = [(member["hyper"]["learning_rate"], member["seed"]) for member in members]
     assert settings == [(1e-3, 0), (1e-3, 1), (1e-4, 0), (1e-4, 1)]
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_video_films_the_final_policy_also_of_a_finished_run(cli, tmp_path):
+    code, out, err = cli(*TINY, "--seeds", "2", "--name", "film", "--video")
+    assert code == 0, err
+    path = tmp_path / "runs" / "ppo" / "film" / "video.mp4"
+    assert "video: runs/ppo/film/video.mp4" in out
+    frames = frames_of(path)
+    assert frames.std() > 5
+    assert np.abs(np.diff(frames.astype(int), axis=0)).max(axis=(1, 2, 3)).min() > 0  # it moves, in every frame
+    path.unlink()
+    assert cli(*TINY, "--seeds", "2", "--name", "film", "--resume", "--video")[0] == 0
+    np.testing.assert_array_equal(frames_of(path), frames)
+
+
+def test_video_of_what_cannot_be_drawn_is_refused_before_training(cli, tmp_path, monkeypatch):
+    monkeypatch.delattr(CartPole, "render")
+    code, _, err = cli(*TINY, "--video")
+    assert (code, err) == (2, "error: video = True is not possible: cartpole has no drawing\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_fails_at_the_end_does_not_lose_the_run(cli, tmp_path, monkeypatch):
+    draw, calls = CartPole.render, []
+
+    def render(self, state):
+        calls.append(state)
+        if len(calls) > 1:  # the first is the check before training
+            raise RuntimeError("the screen\nwent dark")
+        return draw(self, state)
+
+    monkeypatch.setattr(CartPole, "render", render)
+    code, out, err = cli(*TINY, "--video")
+    assert code == 0
+    assert err == "warning: runs/ppo/cartpole-seed0/video.mp4 could not be made: the screen went dark\n"
+    assert "Return over 2 episodes" in out
+    assert "video:" not in out
+    assert not list((tmp_path / "runs").rglob("*video*"))

@@ -34,6 +34,7 @@ How to read it:
 - **Steps per second** leave compilation out. *One run* trains one seed; *together* trains several at once on the same
   machine and counts the steps of all. A ratio compares the same task on the same machine, rljax over the peer, so above
   1 rljax is faster; *one by one* marks a peer that trains its seeds one after another, at the rate of one run.
+- *Of physics alone* is the rate of one run over that of stepping as many environments with random actions.
 - Steps are those of the task. Where the defaults in `experiments/` hold each action for several steps (the mountain
   cars: 4), as many steps share one decision and its updates, which is part of a ratio there.
 """
@@ -138,6 +139,7 @@ def _speed(records: list[Record]) -> str:
         "Compile, s": lambda r: _seconds(_number(r, "compile_seconds")),
         "Training, s": lambda r: _seconds(_number(r, "training_seconds")),
         "Steps/s, one run": lambda r: _whole(_number(r, "steps_per_second_one_run")),
+        "Of physics alone": lambda r: _share(_number(r, "share_of_physics_rate")),
         "Steps/s, together": together,
         "Peak memory, MB": lambda r: _whole(_number(r, "peak_memory_mb")),
         "Ratio, one run": lambda r: _ratios(r, records, "steps_per_second_one_run"),
@@ -308,6 +310,10 @@ def _value(value: Any, scale: float | None = None) -> str:
 
 def _seconds(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:,.1f}"
+
+
+def _share(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.0%}"
 
 
 def _whole(value: float | None) -> str:

@@ -1,9 +1,14 @@
 """Environments: the contract, the wrappers, auto-reset, and tasks by name."""
 
+from typing import TYPE_CHECKING
+
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.registry import make, register, registered
 from rljax.envs.wrappers import ActionRepeat, EpisodeStatistics, RescaleAction, TimeLimit, Wrapper
+
+if TYPE_CHECKING:
+    import gymnasium
 
 __all__ = [
     "ActionRepeat",
@@ -18,4 +23,24 @@ __all__ = [
     "make",
     "register",
     "registered",
+    "to_gymnasium",
 ]
+
+
+def to_gymnasium(env: Environment, render_mode: str | None = None, render_fps: int = 30) -> "gymnasium.Env":
+    """Makes a Gymnasium environment of ours, for libraries that train on those; Gymnasium is imported only here.
+
+    Args:
+      env: one environment, not a batch with auto-reset.
+      render_mode: None, or "rgb_array" for frames by `env.render`.
+      render_fps: frames per second that Gymnasium's video recorder assumes.
+
+    Raises:
+      ValueError: Gymnasium is missing.
+    """
+    from rljax.envs.adapters.common import import_package
+
+    import_package("to_gymnasium", "gymnasium", '"rljax[gymnasium]"')
+    from rljax.envs.adapters.to_gymnasium import GymnasiumEnv
+
+    return GymnasiumEnv(env, render_mode, render_fps)

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +24,18 @@ def use_cpu_cores(count: int | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", cores if count is None else count)
+
+
+def expect_accelerator() -> bool:
+    """Whether JAX will run on a GPU or TPU, told without starting it (after which CPU devices cannot be set up)."""
+    chosen = os.environ.get("JAX_PLATFORMS", "")
+    if chosen:
+        return not chosen.startswith("cpu")
+    has_gpu = Path("/dev/nvidiactl").exists() and any(
+        importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)
+    )
+    has_tpu = importlib.util.find_spec("libtpu") is not None and any(Path("/dev").glob("accel*"))
+    return has_gpu or has_tpu
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -18,6 +18,7 @@ PACKAGES = (
     "mujoco",
     "mujoco-mjx",
     "brax",
+    "gymnasium",
     "numpy",
 )
 

@@ -249,3 +249,28 @@ def test_only_memory_solves_the_t_maze():
     assert returns[0].max() < 2.5
     # In so short a training some seeds never find out what the sign is for.
     assert jnp.median(returns[16]) > 3.7
+
+
+def test_what_an_environment_measures_is_logged_as_its_mean():
+    class Measured(Clock):
+        def reset(self, key):
+            return super().reset(key).replace(metrics={"time": jnp.float32(0.0)})
+
+        def step(self, state, action):
+            state = super().step(state, action)
+            return state.replace(metrics={"time": state.physics.astype(jnp.float32)})
+
+    _, metrics = run(ppo.make(limited(Measured(3, False), 4), TINY), 2)
+    # Eight steps are two episodes of four: times 1, 2, 3, 4 and again.
+    np.testing.assert_allclose(metrics["env/time"], 2.5)
+    np.testing.assert_allclose(metrics["episode/length"], 4.0)
+
+
+def test_a_simulation_that_breaks_is_counted_and_training_goes_on():
+    env = rljax.make("swimmer")
+    env.unwrapped.engine.model.actuator_ctrllimited[:] = 0
+    env.unwrapped.engine.model.actuator_gear[:] *= 1e8
+    state, metrics = run(ppo.make(env, dataclasses.replace(TINY, normalize_observation=True)), 3)
+    assert metrics["env/unstable"].min() > 0.0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.obs_statistics)))
+    assert np.isfinite(metrics["loss/value"]).all()

@@ -2,16 +2,18 @@
 
 from types import SimpleNamespace
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from rljax.analysis.video import animate
+from rljax.analysis import video
+from rljax.analysis.video import animate, show
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, initial_state
-from rljax.envs.wrappers import TimeLimit
+from rljax.envs.wrappers import ActionRepeat, TimeLimit
 from rljax.spaces import Box
 
 
@@ -83,11 +85,119 @@ def test_episodes_longer_than_one_compiled_chunk(tmp_path):
 def test_bad_arguments_are_refused(tmp_path):
     key = jax.random.key(0)
     for arguments, message in [
-        ({"path": tmp_path / "a.mp4"}, "writes .gif"),
-        ({"path": tmp_path / "a.gif", "fps": 60}, "fps"),
+        ({"path": tmp_path / "a.avi"}, r"writes .mp4 and .gif files, got 'a.avi'"),
+        ({"path": tmp_path / "a.gif", "fps": 60}, "fps must be from 1 to 50"),
+        ({"path": tmp_path / "a.mp4", "fps": 0}, "fps must be from 1 to 60"),
         ({"path": tmp_path / "a.gif", "max_steps": 0}, "max_steps"),
         ({"path": tmp_path / "a.gif", "env": AutoReset(Counter(), 2)}, "one environment"),
     ]:
         with pytest.raises(ValueError, match=message):
             animate(**({"env": Counter(), "policy": POLICY, "key": key} | arguments))
     assert not list(tmp_path.iterdir())
+
+
+def movie_of(path):
+    """Frames [time, height, width], grey, and frames per second."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        rate = stream.average_rate
+        return np.stack([frame.to_ndarray(format="gray") for frame in container.decode(stream)]), float(rate)
+
+
+def columns(frames):
+    """How many columns are white, which is what `Counter` draws; compression blurs their edge."""
+    return (frames.mean(axis=1) > 127).sum(axis=1).tolist()
+
+
+class Timed(Counter):
+    """Has a rate of its own, and a picture whose sides are odd."""
+
+    def __init__(self, control_rate, end=5):
+        super().__init__(end)
+        self.control_rate = control_rate
+
+    def render(self, state):
+        return np.repeat(super().render(state), 20, axis=1)[:7, :401]
+
+
+def test_mp4_has_one_frame_per_state_and_begins_with_its_index(tmp_path):
+    path = tmp_path / "videos" / "counter.mp4"
+    assert animate(Counter(), POLICY, jax.random.key(0), path, fps=20) == 0 + 1 + 2 + 3 + 4
+    frames, fps = movie_of(path)
+    assert fps == 20
+    assert frames.shape == (6, 8, 200)
+    np.testing.assert_allclose(columns(frames), [0, 1, 2, 3, 4, 5], atol=1)
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize(
+    ("rate", "repeat", "fps", "every"),
+    [(20.0, 1, 20, 1), (12.5, 1, 12.5, 1), (1 / 0.008, 1, 125 / 3, 3), (1 / 0.015, 1, 100 / 3, 2), (None, 1, 30, 1)]
+    + [(60.0, 1, 60, 1), (100.0, 5, 20, 1)],
+)
+def test_plays_in_real_time_and_even_sided(tmp_path, rate, repeat, fps, every):
+    path = tmp_path / "counter.mp4"
+    env = Timed(rate, end=12 * repeat)
+    animate(ActionRepeat(env, repeat) if repeat > 1 else env, POLICY, jax.random.key(0), path)
+    frames, measured = movie_of(path)
+    assert measured == pytest.approx(fps, rel=1e-3)
+    assert frames.shape[1:] == (8, 402)
+    np.testing.assert_allclose(columns(frames), np.minimum(20 * repeat * np.arange(0, 13, every), 402), atol=3)
+
+
+def test_gif_keeps_time_though_its_delays_are_hundredths(tmp_path):
+    path = tmp_path / "counter.gif"
+    env = Counter(end=179)
+    env.control_rate = 125.0
+    animate(env, POLICY, jax.random.key(0), path)
+    with Image.open(path) as image:
+        durations = [image.seek(i) or image.info["duration"] for i in range(image.n_frames)]
+    assert set(durations) == {20, 30}
+    assert sum(durations) == pytest.approx(180 * 8, abs=10)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+@pytest.mark.parametrize("error", [NotImplementedError, KeyboardInterrupt])
+def test_a_film_that_fails_leaves_the_one_before(tmp_path, suffix, error):
+    class Failing(Counter):
+        def render(self, state):
+            if state.physics == 3:
+                raise error
+            return super().render(state)
+
+    path = tmp_path / f"counter{suffix}"
+    with pytest.raises(error):
+        animate(Failing(), POLICY, jax.random.key(0), path)
+    assert not list(tmp_path.iterdir())
+    path.write_text("the film before")
+    with pytest.raises(error):
+        animate(Failing(), POLICY, jax.random.key(0), path)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(path.name, "the film before")]
+
+
+def test_bar_after_two_seconds_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    animate(Counter(), POLICY, jax.random.key(0), tmp_path / "a.mp4")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(video, "_PATIENCE", 0.0)
+    animate(Counter(), POLICY, jax.random.key(0), tmp_path / "a.mp4")
+    assert "filming" in capsys.readouterr().err
+    animate(Counter(), POLICY, jax.random.key(0), tmp_path / "a.mp4", progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_show_embeds_the_file(tmp_path):
+    pytest.importorskip("IPython")
+    for name, start in (("a.mp4", "data:video/mp4;base64,"), ("a.gif", None)):
+        animate(Counter(), POLICY, jax.random.key(0), tmp_path / name)
+        shown = show(tmp_path / name)
+        if start:
+            assert start in shown._repr_html_()
+        else:
+            assert "image/gif" in shown._repr_mimebundle_()[0]
+    with pytest.raises(ValueError, match="show takes"):
+        show(tmp_path / "a.png")

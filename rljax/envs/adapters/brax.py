@@ -1,0 +1,86 @@
+"""Tasks of Brax: `make("brax:ant", backend="spring")` (Freeman et al. 2021, arXiv 2106.13281)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.envs.adapters.common import import_package, like, unknown_name
+from rljax.envs.environment import Environment, State
+from rljax.envs.wrappers import TimeLimit
+from rljax.spaces import Box
+from rljax.types import Key, PyTree
+
+_EPISODE_LENGTH = 1000
+"""Of `brax.envs.create` and of Brax's own training."""
+
+
+class BraxEnvironment(Environment):
+    """A raw Brax environment, that is one without Brax's episode and auto-reset wrappers.
+
+    Physics is Brax's whole state. Its `done` is `terminated`: a raw environment has no clock. Actions are in [-1, 1].
+    Where the observation is a dict, the agent sees its entry "state"; the others stay in `physics.obs`.
+    """
+
+    def __init__(self, env: Any, name: str = ""):
+        self.env = env
+        self.name = name
+        shape = jax.eval_shape(lambda key: self._observe(env.reset(key)), jax.random.key(0)).shape
+        self.observation_space = Box(-np.inf, np.inf, shape)
+        self.action_space = Box(-1.0, 1.0, (env.action_size,))
+
+    def reset(self, key: Key) -> State:
+        physics = jax.tree.map(jnp.asarray, self.env.reset(key))
+        return self._state(physics, {})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        # tree.map rebuilds the dicts in the state: some tasks write to those that they are handed.
+        before = jax.tree.map(lambda x: x, state.physics)
+        return self._state(like(self.env.step(before, action), state.physics), state.info)
+
+    def _observe(self, physics: Any) -> jax.Array:
+        if not isinstance(physics.obs, dict):
+            return jnp.asarray(physics.obs, jnp.float32)
+        if "state" not in physics.obs:
+            raise ValueError(f"{self.name}: needs an entry 'state' in its observation, it has {', '.join(physics.obs)}")
+        return jnp.asarray(physics.obs["state"], jnp.float32)
+
+    def _state(self, physics: Any, info: dict[str, PyTree]) -> State:
+        return State(
+            physics=physics,
+            obs=self._observe(physics),
+            reward=jnp.asarray(physics.reward, jnp.float32),
+            terminated=jnp.asarray(physics.done, bool),
+            truncated=jnp.zeros((), bool),
+            metrics=dict(physics.metrics),
+            info=info,
+        )
+
+    def render(self, state: State) -> np.ndarray:
+        return np.asarray(self.env.render(state.physics.pipeline_state))
+
+
+def make(
+    name: str, *, backend: str | None = None, max_episode_steps: int | None = _EPISODE_LENGTH, **kwargs: Any
+) -> Environment:
+    """Makes a Brax task with a time limit (1000 steps, as in Brax's own training).
+
+    Args:
+      backend: "generalized", "spring", "positional" or "mjx"; the task's own choice where None.
+      max_episode_steps: None or 0 for none.
+      **kwargs: of the Brax environment.
+
+    Raises:
+      ValueError: Brax is missing, or does not know the task or an argument.
+    """
+    import_package("brax", "brax", "brax")
+    envs = import_package("brax", "brax.envs", "brax")
+    if name not in envs._envs:
+        raise unknown_name("brax", name, envs._envs)
+    try:
+        raw = envs.get_environment(name, **kwargs, **({} if backend is None else {"backend": backend}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"brax:{name}: {error}") from error
+    env = BraxEnvironment(raw, f"brax:{name}")
+    return TimeLimit(env, max_episode_steps) if max_episode_steps else env

@@ -1,0 +1,74 @@
+"""The other direction: one of our environments as a Gymnasium environment, for libraries that train on those."""
+
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from rljax.envs.auto_reset import AutoReset
+from rljax.envs.environment import Environment, State
+from rljax.spaces import Discrete, Space
+
+
+class GymnasiumEnv(gymnasium.Env):
+    """`env` as a `gymnasium.Env`: `reset` and `step` are jitted once, on the CPU.
+
+    Observations are NumPy arrays of the type of `env.observation_space`; `terminated` and `truncated` are those of
+    `env`, whose time limit stays its own; `info` holds its metrics. The generator that `reset(seed=…)` seeds draws the
+    key of each episode.
+    """
+
+    def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int = 30):
+        if isinstance(env, AutoReset):
+            raise ValueError("to_gymnasium needs one environment, got a batch with auto-reset: pass its `.env`")
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": render_fps}
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"to_gymnasium: render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.env = env
+        self.render_mode = render_mode
+        self.observation_space = _space(env.observation_space)
+        self.action_space = _space(env.action_space)
+        self.spec = EnvSpec(
+            "rljax/" + (env.name or type(env).__name__).replace("/", "-"),
+            max_episode_steps=env.max_episode_steps,
+            entry_point=lambda **kwargs: GymnasiumEnv(env, **{"render_fps": render_fps, **kwargs}),
+            disable_env_checker=True,
+        )
+        self._cpu = jax.devices("cpu")[0]
+        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
+        self._state: State | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        with jax.default_device(self._cpu):
+            self._state = self._reset(jax.random.key(self.np_random.integers(2**32, dtype=np.uint32)))
+        return self._observe(self._state), self._info(self._state)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before step")
+        with jax.default_device(self._cpu):
+            state = self._state = self._step(self._state, np.asarray(action, self.env.action_space.dtype))
+        terminated, truncated = bool(state.terminated), bool(state.truncated)
+        return self._observe(state), float(state.reward), terminated, truncated, self._info(state)
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        if self.render_mode is None:
+            return None
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before render")
+        return self.env.render(self._state)
+
+    def _observe(self, state: State) -> np.ndarray:
+        return np.array(state.obs, self.observation_space.dtype)  # a copy: JAX's own memory must not be written to
+
+    def _info(self, state: State) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in state.metrics.items()}
+
+
+def _space(space: Space) -> gymnasium.Space:
+    if isinstance(space, Discrete):
+        return gymnasium.spaces.Discrete(space.n)
+    return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype)

@@ -1,0 +1,110 @@
+"""The adapter of Brax, against Brax itself."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.algorithms import ppo
+from rljax.envs import AutoReset, TimeLimit, make
+
+brax_envs = pytest.importorskip("brax.envs")
+fast = pytest.importorskip("brax.envs.fast")
+
+
+class Short(fast.Fast):
+    """Fast, ending at the third step; it writes to the dicts in the state that it is handed, as some tasks do."""
+
+    def reset(self, rng):
+        return super().reset(rng).replace(metrics={"steps": jnp.zeros(())}, reward=0)
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        after.metrics["steps"] += 1
+        return after.replace(done=jnp.where(after.metrics["steps"] >= 3, 1.0, 0.0))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setitem(brax_envs._envs, "short", Short)
+    return "brax:short"
+
+
+def test_a_trajectory_is_that_of_the_raw_environment():
+    raw, env = brax_envs.get_environment("fast"), make("brax:fast")
+    key, action = jax.random.key(3), jnp.ones(env.action_space.shape)
+    ours, theirs = env.reset(key), raw.reset(key)
+    for _ in range(3):
+        np.testing.assert_array_equal(ours.obs, theirs.obs)
+        ours, theirs = jax.jit(env.step)(ours, action), raw.step(theirs, action)
+        np.testing.assert_allclose(ours.reward, theirs.reward, rtol=1e-6)
+    assert ours.obs[0] > 0
+    assert env.observation_space.shape == (raw.observation_size,)
+    assert env.action_space.shape == (raw.action_size,)
+    assert env.action_space.bounded
+
+
+def test_the_time_limit_is_its_own_unless_another_is_asked_for():
+    assert make("brax:fast").max_episode_steps == 1000
+    env = make("brax:fast", max_episode_steps=5)
+    assert isinstance(env, TimeLimit)
+    assert env.max_episode_steps == 5
+    assert make("brax:fast", max_episode_steps=0).max_episode_steps is None
+    assert env.name == env.unwrapped.name == "brax:fast"
+
+
+@pytest.mark.parametrize(("limit", "ends_by"), [(2, "truncated"), (3, "terminated"), (4, "terminated")])
+def test_done_is_termination_the_limit_truncation_and_the_last_observation_survives(short, limit, ends_by):
+    env = AutoReset(make(short, max_episode_steps=limit), 2)
+    state = env.reset(jax.random.key(0))
+    for _ in range(min(limit, 3)):
+        assert not state.done.any()
+        state = jax.jit(env.step)(state, jnp.ones((2, *env.action_space.shape)))
+    assert bool(state.terminated.all()) == (ends_by == "terminated")
+    assert bool(state.truncated.all()) == (ends_by == "truncated")
+    assert (state.info["next_obs"][:, 0] > 0).all()
+    assert (state.obs == 0).all()
+
+
+def test_a_step_does_not_write_to_the_state_it_is_handed(short):
+    env = make(short)
+    state = env.reset(jax.random.key(0))
+    env.step(state, jnp.ones(env.action_space.shape))
+    assert state.physics.metrics["steps"] == 0
+    assert state.metrics["steps"] == 0
+
+
+def test_of_a_dict_the_agent_sees_the_state():
+    env = make("brax:fast", obs_mode="dict_state", asymmetric_obs=True)
+    state = env.reset(jax.random.key(0))
+    assert state.obs.shape == env.observation_space.shape == (2,)
+    assert state.physics.obs["privileged_state"].shape == (4,)
+    with pytest.raises(ValueError, match="entry 'state' in its observation, it has pixels"):
+        make("brax:fast", obs_mode="dict_pixels")
+
+
+@pytest.mark.parametrize("task", ["fast", pytest.param("inverted_pendulum", marks=pytest.mark.slow)])
+def test_ppo_learns_from_it_without_nan(task):
+    env = make(f"brax:{task}")
+    algorithm = ppo.make(env, ppo.Config(num_envs=2, rollout_length=4, num_epochs=1, num_minibatches=1, hidden=(8,)))
+    step = jax.jit(algorithm.step)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    for _ in range(2):
+        state, metrics = step(state)
+    assert all(jnp.isfinite(value) for name, value in metrics.items() if not name.startswith("episode/"))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_wrong_names_and_arguments_are_refused_in_one_line(monkeypatch):
+    with pytest.raises(ValueError, match=r"'brax:halfcheeta'; did you mean halfcheetah\? known: ant, ") as error:
+        make("brax:halfcheeta")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"brax:inverted_pendulum: .*'mass'"):
+        make("brax:inverted_pendulum", mass=1.0)
+    with pytest.raises(ValueError, match=r"brax:inverted_pendulum: backend should be in"):
+        make("brax:inverted_pendulum", backend="newton")
+    monkeypatch.setitem(sys.modules, "brax", None)
+    with pytest.raises(ValueError, match="brax: needs brax: pip install brax"):
+        make("brax:ant")

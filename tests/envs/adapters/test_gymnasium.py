@@ -1,0 +1,239 @@
+"""The adapter of Gymnasium, against Gymnasium itself."""
+
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.algorithms import ppo
+from rljax.envs import AutoReset, make
+from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
+
+gymnasium = pytest.importorskip("gymnasium")
+
+
+class Count(gymnasium.Env):
+    """Observes a number drawn by the seed and the actions so far; terminates at `goal` steps."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1e9, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(3, start=1)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    made = 0
+
+    def __init__(self, goal=3, render_mode=None):
+        type(self).made += 1
+        self.goal = goal
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seen = np.array([self.np_random.integers(1, 1000), 0.0])
+        self.steps = 0
+        return self.seen, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.steps += 1
+        self.seen[1] = 10 * self.seen[1] + action  # the same array again and again: nobody may keep it
+        return self.seen, float(action), self.steps == self.goal, False, {}
+
+    def render(self):
+        return np.full((2, 2, 3), self.steps, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch):
+    monkeypatch.setattr(Count, "made", 0)
+
+
+def batch_of(env):
+    """`reset` and `step` of a batch, compiled."""
+    reset = jax.jit(jax.vmap(env.reset))
+    return lambda key, count: reset(jax.random.split(jax.random.key(key), count)), jax.jit(jax.vmap(env.step))
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_a_trajectory_is_that_of_gymnasium_with_the_same_seed(name):
+    env, raw = make(f"gymnasium:{name}"), gymnasium.make(name)
+    reset, step = batch_of(env)
+    state = reset(0, 2)
+    assert state.physics["seed"][0] != state.physics["seed"][1]
+    obs, _ = raw.reset(seed=int(state.physics["seed"][1]))
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        np.testing.assert_allclose(state.obs[1], obs, rtol=1e-6)
+        action = generator.integers(2) if name == "CartPole-v1" else generator.uniform(-2, 2, 1).astype(np.float32)
+        state = step(state, jnp.stack([action, action]))
+        obs, reward, terminated, truncated, _ = raw.step(action)
+        np.testing.assert_allclose(state.reward[1], reward, rtol=1e-6)
+        assert (bool(state.terminated[1]), bool(state.truncated[1])) == (terminated, truncated)
+    assert state.info["elapsed"].tolist() == [5, 5]
+    assert env.max_episode_steps == raw.spec.max_episode_steps
+    assert env.observation_space.shape == raw.observation_space.shape
+    assert state.obs.dtype == jnp.float32
+
+
+def test_the_time_limit_truncates_and_the_last_observation_survives_auto_reset():
+    env = AutoReset(make("gymnasium:CartPole-v1", max_episode_steps=3), 2, pool_size=1)
+    assert env.max_episode_steps == 3
+    state, step = jax.jit(env.reset)(jax.random.key(0)), jax.jit(env.step)
+    for _ in range(3):
+        assert not state.done.any()
+        before, state = state, step(state, jnp.zeros(2, jnp.int32))
+    assert state.truncated.all()
+    assert not state.terminated.any()
+    raw = gymnasium.make("CartPole-v1")
+    raw.reset(seed=int(before.physics["seed"][1]))
+    for _ in range(3):
+        obs = raw.step(0)[0]
+    np.testing.assert_allclose(state.info["next_obs"][1], obs, rtol=1e-6)
+    np.testing.assert_array_equal(state.obs[0], state.obs[1])  # both go on with the one state in the pool
+    state = step(state, jnp.array([0, 1]))
+    assert not state.done.any()
+    assert not np.array_equal(state.obs[0], state.obs[1])
+
+
+def test_without_a_time_limit():
+    assert make("gymnasium:CartPole-v1", max_episode_steps=None).max_episode_steps is None
+
+
+def test_training_and_evaluation_interleave_and_environments_are_used_again():
+    reset, step = batch_of(GymnasiumEnvironment(Count, "count"))
+    one, other = reset(0, 3), reset(1, 2)
+    one_first, other_first = one.obs[:, 0], other.obs[:, 0]
+    for count in (1, 11):
+        one, other = step(one, jnp.zeros(3, jnp.int32)), step(other, jnp.ones(2, jnp.int32))
+        np.testing.assert_array_equal(one.obs, jnp.stack([one_first, jnp.full(3, count)], -1))
+        np.testing.assert_array_equal(other.obs, jnp.stack([other_first, jnp.full(2, 2 * count)], -1))
+    one = step(one, jnp.zeros(3, jnp.int32))
+    assert one.terminated.all()
+    assert one.reward.tolist() == [1.0, 1.0, 1.0]
+    for key in range(3):
+        state = reset(key, 3)
+        for _ in range(3):
+            state = step(state, jnp.zeros(3, jnp.int32))
+    assert Count.made == 5
+
+
+def test_a_finished_episode_may_be_stepped_on_without_a_warning():
+    reset, step = batch_of(GymnasiumEnvironment(lambda: Count(goal=1)))
+    state = step(reset(0, 1), jnp.zeros(1, jnp.int32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after = step(state, jnp.zeros(1, jnp.int32))
+    np.testing.assert_array_equal(after.obs, state.obs)
+    assert after.truncated.all()
+    assert after.reward.tolist() == [0.0]
+
+
+def test_a_state_without_a_simulation_is_truncated_with_the_observation_it_has_and_warned_of_once():
+    reset, step = batch_of(GymnasiumEnvironment(Count, "count"))
+    state = step(reset(0, 2), jnp.zeros(2, jnp.int32))
+    step(state, jnp.zeros(2, jnp.int32))
+    with pytest.warns(RuntimeWarning, match="count: a state has no simulation any more"):
+        again = jax.block_until_ready(step(state, jnp.ones(2, jnp.int32)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.block_until_ready(step(state, jnp.ones(2, jnp.int32)))
+    assert again.truncated.all()
+    assert not again.terminated.any()
+    np.testing.assert_array_equal(again.obs, state.obs)
+
+
+def test_an_episode_played_otherwise_from_the_same_seed_is_another_simulation():
+    reset, step = batch_of(GymnasiumEnvironment(Count))
+    start = reset(0, 1)
+    one, other = step(start, jnp.zeros(1, jnp.int32)), step(start, jnp.ones(1, jnp.int32))
+    assert step(one, jnp.zeros(1, jnp.int32)).obs[0, 1] == 11
+    assert step(other, jnp.zeros(1, jnp.int32)).obs[0, 1] == 21
+
+
+def test_the_number_of_live_environments_is_bounded_and_the_one_longest_unused_goes_first():
+    env = GymnasiumEnvironment(Count, max_live=4)
+    reset, step = batch_of(env)
+    states = [step(reset(key, 2), jnp.zeros(2, jnp.int32)) for key in range(4)]
+    jax.block_until_ready(states)
+    assert len(env._live) == 4
+    assert Count.made <= 5
+    assert not step(states[-1], jnp.zeros(2, jnp.int32)).done.any()
+    with pytest.warns(RuntimeWarning, match="max_live = 4"):
+        assert jax.block_until_ready(step(states[0], jnp.zeros(2, jnp.int32))).truncated.all()
+
+
+class Pixels(Count):
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.full((4, 4, 3), 7, np.uint8), {}
+
+    def step(self, action):
+        assert action.dtype == np.float64
+        self.steps += 1
+        return np.full((4, 4, 3), 8, np.uint8), 0.0, False, self.steps == 1, {}
+
+
+class Place(Count):
+    observation_space = gymnasium.spaces.Discrete(3, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        return 6, {}
+
+
+class Both(Count):
+    observation_space = gymnasium.spaces.Dict({"x": gymnasium.spaces.Discrete(2)})
+
+
+def test_spaces():
+    env = GymnasiumEnvironment(Pixels)
+    state = env.step(env.reset(jax.random.key(0)), jnp.zeros(1))
+    assert state.obs.dtype == env.observation_space.dtype == jnp.uint8
+    assert state.obs.ravel()[0] == 8
+    assert env.action_space.high == 2.0
+    assert env.max_episode_steps is None
+    env = GymnasiumEnvironment(Place)
+    assert env.reset(jax.random.key(0)).obs.tolist() == [0.0, 1.0, 0.0]
+    assert env.action_space.n == 3
+    with pytest.raises(ValueError, match="observations are Box or Discrete here, it has Dict"):
+        GymnasiumEnvironment(Both)
+
+
+def test_it_draws_if_asked_to():
+    env = GymnasiumEnvironment(lambda: Count(render_mode="rgb_array"))
+    state = env.step(env.reset(jax.random.key(0)), 0)
+    assert env.render(state).tolist() == np.ones((2, 2, 3)).tolist()
+    with pytest.raises(NotImplementedError, match='render_mode="rgb_array"'):
+        GymnasiumEnvironment(Count).render(state)
+
+
+def test_ppo_learns_from_it_without_nan():
+    config = ppo.Config(num_envs=2, rollout_length=16, num_epochs=1, num_minibatches=1, hidden=(8,))
+    algorithm = ppo.make(make("gymnasium:CartPole-v1"), config)
+    init, step = jax.jit(algorithm.init), jax.jit(algorithm.step)
+    ends = []
+    for _ in range(2):  # with the same seed, the same run
+        state = init(jax.random.key(0))
+        for _ in range(2):
+            state, metrics = step(state)
+        ends.append(jax.tree.leaves(state.params))
+    assert jnp.isfinite(metrics["episode/return"])
+    assert all(jnp.isfinite(value) for value in metrics.values())
+    assert all(np.array_equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_wrong_names_and_arguments_are_refused_in_one_line(monkeypatch):
+    with pytest.raises(ValueError, match=r"gymnasium:CartPol-v1: .*Did you mean: `CartPole`") as error:
+        make("gymnasium:CartPol-v1")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"gymnasium:CartPole-v1: .*'mass'") as error:
+        make("gymnasium:CartPole-v1", mass=1.0)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"gymnasium:nowhere:Task-v0: .*nowhere"):
+        make("gymnasium:nowhere:Task-v0")
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ValueError, match=r'gymnasium: needs gymnasium: pip install "rljax\[gymnasium\]"'):
+        make("gymnasium:CartPole-v1")

@@ -1,0 +1,94 @@
+"""Our environments as Gymnasium's, checked by Gymnasium."""
+
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from rljax.envs import AutoReset, make, to_gymnasium
+
+gymnasium = pytest.importorskip("gymnasium")
+env_checker = pytest.importorskip("gymnasium.utils.env_checker")
+
+
+@pytest.mark.parametrize("name", ["cartpole", "pendulum", "mountain_car_continuous"])
+def test_gymnasiums_checker_passes(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # What the checker says of bounds that are infinite, or other than [-1, 1], is advice.
+        warnings.filterwarnings("ignore", message=".*(infinity|symmetric and normalized)")
+        env_checker.check_env(to_gymnasium(make(name)), skip_render_check=True)
+
+
+def test_an_episode_is_that_of_the_environment_and_seeds_repeat_it():
+    env = make("cartpole", max_episode_steps=3)
+    wrapped = to_gymnasium(env)
+    obs, info = wrapped.reset(seed=4)
+    assert (obs == wrapped.reset(seed=4)[0]).all()
+    assert (obs != wrapped.reset()[0]).any()
+    obs, info = wrapped.reset(seed=4)
+    key = jax.random.key(np.random.Generator(np.random.PCG64(4)).integers(2**32, dtype=np.uint32))
+    state = env.reset(key)
+    assert info == {}
+    for count in range(3):
+        np.testing.assert_allclose(obs, state.obs, rtol=1e-6)
+        assert obs.dtype == np.float32
+        assert obs.flags.writeable
+        obs, reward, terminated, truncated, info = wrapped.step(1)
+        state = env.step(state, 1)
+        assert (reward, terminated, truncated) == (1.0, False, count == 2)
+        assert type(reward) is float
+        assert type(terminated) is type(truncated) is bool
+    assert wrapped.spec.max_episode_steps == 3
+    assert wrapped.spec.make().unwrapped.env is env
+
+
+def test_in_a_vector_environment():
+    vector = gymnasium.vector.SyncVectorEnv([lambda: to_gymnasium(make("pendulum", max_episode_steps=2))] * 2)
+    obs, _ = vector.reset(seed=0)
+    assert obs.shape == (2, 3)
+    assert (obs[0] != obs[1]).any()
+    for _ in range(2):
+        _, reward, terminated, truncated, _ = vector.step(np.zeros((2, 1), np.float32))
+    assert reward.shape == (2,)
+    assert truncated.all()
+    assert not terminated.any()
+
+
+def test_rendering():
+    env = to_gymnasium(make("cartpole"), render_mode="rgb_array", render_fps=50)
+    assert env.metadata == {"render_modes": ["rgb_array"], "render_fps": 50}
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.render()
+    env.reset(seed=0)
+    frame = env.render()
+    assert frame.dtype == np.uint8
+    assert frame.shape[-1] == 3
+    with pytest.raises(ValueError, match="render_mode must be None or 'rgb_array', got 'human'"):
+        to_gymnasium(make("cartpole"), render_mode="human")
+
+
+def test_what_it_refuses(monkeypatch):
+    env = to_gymnasium(make("cartpole"))
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset before step"):
+        env.step(0)
+    with pytest.raises(ValueError, match="needs one environment, got a batch"):
+        to_gymnasium(AutoReset(make("cartpole"), 2))
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ValueError, match=r'to_gymnasium: needs gymnasium: pip install "rljax\[gymnasium\]"'):
+        to_gymnasium(make("cartpole"))
+
+
+def test_importing_rljax_imports_no_gymnasium():
+    code = "import sys, rljax.envs; print('gymnasium' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_stable_baselines3_accepts_it():
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized")
+        checker.check_env(to_gymnasium(make("pendulum")))
