@@ -19,7 +19,7 @@ peer_results := $(foreach task,$(peer_tasks),$(foreach peer,sb3 sbx cleanrl,benc
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench peers tables requirements clean peers-as-installed install install-dev install-peers
+.PHONY: help demo test test-slow lint format bench physics peers tables requirements clean peers-as-installed install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -45,6 +45,9 @@ format: install-dev ## Format, and mend what ruff can mend
 
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
+
+physics: install-dev ## Measure the engines on this machine, beside Gymnasium and what else is installed
+	@$(bin)/python -m benchmarks.physics $(ARGS)
 
 peers: $(peer_results) $(brax_result) peers-as-installed ## Measure the libraries we are compared with
 

@@ -40,7 +40,7 @@ def to_gymnasium(env: Environment, render_mode: str | None = None, render_fps: i
     """
     from rljax.envs.adapters.common import import_package
 
-    import_package("to_gymnasium", "gymnasium", '"rljax[gymnasium]"')
+    import_package("to_gymnasium", "gymnasium", "gymnasium")
     from rljax.envs.adapters.to_gymnasium import GymnasiumEnv
 
     return GymnasiumEnv(env, render_mode, render_fps)

@@ -22,7 +22,7 @@ from rljax.envs.host_call import host_call
 from rljax.spaces import Box, Discrete
 from rljax.types import Key, PyTree
 
-_INSTALL = '"rljax[gymnasium]"'
+_INSTALL = "gymnasium"
 _OVER = -1
 """`elapsed` of a state whose episode is over: nothing on the host belongs to it."""
 

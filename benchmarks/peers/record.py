@@ -1,0 +1,119 @@
+"""What every driver of a peer shares: what it hands back, its machine, and the record. Needs nothing of rljax."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+EVALUATION_EPISODES = 100
+# Far from the seeds that anyone trains with.
+EVALUATION_SEED = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a driver hands back: the trained policy and what training it took."""
+
+    act: Callable[..., Any]
+    """The deterministic policy, as the driver's own evaluation takes it."""
+    steps: int
+    """Environment steps really executed, over all environments."""
+    compile_seconds: float | None
+    training_seconds: float
+    """Without compilation."""
+    config: dict[str, Any]
+
+
+def parser(description: str, tasks: Collection[str], task: str, num_envs: int) -> argparse.ArgumentParser:
+    """The part of the command line that all drivers have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--task", choices=tasks, default=task)
+    parser.add_argument("--steps", type=int, default=100_000, help="environment steps, over all environments")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-envs", type=int, default=num_envs)
+    parser.add_argument("--episodes", type=int, default=EVALUATION_EPISODES, help="of the evaluation after training")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    return parser
+
+
+def write(
+    arguments: argparse.Namespace,
+    trained: Trained,
+    evaluate: Callable[[], list[float]],
+    packages: Iterable[str],
+    **fields: Any,
+) -> None:
+    """Evaluates, and writes the record of training and evaluation; `fields` are the driver's own."""
+    peak_memory_mb = _peak_memory_mb()
+    returns = evaluate()
+    record = {
+        "algorithm": "ppo",
+        "task": arguments.task,
+        **fields,
+        "seeds": [arguments.seed],
+        "steps": trained.steps,
+        "num_envs": arguments.num_envs,
+        "compile_seconds": trained.compile_seconds,
+        "training_seconds": trained.training_seconds,
+        "steps_per_second_one_run": trained.steps / trained.training_seconds,
+        "steps_per_second_all_seeds": None,
+        "returns_deterministic": [float(np.mean(returns))],  # one for each seed, the mean over its episodes
+        "returns_stochastic": None,
+        "evaluation_episodes": len(returns),
+        "peak_memory_mb": peak_memory_mb,
+        "config": trained.config,
+        "hardware": _hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+        "command": _command(arguments),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    print(
+        f"{record['implementation']} {arguments.task}: {trained.steps:,} steps in {trained.training_seconds:.1f} s, "
+        f"{record['steps_per_second_one_run']:,.0f} steps/s, return {np.mean(returns):.1f} "
+        f"over {len(returns)} episodes -> {arguments.output}"
+    )
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command to repeat, without the place of the output, which is nobody else's."""
+    words = ["python", f"benchmarks/peers/{Path(sys.argv[0]).name}"]
+    for name, value in vars(arguments).items():
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif value is not None and value is not False and name != "output":
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--output", "results.json"])
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _hardware() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(memory / 2**30, 1),
+        "platform": platform.platform(),
+        "backend": "cpu",
+    }
