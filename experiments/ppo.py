@@ -100,6 +100,11 @@ TASKS = {
     "swimmer": tuned(MUJOCO, discount=0.9999),
     "ant": tuned(MUJOCO, total_steps=10_000_000),
     "humanoid": tuned(MUJOCO, total_steps=10_000_000),
+    "playground:CartpoleBalance": tuned(MUJOCO, 2_000_000, num_epochs=4, num_minibatches=8, learning_rate=1e-3),
+    "brax:fast": tuned(
+        MUJOCO, 200_000, num_envs=32, rollout_length=64, num_epochs=4, num_minibatches=4, learning_rate=1e-3
+    ),
+    "brax:inverted_pendulum": tuned(MUJOCO, 600_000, num_minibatches=8, learning_rate=1e-3),
 }  # fmt: skip
 
 # With the physics on a GPU: large batches, short rollouts, and a hundred times the steps in the same time. Not tuned

@@ -34,7 +34,7 @@ How to read it:
 - **Steps per second** leave compilation out. *One run* trains one seed; *together* trains several at once on the same
   machine and counts the steps of all. A ratio compares the same task on the same machine, rljax over the peer, so above
   1 rljax is faster; *one by one* marks a peer that trains its seeds one after another, at the rate of one run.
-- Engines named *brax …* are Brax's own robots, with other rewards: their rates compare, their returns do not. Peers with
+- Engines named *brax …* are Brax's own robots, with other rewards: rates compare, returns do not. Peers with
   far fewer steps than rljax were run for their speed.
 - *Of physics alone* is the rate of one run over that of stepping as many environments with random actions.
 - Steps are those of the task. Where the defaults in `experiments/` hold each action for several steps (the mountain

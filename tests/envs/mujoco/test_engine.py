@@ -224,6 +224,28 @@ def test_missing_warp_gives_the_command():
         rljax.make("reacher", engine="warp")
 
 
+def test_sizes_for_contacts_come_from_the_model(model):
+    pytest.importorskip("mujoco.mjx")
+    from rljax.envs.mujoco.mjx import most_used
+
+    contacts, constraints = most_used(model)
+    # A cheetah thrown about lies on its feet, shins and back: a few contacts of four friction edges each.
+    assert 2 <= contacts <= 16
+    assert constraints >= 4 * contacts
+    assert most_used(gymnasium_model("swimmer.xml"))[0] == 0
+
+
+@pytest.mark.slow
+def test_warp_reports_overflow(model):
+    pytest.importorskip("warp")
+    qpos, qvel = starts(model, 3)
+    qpos = qpos.at[:, 1].set(-0.5)  # pressed into the floor
+    for options, expected in (({}, 0.0), ({"constraints": 3}, 1.0)):
+        engine = make_engine("warp", model, 1, worlds=3, **options)
+        physics = jax.jit(jax.vmap(engine.step))(jax.vmap(engine.reset)(qpos, qvel), jnp.zeros((3, model.nu)))
+        assert (physics.overflow == expected).all()
+
+
 def test_missing_gymnasium_gives_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="comes with Gymnasium, which is not installed: pip install gymnasium"):

@@ -100,6 +100,16 @@ def test_mjx_step_is_gymnasiums_within_its_precision(task):
     assert (ours != theirs).mean() < 0.005  # at the very edge of a healthy range
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["inverted_pendulum", "swimmer", "hopper", "half_cheetah"])
+def test_warp_step_is_gymnasiums_within_its_precision(task):
+    """On a CPU too, where Warp is installed; slowly."""
+    pytest.importorskip("warp")
+    tolerance = {"inverted_pendulum": 1e-5, "swimmer": 1e-4}.get(task, 2e-2)
+    ours, theirs = assert_agree(task, "warp", 300, tolerance)
+    assert (ours != theirs).mean() < 0.005
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_spaces_time_limit_and_control_rate_are_gymnasiums(task):
     env, theirs = rljax.make(TASKS[task]), gymnasium.make(TASKS[task])
