@@ -6,8 +6,9 @@
 
 Writes benchmarks/results/physics-<backend>.json (or physics-soak-<backend>.json); `make tables` makes the page. On a
 machine with a GPU the same command measures MJX and Warp there. Actions are random, and finished environments are
-reset, everywhere but in bare `mujoco.rollout` and MuJoCo Playground. Every measurement has a process of its own.
-EnvPool and MuJoCo Playground are measured where they are installed: pip install envpool playground
+reset, everywhere but in bare `mujoco.rollout` and MuJoCo Playground. Every measurement has a process of its own;
+those of the same machine that are not repeated stay in the file. EnvPool and MuJoCo Playground are measured where they
+are installed: pip install envpool playground
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ import psutil
 import tyro
 
 import rljax
-from benchmarks.common import peak_memory_mb, write
+from benchmarks.common import RESULTS, peak_memory_mb, write
 from rljax.envs import AutoReset
 from rljax.training.versions import hardware, versions
 
@@ -97,7 +98,7 @@ def main(settings: Settings) -> None:
                 result = json.loads(done.stdout.strip().splitlines()[-1])
                 measurements.append({"task": task, "source": source, "num_envs": num_envs} | result)
                 print(f"{task:25s} {source:22s} {num_envs:6d}: {result['rate']:12,.0f} steps/s", flush=True)
-    write("physics", record(measurements, settings))
+    write("physics", record(merged(measurements)))
 
 
 def sources_for(task: str, cpu: bool) -> list[str]:
@@ -137,7 +138,8 @@ def of_program(reset: Callable, step: Callable, action_size: int, num_envs: int,
     state = jax.block_until_ready(jax.jit(reset)(jax.random.key(0)))
     compiled = jax.jit(roll, static_argnums=2)
     length = 10
-    state = jax.block_until_ready(compiled(state, jax.random.key(1), length))
+    for _ in range(2):  # the second time too, where a reset gives other types than a step
+        state = jax.block_until_ready(compiled(state, jax.random.key(1), length))
     compile_seconds = time.perf_counter() - begin
     steps, elapsed, key = 0, 0.0, jax.random.key(2)
     while elapsed < seconds:
@@ -260,7 +262,20 @@ TASK_OF_OTHERS = (
 )
 
 
-def record(measurements: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
+def merged(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With what this machine measured before and not now, in the order of the tasks, sources and sizes."""
+
+    def place(m: dict[str, Any]) -> tuple[int, int, int]:
+        return list(TASKS).index(m["task"]), list(SOURCES).index(m["source"]), m["num_envs"]
+
+    path = RESULTS / f"physics-{jax.default_backend()}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    known = before.get("measurements", []) if before.get("hardware") == hardware() else []
+    together = {place(m): m for m in [*known, *measurements]}
+    return [together[key] for key in sorted(together)]
+
+
+def record(measurements: list[dict[str, Any]]) -> dict[str, Any]:
     def rate(task: str, source: str, num_envs: int) -> float | None:
         found = [m["rate"] for m in measurements if (m["task"], m["source"], m["num_envs"]) == (task, source, num_envs)]
         return found[0] if found else None

@@ -71,6 +71,8 @@ class Settings:
     """Seeds trained together for the speed: 64, and 8 where the physics is MuJoCo's or Brax's."""
     engine: str = "auto"
     """Of MuJoCo tasks: native, mjx or warp."""
+    speed: bool = True
+    """Also measure speed; without it a busy machine does no harm."""
     profile: bool = True
     """Also say where the time goes."""
     child: bool = False
@@ -88,7 +90,7 @@ def main(settings: Settings) -> None:
         command = [sys.executable, "-m", "benchmarks.ppo", "--child", *job]
         command += [f"--seeds={settings.seeds}"] if settings.seeds else []
         command += [f"--together={settings.together}"] if settings.together else []
-        command += ["--engine", settings.engine]
+        command += ["--engine", settings.engine, "--speed" if settings.speed else "--no-speed"]
         print(f"== {shlex.join(job)}", flush=True)
         subprocess.run(command, check=True)
     return None
@@ -120,11 +122,18 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
     seeds = settings.seeds or (10 if classic else 4)
     together = settings.together or (64 if classic else 8)
     options = {"evaluate_every": 0, "progress": False}
-    # Where a run takes minutes, a fifth of it tells its speed.
-    one = training.train(
-        algorithm, jax.random.key(0), steps if classic else steps // 5, devices=1, final_episodes=0, **options
-    )
-    many_rate = rate_of_members(algorithm, together)
+    speed: dict[str, Any] = {}
+    if settings.speed:
+        # Where a run takes minutes, a fifth of it tells its speed.
+        short = steps if classic else steps // 5
+        one = training.train(algorithm, jax.random.key(0), short, devices=1, final_episodes=0, **options)
+        speed = {
+            "compile_seconds": one.compile_seconds,
+            "training_seconds": one.seconds,
+            "steps_per_second_one_run": one.steps / one.seconds,
+            "steps_per_second_all_seeds": rate_of_members(algorithm, together),
+            "num_seeds_together": together,
+        }
     keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
     result = training.train(algorithm, keys, steps, **options)
     assert result.evaluation is not None
@@ -133,7 +142,6 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         for kind in ("deterministic", "stochastic")
     }
     interval = bootstrap_interval(np.array(means["deterministic"]))
-    one_rate = one.steps / one.seconds
     record = {
         "algorithm": "ppo",
         "task": task,
@@ -141,11 +149,7 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         "implementation": "rljax",
         "seeds": list(range(seeds)),
         "steps": result.steps,
-        "compile_seconds": one.compile_seconds,
-        "training_seconds": one.seconds,
-        "steps_per_second_one_run": one_rate,
-        "steps_per_second_all_seeds": many_rate,
-        "num_seeds_together": together,
+        **speed,
         "evaluation_episodes": result.evaluation["episodes"],
         "returns_deterministic": means["deterministic"],
         "returns_stochastic": means["stochastic"],
@@ -156,15 +160,17 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         "hardware": hardware(),
         "versions": versions(),
         "command": f"python -m benchmarks.ppo --tasks {task} --no-profile --seeds {seeds} --together {together}"
-        + ("" if settings.engine == "auto" else f" --engine {settings.engine}"),
+        + ("" if settings.engine == "auto" else f" --engine {settings.engine}")
+        + ("" if settings.speed else " --no-speed"),
     }
     if task in MUJOCO | LARGE:
         record["engine"] = engine = algorithm.env.unwrapped.engine.name  # type: ignore[attr-defined]
-        # Random actions of as many environments in a compiled loop, resets included.
-        record["physics_steps_per_second"], _ = measure_physics(task, engine, algorithm.config.num_envs, 5.0)
-        record["share_of_physics_rate"] = one_rate / record["physics_steps_per_second"]
-        print(f"{task}: {record['share_of_physics_rate']:.0%} of the physics-only rate")
-    print(f"{task}: {one_rate:,.0f} steps/s, together {many_rate:,.0f}; returns {means['deterministic']}")
+        if speed:
+            # Random actions of as many environments in a compiled loop, resets included.
+            record["physics_steps_per_second"], _ = measure_physics(task, engine, algorithm.config.num_envs, 5.0)
+            record["share_of_physics_rate"] = speed["steps_per_second_one_run"] / record["physics_steps_per_second"]
+    rates = {name: round(value) for name, value in speed.items() if name.startswith("steps_")}
+    print(f"{task}: returns {means['deterministic']}, {rates}")
     return record
 
 

@@ -27,13 +27,14 @@ __all__ = [
 ]
 
 
-def to_gymnasium(env: Environment, render_mode: str | None = None, render_fps: int = 30) -> "gymnasium.Env":
+def to_gymnasium(env: Environment, render_mode: str | None = None, render_fps: int | None = None) -> "gymnasium.Env":
     """Makes a Gymnasium environment of ours, for libraries that train on those; Gymnasium is imported only here.
 
     Args:
       env: one environment, not a batch with auto-reset.
       render_mode: None, or "rgb_array" for frames by `env.render`.
-      render_fps: frames per second that Gymnasium's video recorder assumes.
+      render_fps: frames per second that Gymnasium's video recorder assumes; where None, the environment's
+        `control_rate`, or 30 if it has none.
 
     Raises:
       ValueError: Gymnasium is missing.

@@ -20,9 +20,10 @@ class GymnasiumEnv(gymnasium.Env):
     key of each episode.
     """
 
-    def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int = 30):
+    def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int | None = None):
         if isinstance(env, AutoReset):
             raise ValueError("to_gymnasium needs one environment, got a batch with auto-reset: pass its `.env`")
+        render_fps = render_fps or round(getattr(env.unwrapped, "control_rate", 30))
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": render_fps}
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"to_gymnasium: render_mode must be None or 'rgb_array', got {render_mode!r}")

@@ -14,7 +14,7 @@ gymnasium = pytest.importorskip("gymnasium")
 env_checker = pytest.importorskip("gymnasium.utils.env_checker")
 
 
-@pytest.mark.parametrize("name", ["cartpole", "pendulum", "mountain_car_continuous"])
+@pytest.mark.parametrize("name", ["cartpole", "pendulum", "mountain_car_continuous", "hopper"])
 def test_gymnasiums_checker_passes(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -92,3 +92,13 @@ def test_stable_baselines3_accepts_it():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*symmetric and normalized")
         checker.check_env(to_gymnasium(make("pendulum")))
+
+
+def test_stable_baselines3_trains_on_it():
+    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    env = to_gymnasium(make("reacher"))
+    checker.check_env(env)
+    model = stable_baselines3.PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=1, device="cpu")
+    model.learn(128)
+    assert model.num_timesteps == 128
