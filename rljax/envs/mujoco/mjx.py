@@ -18,9 +18,9 @@ class MjxEngine(Engine):
     """Steps a model by MuJoCo XLA.
 
     Args:
-      iterations, ls_iterations: limits of the constraint solver and of its line search; the model's own where None.
-        In single precision the solver rarely meets the model's tolerance, and every environment of a batch waits for
-        the slowest, so a few iterations are what accelerators are run with.
+      iterations, ls_iterations: limits of the constraint solver and of its line search. In single precision it rarely
+        meets the model's tolerance, and every environment of a batch waits for the slowest: with the model's own
+        limits (100 and 50) a HalfCheetah is five times slower, and no nearer to Gymnasium's.
     """
 
     name = "mjx"
@@ -31,15 +31,16 @@ class MjxEngine(Engine):
         model: mujoco.MjModel,
         substeps: int,
         outputs: Sequence[str] = (),
-        iterations: int | None = None,
-        ls_iterations: int | None = None,
+        iterations: int = 8,
+        ls_iterations: int = 10,
     ):
+        if iterations < 1 or ls_iterations < 1:
+            raise ValueError(f"engine {self.name}: iterations and ls_iterations must be at least 1")
         super().__init__(copy.copy(model), substeps, outputs)
         options = self.model.opt
         if options.solver == mujoco.mjtSolver.mjSOL_PGS:
             options.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS; both solve the same problem
-        options.iterations = iterations or options.iterations
-        options.ls_iterations = ls_iterations or options.ls_iterations
+        options.iterations, options.ls_iterations = iterations, ls_iterations
         try:
             self.mjx_model = mjx.put_model(self.model, impl=self.implementation)
         except NotImplementedError as error:
@@ -92,8 +93,8 @@ class WarpEngine(MjxEngine):
         model: mujoco.MjModel,
         substeps: int,
         outputs: Sequence[str] = (),
-        iterations: int | None = None,
-        ls_iterations: int | None = None,
+        iterations: int = 8,
+        ls_iterations: int = 10,
         contacts: int | None = None,
         constraints: int | None = None,
         worlds: int = 8192,
