@@ -31,6 +31,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source += "\n" + "\n".join(f"{name} = {value}" for name, value in SMALL[path.stem].items())
     monkeypatch.setenv("PYTHONPATH", str(path.parents[1]))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # Jupyter chooses its own, which shows figures
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
