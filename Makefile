@@ -7,6 +7,7 @@ PEERS_VENV ?= .venv-peers
 PEERS_PYTHON ?=
 PEERS_STEPS ?= 100000
 PEERS_MUJOCO_STEPS ?= 50000
+PEERS_OFF_POLICY_STEPS ?= 13000
 PEERS_SEED ?= 0
 ARGS ?=
 
@@ -16,10 +17,12 @@ peer_mujoco_tasks := half_cheetah hopper walker2d
 peer_mujoco_results := $(foreach task,$(peer_mujoco_tasks),$(foreach peer,sb3 sbx,benchmarks/results/ppo-$(task)-$(peer).json))
 peer_results := $(foreach task,$(peer_tasks),$(foreach peer,sb3 sbx cleanrl,benchmarks/results/ppo-$(task)-$(peer).json)) \
     $(peer_mujoco_results)
+off_policy_runs := sac-half_cheetah sac-pendulum td3-half_cheetah td3-pendulum dqn-cartpole dqn-acrobot
+off_policy_results := $(foreach run,$(off_policy_runs),$(foreach peer,sb3 sbx cleanrl,benchmarks/results/$(run)-$(peer).json))
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench physics peers tables requirements clean peers-as-installed install install-dev install-peers
+.PHONY: help demo test test-slow lint format bench physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -49,15 +52,27 @@ bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 physics: install-dev ## Measure the engines on this machine, beside Gymnasium and what else is installed
 	@$(bin)/python -m benchmarks.physics $(ARGS)
 
-peers: $(peer_results) $(brax_result) peers-as-installed ## Measure the libraries we are compared with
+peers: $(peer_results) $(brax_result) peers-as-installed peers-sac peers-td3 peers-dqn ## Measure the libraries we are compared with
+
+peers-sac: $(filter benchmarks/results/sac-%,$(off_policy_results))
+peers-td3: $(filter benchmarks/results/td3-%,$(off_policy_results))
+peers-dqn: $(filter benchmarks/results/dqn-%,$(off_policy_results))
 
 # Always measured again: a result says what this machine did today. Never in parallel: they would share the cores.
 .NOTPARALLEL:
-.PHONY: $(peer_results) $(brax_result)
+.PHONY: $(peer_results) $(off_policy_results) $(brax_result)
 peers_steps = $(PEERS_STEPS)
 # Too few to learn a robot: these measure speed.
 $(peer_mujoco_results): peers_steps = $(PEERS_MUJOCO_STEPS) --episodes 10
-$(peer_results): install-peers
+# Here the first 10,000 steps are random, and not timed.
+benchmarks/results/sac-half_cheetah-%: peers_steps = $(PEERS_OFF_POLICY_STEPS) --episodes 10
+benchmarks/results/td3-half_cheetah-%: peers_steps = $(PEERS_OFF_POLICY_STEPS) --episodes 10
+# These measure returns too; DQN's steps are those that its settings were tuned for.
+benchmarks/results/sac-pendulum-%: peers_steps = 20000
+benchmarks/results/td3-pendulum-%: peers_steps = 20000
+benchmarks/results/dqn-cartpole-%: peers_steps = 50000
+benchmarks/results/dqn-acrobot-%: peers_steps = 100000
+$(peer_results) $(off_policy_results): install-peers
 	@set -- $(subst -, ,$(basename $(@F))); \
 	$(PEERS_VENV)/bin/python benchmarks/peers/$${3}_$$1.py --task $$2 --steps $(peers_steps) --seed $(PEERS_SEED) --output $@
 

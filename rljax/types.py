@@ -1,4 +1,4 @@
-"""What every part of rljax shares: type aliases and the transition."""
+"""What every part of rljax shares: type aliases, the transition, and how a state is split over devices."""
 
 from typing import Any
 
@@ -10,7 +10,13 @@ Key = jax.Array
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-"""Named scalars. Names under `episode/` may be NaN (no episode ended); all others must be finite."""
+"""Named scalars. Names under `episode/` and `env/` may be NaN (no episode ended). All others must be finite, but in an
+iteration whose metric `updates` is 0: nothing was learned, and nothing measured."""
+
+
+def sharded_field() -> Any:
+    """A state field whose leaves are split over devices along their first axis; all others are replicated."""
+    return struct.field(metadata={"sharded": True})
 
 
 class Transition(struct.PyTreeNode):

@@ -72,3 +72,9 @@ class Pixels(Environment):
 
 def limited(env: Environment, steps: int) -> TimeLimit:
     return TimeLimit(env, steps)
+
+
+class ContinuousClock(Clock):
+    """A clock with an action to take, in the environment's own units."""
+
+    action_space = Box(-2.0, 4.0, (1,))

@@ -113,6 +113,7 @@ def main() -> None:
         trained,
         lambda: evaluate(arguments, trained.act),
         ("brax", "jax", "jaxlib", "flax", "mujoco", "mujoco-mjx", "numpy"),
+        algorithm="ppo",
         engine=f"brax {arguments.backend}",
         implementation="brax",
         note="Brax's own robot of this name, not Gymnasium's v5: its returns are not comparable",

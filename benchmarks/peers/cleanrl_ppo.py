@@ -243,4 +243,4 @@ def _policy(agent: Agent, envs: Environments) -> Callable[[np.ndarray], np.ndarr
 
 
 if __name__ == "__main__":
-    common.run("cleanrl (our driver)", ("torch",), train)
+    common.run("ppo", "cleanrl (our driver)", ("torch",), train)

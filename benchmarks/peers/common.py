@@ -34,7 +34,7 @@ CARTPOLE_EPOCHS = 4
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """The command line of every driver on Gymnasium's tasks."""
+    """The command line of PPO's drivers on Gymnasium's tasks; `off_policy.py` has that of the others."""
     parser = record.parser(description, TASKS, task="cartpole", num_envs=8)
     parser.add_argument("--epochs", type=int, help="passes over a batch (default: 4 on cartpole, else the library's)")
     parser.add_argument(
@@ -69,9 +69,17 @@ def evaluate(task: str, act: Callable[[np.ndarray], np.ndarray], episodes: int) 
     return returns.tolist()
 
 
-def run(implementation: str, packages: tuple[str, ...], train: Callable[[argparse.Namespace], Trained]) -> None:
-    """Trains, evaluates, and writes the record of both."""
-    arguments = parse_arguments(f"Trains PPO of {implementation} on a task of Gymnasium and writes what it measured.")
+def run(
+    algorithm: str,
+    implementation: str,
+    packages: tuple[str, ...],
+    train: Callable[[argparse.Namespace], Trained],
+    parse: Callable[[str], argparse.Namespace] = parse_arguments,
+) -> None:
+    """Trains, evaluates, and writes the record of both; `parse` makes the arguments, given the description."""
+    arguments = parse(
+        f"Trains {algorithm.upper()} of {implementation} on a task of Gymnasium and writes what it measured."
+    )
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = train(arguments)
@@ -81,6 +89,7 @@ def run(implementation: str, packages: tuple[str, ...], train: Callable[[argpars
         trained,
         lambda: evaluate(arguments.task, trained.act, arguments.episodes),
         ("gymnasium", *(("mujoco",) if arguments.task in MUJOCO_TASKS else ()), "numpy", *packages),
+        algorithm=algorithm,
         engine="gymnasium",
-        implementation=implementation + (" (as installed)" if arguments.as_installed else ""),
+        implementation=implementation + (" (as installed)" if getattr(arguments, "as_installed", False) else ""),
     )

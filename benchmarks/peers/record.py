@@ -32,15 +32,20 @@ class Trained:
     training_seconds: float
     """Without compilation."""
     config: dict[str, Any]
+    timed_steps: int | None = None
+    """The steps that `training_seconds` took, where those are not all."""
+    curve: list[tuple[int, float]] | None = None
+    """Steps done, and the mean deterministic return then."""
 
 
-def parser(description: str, tasks: Collection[str], task: str, num_envs: int) -> argparse.ArgumentParser:
-    """The part of the command line that all drivers have."""
+def parser(description: str, tasks: Collection[str], task: str, num_envs: int | None) -> argparse.ArgumentParser:
+    """The part of the command line that all drivers have; those that train with one environment give no `num_envs`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--task", choices=tasks, default=task)
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps, over all environments")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-envs", type=int, default=num_envs)
+    if num_envs is not None:
+        parser.add_argument("--num-envs", type=int, default=num_envs)
     parser.add_argument("--episodes", type=int, default=EVALUATION_EPISODES, help="of the evaluation after training")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     return parser
@@ -51,26 +56,32 @@ def write(
     trained: Trained,
     evaluate: Callable[[], list[float]],
     packages: Iterable[str],
+    *,
+    algorithm: str,
     **fields: Any,
 ) -> None:
     """Evaluates, and writes the record of training and evaluation; `fields` are the driver's own."""
     peak_memory_mb = _peak_memory_mb()
     returns = evaluate()
+    optional = {"timed_steps": trained.timed_steps, "curve": trained.curve}
+    timed_steps = trained.timed_steps or trained.steps
+    rate = timed_steps / trained.training_seconds
     record = {
-        "algorithm": "ppo",
+        "algorithm": algorithm,
         "task": arguments.task,
         **fields,
         "seeds": [arguments.seed],
         "steps": trained.steps,
-        "num_envs": arguments.num_envs,
+        "num_envs": getattr(arguments, "num_envs", 1),
         "compile_seconds": trained.compile_seconds,
         "training_seconds": trained.training_seconds,
-        "steps_per_second_one_run": trained.steps / trained.training_seconds,
+        "steps_per_second_one_run": rate,
         "steps_per_second_all_seeds": None,
         "returns_deterministic": [float(np.mean(returns))],  # one for each seed, the mean over its episodes
         "returns_stochastic": None,
         "evaluation_episodes": len(returns),
         "peak_memory_mb": peak_memory_mb,
+        **{name: value for name, value in optional.items() if value is not None},
         "config": trained.config,
         "hardware": _hardware(),
         "versions": {
@@ -82,8 +93,8 @@ def write(
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(
-        f"{record['implementation']} {arguments.task}: {trained.steps:,} steps in {trained.training_seconds:.1f} s, "
-        f"{record['steps_per_second_one_run']:,.0f} steps/s, return {np.mean(returns):.1f} "
+        f"{record['implementation']} {arguments.task}: {timed_steps:,} steps in {trained.training_seconds:.1f} s, "
+        f"{rate:,.0f} steps/s, return {np.mean(returns):.1f} "
         f"over {len(returns)} episodes -> {arguments.output}"
     )
 

@@ -6,6 +6,7 @@ from stable_baselines3 import PPO
 
 if __name__ == "__main__":
     common.run(
+        "ppo",
         "stable-baselines3",
         ("stable-baselines3", "torch"),
         lambda arguments: stable_baselines.train(PPO, arguments, compiles=False),

@@ -6,6 +6,7 @@ from sbx import PPO
 
 if __name__ == "__main__":
     common.run(
+        "ppo",
         "sbx",
         ("sbx-rl", "stable-baselines3", "jax", "jaxlib"),
         lambda arguments: stable_baselines.train(PPO, arguments, compiles=True),

@@ -2,12 +2,15 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from common import TASKS, Trained
+from off_policy import HIDDEN, Clock
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 
 
 class _IterationClock(BaseCallback):
@@ -56,3 +59,40 @@ def train(ppo: type, arguments: argparse.Namespace, *, compiles: bool) -> Traine
             "ent_coef": model.ent_coef,
         },
     )
+
+
+class _Ticks(BaseCallback):
+    """Ticks the clock before each cycle (some steps and the updates after them) and after the last."""
+
+    def __init__(self, clock: Clock, act: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__()
+        self.clock, self.act = clock, act
+
+    def _on_rollout_start(self) -> None:
+        self.clock.tick(self.num_timesteps, self.act)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.clock.tick(self.num_timesteps, self.act)
+
+
+def train_off_policy(
+    algorithm: type, arguments: argparse.Namespace, settings: dict[str, Any], clock: Clock, *, compiles: bool
+) -> Trained:
+    """Trains with the settings given, and the library's defaults for the others, in one environment."""
+    env = make_vec_env(TASKS[arguments.task], n_envs=1, seed=arguments.seed)
+    model_settings = settings | {"policy_kwargs": {"net_arch": HIDDEN}}
+    if "exploration_noise" in settings:  # the libraries' own default is none
+        size = env.action_space.shape
+        sigma = np.full(size, model_settings.pop("exploration_noise"))
+        model_settings["action_noise"] = NormalActionNoise(np.zeros(size), sigma)
+    model = algorithm("MlpPolicy", env, seed=arguments.seed, device="cpu", **model_settings)
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    model.learn(arguments.steps, callback=_Ticks(clock, act))
+    config = settings | {"net_arch": HIDDEN, "gamma": model.gamma, "tau": model.tau}
+    return clock.trained(act, config, compiles=compiles)

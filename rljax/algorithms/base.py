@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from rljax.envs.environment import Environment
@@ -59,16 +60,32 @@ class Algorithm(NamedTuple):
     make: Callable[..., "Algorithm"]
 
 
-def sharded_field() -> Any:
-    """A state field whose leaves are split over devices along their first axis; all others are replicated."""
-    return struct.field(metadata={"sharded": True})
-
-
 def require(config: Any, field: str, valid: bool, allowed: str) -> None:
     """Refuses a bad value of a config with one line: the field, the value and what is allowed."""
     if not valid:
         where = f"{type(config).__module__.rpartition('.')[2]}.{type(config).__name__}"
         raise ValueError(f"{where}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
+
+
+def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array, axis_name: str | None = None) -> Metrics:
+    """What the environments of a rollout report, over all devices.
+
+    Args:
+      metrics: of `EpisodeStatistics` and the task, arrays [T, N].
+      done: bool [T, N].
+
+    Returns:
+      `episode/return` and `episode/length` of the episodes that ended (NaN where none did); means of the others.
+    """
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jax.lax.pmean(x.mean(), axis_name) if axis_name else x.mean()
+
+    ended = mean(done)
+    rest = dict(metrics)
+    totals = {f"episode/{name}": rest.pop(f"episode_{name}") for name in ("return", "length")}
+    of_episodes = {name: mean(total * done) / jnp.where(ended > 0, ended, jnp.nan) for name, total in totals.items()}
+    return of_episodes | {f"env/{name}": mean(x) for name, x in rest.items()}
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

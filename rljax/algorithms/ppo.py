@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, require, sharded_field
+from rljax.algorithms.base import Algorithm, Policy, episode_metrics, require
 from rljax.envs import AutoReset, Environment, EpisodeStatistics, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
@@ -31,7 +31,7 @@ from rljax.ops import running_statistics
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
 from rljax.spaces import Box, Discrete
-from rljax.types import Key, Metrics, PyTree, Transition
+from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -445,12 +445,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         batch = prepare(state, memory, rollout._replace(transition=transition.replace(reward=reward)))
         state, metrics = update(state, batch, local(update_key))
         metrics["value/explained_variance"] = mean(explained_variance(batch.value, batch.target))
-        ended = mean(done.mean())
-        of_env = dict(rollout.metrics)
-        for name in ("return", "length"):
-            total = of_env.pop(f"episode_{name}")
-            metrics[f"episode/{name}"] = mean((total * done).mean()) / jnp.where(ended > 0, ended, jnp.nan)
-        metrics |= {f"env/{name}": mean(x.mean()) for name, x in of_env.items()}
+        metrics |= episode_metrics(rollout.metrics, done, axis_name)
         if c.normalize_observation:
             # Only now: with other statistics than those that acted, the ratio would not start at 1.
             statistics = running_statistics.update(state.obs_statistics, transition.obs, axis_name)

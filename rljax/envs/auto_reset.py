@@ -45,6 +45,7 @@ class AutoReset(Wrapper):
         if self.policy == "pool":
             info["pool"] = self._draw(pool_key, self.pool_size)
             info["pool_index"] = jnp.arange(self.num_envs, dtype=jnp.int32) % self.pool_size
+            info["pool_oldest"] = jnp.zeros(self.num_envs, jnp.int32)
         elif self.policy == "first":
             info["pool"] = state
         else:
@@ -52,7 +53,9 @@ class AutoReset(Wrapper):
         return state.replace(info=info)
 
     def step(self, state: State, action: jax.Array) -> State:
-        own = {name: state.info[name] for name in ("pool", "pool_index", "reset_key") if name in state.info}
+        own = {
+            name: state.info[name] for name in ("pool", "pool_index", "pool_oldest", "reset_key") if name in state.info
+        }
         inner = {name: value for name, value in state.info.items() if name not in (*own, "next_obs")}
         # The flags of the last step belong to an episode that is over: a wrapper that adds to them must not see them.
         going = jnp.zeros_like(state.done)
@@ -75,11 +78,19 @@ class AutoReset(Wrapper):
         )
         return after.replace(physics=physics, obs=obs, info=info | own | {"next_obs": after.obs})
 
-    def refresh(self, state: State, key: Key) -> State:
-        """Draws the pool of reset states anew; call it once per rollout. The other policies need none."""
+    def refresh(self, state: State, key: Key, count: int | None = None) -> State:
+        """Draws the pool of reset states anew, or the `count` oldest of them; the other policies need none.
+
+        Call it once per rollout; where rollouts are as short as a step, with a small `count`.
+        """
         if self.policy != "pool":
             return state
-        return state.replace(info=state.info | {"pool": self._draw(key, self.pool_size)})
+        if count is None or count >= self.pool_size:
+            return state.replace(info=state.info | {"pool": self._draw(key, self.pool_size)})
+        oldest = state.info["pool_oldest"]  # the same for all, though each environment has one
+        place = (oldest[0] + jnp.arange(count)) % self.pool_size
+        pool = jax.tree.map(lambda old, new: old.at[place].set(new), state.info["pool"], self._draw(key, count))
+        return state.replace(info=state.info | {"pool": pool, "pool_oldest": (oldest + count) % self.pool_size})
 
     def transition(self, state: State, action: jax.Array, after: State) -> Transition:
         """The experience made by `after = step(state, action)`; leaves are [num_envs, …]."""

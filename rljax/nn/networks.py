@@ -41,12 +41,16 @@ class MLP(nn.Module):
     output_scale: float = 1.0
     hidden_scale: float = sqrt(2)
     layer_norm: bool = False  # before each activation
+    dropout: float = 0.0  # after each hidden product; with it, apply needs rngs={"dropout": key}
+    dot_general: Callable[..., jax.Array] | None = None  # of the hidden layers; see nn/precision.py
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         activate = activation(self.activation)
         for units in self.hidden:
-            x = nn.Dense(units, kernel_init=orthogonal(self.hidden_scale))(x)
+            x = nn.Dense(units, kernel_init=orthogonal(self.hidden_scale), dot_general=self.dot_general)(x)
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=False)(x)
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = activate(x)
@@ -67,6 +71,7 @@ class CNN(nn.Module):
     strides: Sequence[int] = (4, 2, 1)
     dense: int = 512
     activation: str = "relu"
+    layer_norm: bool = False  # before each activation, over the channels
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -90,9 +95,10 @@ class CNN(nn.Module):
                 )
             window, step = (kernel, kernel), (stride, stride)
             x = nn.Conv(channels, window, step, padding="VALID", kernel_init=orthogonal(sqrt(2)))(x)
-            x = activate(x)
+            x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         x = x.reshape(*x.shape[:-3], -1)
-        return activate(nn.Dense(self.dense, kernel_init=orthogonal(sqrt(2)))(x))
+        x = nn.Dense(self.dense, kernel_init=orthogonal(sqrt(2)))(x)
+        return activate(nn.LayerNorm()(x) if self.layer_norm else x)
 
 
 class GRU(nn.Module):

@@ -45,12 +45,23 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def partition_specs(state: Any) -> Any:
-    """How a training state lies on the mesh: fields made by `sharded_field` are split, all others replicated."""
-    specs = {
-        field.name: PartitionSpec(AXIS) if field.metadata.get("sharded") else PartitionSpec()
-        for field in dataclasses.fields(state)
-    }
-    return type(state)(**specs)
+    """How a training state lies on the mesh: fields made by `sharded_field` are split, all others replicated.
+
+    Fields of states within the state count likewise.
+    """
+
+    def spec(field: dataclasses.Field) -> Any:
+        value = getattr(state, field.name)
+        if field.metadata.get("sharded"):
+            return PartitionSpec(AXIS)
+        return partition_specs(value) if _has_sharded_field(value) else PartitionSpec()
+
+    return type(state)(**{field.name: spec(field) for field in dataclasses.fields(state)})
+
+
+def _has_sharded_field(value: Any) -> bool:
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    return any(f.metadata.get("sharded") or _has_sharded_field(getattr(value, f.name)) for f in fields)
 
 
 def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:

@@ -27,6 +27,7 @@ class Program:
       policy: `(state) -> Policy`.
       evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
       metrics: names of the metrics of a step.
+      devices: how many it is split over.
       placement: where it runs, in words.
     """
 
@@ -36,6 +37,7 @@ class Program:
     policy: Callable[[Any], PyTree]
     evaluate: Callable[[Any, np.ndarray, int], tuple[Episodes, Episodes]]
     metrics: tuple[str, ...]
+    devices: int
     placement: str
 
 
@@ -62,9 +64,9 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
             algorithm = shard_environments(algorithm, mesh)
             placement = f"environments over {placement}"
         except ValueError as error:
-            if devices is not None:
+            if devices is not None or jax.process_count() > 1:
                 raise
-            placement = f"1 device ({error})"
+            mesh, placement = make_mesh(available[:1]), f"1 device ({error})"
     elif mesh.size > 1 and members is not None:
         split_members = members % mesh.size == 0
         if split_members:
@@ -157,6 +159,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
         metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state)[1])),
+        devices=mesh.size if split_members or members is None else 1,
         placement=placement,
     )
 
@@ -174,11 +177,12 @@ def add(totals: PyTree, metrics: Metrics, iteration: jax.Array) -> PyTree:
     Summing on the device makes the cost of metrics O(logs), not O(steps).
     """
     finite = {name: jnp.isfinite(x) for name, x in metrics.items()}
+    learning = metrics.get("updates", 1) > 0
     bad = totals["bad"]
     return {
         "sum": {name: totals["sum"][name] + jnp.where(finite[name], x, 0.0) for name, x in metrics.items()},
         "count": {name: totals["count"][name] + finite[name] for name in metrics},
-        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name], iteration, bad[name]) for name in metrics},
+        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name] & learning, iteration, bad[name]) for name in metrics},
     }
 
 

@@ -25,6 +25,7 @@ from rljax.training.cache import enable_compilation_cache
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.evaluate import Episodes
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog
+from rljax.training.memory import check_memory
 from rljax.training.progress import ProgressBar
 from rljax.training.versions import hardware, versions
 from rljax.types import Key
@@ -137,7 +138,8 @@ def train(
       settings: what else config.json should hold.
 
     Raises:
-      ValueError: bad arguments, or a folder that cannot be resumed or holds another run.
+      ValueError: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed or holds
+        another run.
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
@@ -149,6 +151,8 @@ def train(
     program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
     description = _describe(algorithm, keys, swept, total_steps, settings)
     out = None if folder is None else Path(folder)
+    example = jax.eval_shape(algorithm.init, jax.random.key(0))
+    check_memory(example, members or 1, program.devices, out is not None)
     if out is not None:
         _open_folder(out, description, resume)
     with contextlib.ExitStack() as stack:

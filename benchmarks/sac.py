@@ -1,0 +1,247 @@
+"""Benchmark of SAC: returns of many seeds, and speed beside sbx, stable-baselines3 and the bare update.
+
+    python -m benchmarks.sac                                  # everything; goes on where it was interrupted
+    python -m benchmarks.sac --tasks pendulum --no-speed
+    python -m benchmarks.sac --tasks                          # speed alone
+
+The returns are those of the defaults in experiments/sac.py. Speed is like for like: one environment, one update a step,
+batches of 256, 256 x 256 units, float32 unless a row says otherwise, on HalfCheetah and in one session with the peers
+(which need `make install-peers`).
+"""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+
+import rljax
+from benchmarks import off_policy
+from benchmarks.common import RESULTS, peak_memory_mb, write
+from rljax.algorithms import sac
+from rljax.data import Batch
+from rljax.envs.mujoco.task import MujocoTask
+from rljax.training.versions import hardware, versions
+from rljax.types import PyTree
+
+# SLM-Lab's and rl-zoo's rows for the classic tasks; CleanRL's at 1M steps (Gymnasium v4) for MuJoCo.
+TARGETS = {
+    "pendulum": -151.0,
+    "mountain_car_continuous": 92.0,
+    "half_cheetah": 9600.0,
+    "hopper": 2300.0,
+    "walker2d": 3591.0,
+    "inverted_pendulum": 909.0,
+}
+ITERATIONS = 200
+"""Updates of one timing."""
+ROUNDS = 6
+"""Timings of each program, in turn; the best counts, since a busy machine only makes them longer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(off_policy.Settings):
+    """What to measure."""
+
+    tasks: tuple[str, ...] = tuple(TARGETS)
+    """Tasks, with the defaults of experiments/sac.py."""
+    peers_python: Path = off_policy.ROOT / ".venv-peers" / "bin" / "python"
+    """The interpreter of the peers; without it their last results are compared with."""
+
+
+def main(settings: Settings) -> None:
+    if unknown := set(settings.tasks) - set(TARGETS):
+        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")
+    for task in settings.tasks:
+        seeds = settings.seeds or (3 if isinstance(rljax.make(task).unwrapped, MujocoTask) else 5)
+        off_policy.save(off_policy.returns("sac", task, seeds, settings, TARGETS[task]))
+    if settings.speed:
+        write("sac-profile", speed(settings))
+
+
+def speed(settings: Settings) -> dict[str, Any]:
+    """Where the time of a step goes, what the choices of the update bring, and the ratio to the peers."""
+    config = sac.Config(learning_starts=ITERATIONS)
+    narrow = dataclasses.replace(config, precision="bfloat16")
+    programs = {
+        "bare update, in a scan": bare(config),
+        "update and sampling from 1,000,000 transitions": sampled(config),
+        "whole step: environment, replay, update": whole(config),
+        "acting, environment and replay, without updates": whole(dataclasses.replace(config, learning_starts=10**9)),
+        "bare update, bfloat16 products": bare(narrow),
+        "whole step, bfloat16 products": whole(narrow),
+        "bare update, both critics by vmap": bare(config, ensemble=lambda function, _: jax.vmap(function)),
+        "bare update, Adam over one flat vector": bare(config, adam=flat_adam),
+    }
+    best = dict.fromkeys(programs, float("inf"))
+    peers: dict[str, float] = {}
+    for number in range(ROUNDS):
+        for name, program in programs.items():
+            best[name] = min(best[name], program())
+        if number == ROUNDS // 2:  # in the middle of our own
+            peers = measure_peers(settings.peers_python)
+    update, step = best["bare update, in a scan"], best["whole step: environment, replay, update"]
+    narrow_step = best["whole step, bfloat16 products"]
+    rows: list[list[Any]] = [[name, 1e6 * t, 1 / t, f"{update / t:.0%}", "–"] for name, t in best.items()]
+    rows += [
+        [f"{name}, whole step", 1e6 / rate, rate, f"{update * rate:.0%}", f"{1 / step / rate:.2f}×"]
+        for name, rate in peers.items()
+    ]
+    flops = update_flops(config)
+    notes = (
+        f"One update is {flops / 1e6:.0f} MFLOP of products: {flops / update / 1e9:.0f} GFLOP/s in float32, where "
+        f"a [256, 256] x [256, 256] product alone makes {matmul_rate() / 1e9:.0f}. The whole step runs at "
+        f"{update / step:.0%} of the rate of the bare update, with bfloat16 products at "
+        f"{best['bare update, bfloat16 products'] / narrow_step:.0%} of theirs. "
+        + "".join(f"With them it is {1 / narrow_step / rate:.2f}× {name}. " for name, rate in peers.items())
+        + memory_note()
+    )
+    return {
+        "kind": "profile",
+        "title": f"SAC on HalfCheetah, {jax.default_backend()}: where the time of one step goes",
+        "columns": ["program", "µs", "per second", "of the bare update's rate", "rljax (float32) over it"],
+        "rows": rows,
+        "notes": notes,
+        "share_of_bare_update": update / step,
+        "ratios_float32": {name: 1 / step / rate for name, rate in peers.items()},
+        "ratios_bfloat16": {name: 1 / narrow_step / rate for name, rate in peers.items()},
+        "peak_memory_mb": peak_memory_mb(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "command": "python -m benchmarks.sac --tasks",
+    }
+
+
+def timed(function: Callable[[PyTree], PyTree], state: PyTree) -> Callable[[], float]:
+    """A timing of `ITERATIONS` applications in one compiled loop that keeps its state: seconds of one."""
+    loop = jax.jit(lambda state: jax.lax.fori_loop(0, ITERATIONS, lambda _, s: function(s), state), donate_argnums=0)
+    kept = [jax.block_until_ready(loop(state))]
+
+    def run() -> float:
+        begin = time.perf_counter()
+        kept[0] = jax.block_until_ready(loop(kept[0]))
+        return (time.perf_counter() - begin) / ITERATIONS
+
+    run()
+    return run
+
+
+def whole(config: sac.Config) -> Callable[[], float]:
+    """The algorithm as it is."""
+    algorithm = sac.make(rljax.make("half_cheetah"), config)
+    return timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(jax.random.key(0)))
+
+
+def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable[[], float]:
+    """The update alone, on one batch."""
+    agent, learner, hyper, key = _learner(config, adam)
+    draw = functools.partial(jax.random.normal, key)
+    batch = Batch(
+        obs=draw((1, 256, 17)), action=jnp.tanh(draw((1, 256, 6))), reward=draw((1, 256)),
+        next_obs=draw((1, 256, 17)), discount=jnp.full((1, 256), 0.99), index=jnp.zeros((1, 256), jnp.int32),
+        weight=jnp.ones((1, 256)),
+    )  # fmt: skip
+
+    def update(state: PyTree) -> PyTree:
+        learner, key = state
+        key, learn_key = jax.random.split(key)
+        return agent.learn(learner, batch, learn_key, hyper)[0], key
+
+    with mock.patch.object(sac, "over_ensemble", ensemble or sac.over_ensemble), _optimizer(adam):
+        return timed(update, (learner, key))
+
+
+def sampled(config: sac.Config) -> Callable[[], float]:
+    """The update on batches from a full-size buffer that nobody adds to."""
+    algorithm = sac.make(rljax.make("half_cheetah"), config)
+    collector = sac.Collector(algorithm.env, config)
+    agent, learner, hyper, key = _learner(config)
+    experience = jax.jit(collector.init)(key)
+
+    def update(state: PyTree) -> PyTree:
+        learner, experience, key = state
+        key, sample_key, learn_key = jax.random.split(key, 3)
+        batches = collector.sample(experience, sample_key, hyper.discount)
+        return agent.learn(learner, batches, learn_key, hyper)[0], experience, key
+
+    replay = experience.replay.replace(count=jnp.int32(config.replay_size))
+    return timed(update, (learner, experience.replace(replay=replay), key))
+
+
+def _learner(config: sac.Config, adam: Any = None) -> tuple[sac.Agent, Any, sac.Hyper, jax.Array]:
+    agent = sac.Agent(config, 17, 6)
+    hyper = sac.Hyper(**{name: jnp.float32(getattr(config, name)) for name in sac.Hyper.__dataclass_fields__})
+    with _optimizer(adam):
+        return agent, agent.init(jax.random.key(0), jax.random.key(1)), hyper, jax.random.key(2)
+
+
+def _optimizer(adam: Any) -> Any:
+    return mock.patch.object(optax, "adam", adam or optax.adam)
+
+
+_adam = optax.adam
+
+
+def flat_adam(learning_rate: Any) -> optax.GradientTransformation:
+    """Adam on all parameters as one vector, which makes one kernel of many."""
+    return optax.flatten(_adam(learning_rate))
+
+
+def update_flops(config: sac.Config) -> float:
+    """Multiplications and additions of the products of one update, of 17 observations and 6 actions."""
+    h = config.hidden[0]
+    critic, actor = 2 * (2 * (23 * h + h * h + h)), 2 * (17 * h + h * h + 12 * h)
+    # Critics: for the target, forward and backward; for the policy forward, and backward to the action alone.
+    return config.batch_size * (critic * (1 + 3 + 2) + actor * (1 + 3))
+
+
+def matmul_rate() -> float:
+    """FLOP per second of products of the update's own shape."""
+    weights = jnp.eye(256) + 1e-3
+    run = timed(lambda x: x @ weights, jnp.ones((256, 256)) / 256)
+    return 2 * 256**3 / min(run() for _ in range(5))
+
+
+def memory_note() -> str:
+    """What the compiled step allocates beside the state, at a million transitions."""
+    algorithm = sac.make(rljax.make("half_cheetah"), sac.Config())
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.experience.replay))
+
+    def steps(state: PyTree) -> PyTree:
+        return jax.lax.fori_loop(0, 100, lambda _, s: algorithm.step(s)[0], state)
+
+    memory = jax.jit(steps, donate_argnums=0).lower(state).compile().memory_analysis()
+    return (
+        f"A buffer of 1,000,000 transitions is {size / 1e6:.0f} MB; the compiled loop of steps writes into the "
+        f"{memory.alias_size_in_bytes / 1e6:.0f} MB of the state that it is given, and allocates "
+        f"{memory.temp_size_in_bytes / 1e6:.1f} MB besides."
+    )
+
+
+def measure_peers(python: Path) -> dict[str, float]:
+    """Steps per second of the peers, after their warm-up."""
+    rates = {}
+    for peer, name in (("sbx", "sbx"), ("sb3", "stable-baselines3")):
+        path = RESULTS / f"sac-half_cheetah-{peer}.json"
+        if python.exists():
+            command = [str(python), f"benchmarks/peers/{peer}_sac.py", "--task", "half_cheetah", "--steps", "3000"]
+            command += ["--learning-starts", "500", "--episodes", "1", "--output", str(path)]
+            subprocess.run(command, check=True, cwd=off_policy.ROOT)
+        if path.exists():
+            rates[name] = json.loads(path.read_text())["steps_per_second_one_run"]
+    return rates
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))

@@ -1,0 +1,240 @@
+"""What the algorithms with replay share: settings, acting and remembering, and when to learn.
+
+One iteration: each of `num_envs` environments makes `rollout_length` steps, which go into the replay buffer; then
+`num_updates` batches are drawn and learned from. One environment, one step and one update is the classical loop, made
+for few samples; a thousand environments and eight updates is one for GPUs, made for little time.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rljax.algorithms.base import episode_metrics, require
+from rljax.data import Batch, Replay, ReplayState
+from rljax.data.replay import narrow
+from rljax.envs import AutoReset, Environment, EpisodeStatistics, RescaleAction
+from rljax.envs.auto_reset import ResetPolicy
+from rljax.envs.environment import State as EnvState
+from rljax.ops import running_statistics
+from rljax.spaces import Box
+from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
+
+Storage = Literal["bfloat16", "uint8"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+    """Settings of every algorithm with replay."""
+
+    num_envs: int = 1
+    """Environments stepped together, over all devices."""
+    rollout_length: int = 1
+    """Steps of each environment between updates."""
+    num_updates: int = 1
+    """Batches learned from after each rollout; over num_envs * rollout_length it is the updates-to-data ratio."""
+    batch_size: int = 256
+    """Transitions of a batch, over all devices."""
+    replay_size: int = 1_000_000
+    """Transitions kept, over all environments."""
+    storage: Storage | None = None
+    """Observations are kept in this type (uint8: whole numbers from 0 to 255), and given back as they came."""
+    learning_starts: int = 5_000
+    """Steps of random actions, over all environments, before the first update."""
+    n_step: int = 1
+    """Rewards summed before the value of what follows (Sutton and Barto 2018, eq. 7.1)."""
+    normalize_observation: bool = False
+    """Observations are shifted and scaled by running statistics (vectors only)."""
+    reset_policy: ResetPolicy = "pool"
+    """Where auto-reset takes fresh states from (see AutoReset)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "rollout_length", "num_updates", "batch_size", "n_step"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "learning_starts", self.learning_starts >= 0, "0 or more")
+        least = self.num_envs * (self.n_step + self.rollout_length)
+        require(self, "replay_size", self.replay_size >= least, f"at least {least}, for num_envs and n_step")
+        require(self, "replay_size", self.replay_size < 2**31, "below 2^31")
+        require(self, "storage", self.storage in (None, *get_args(Storage)), f"None or one of {get_args(Storage)}")
+        require(self, "reset_policy", self.reset_policy in get_args(ResetPolicy), f"one of {get_args(ResetPolicy)}")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Steps of all environments between updates."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def first_learning_iteration(self) -> int:
+        """The first iteration, from 0, that ends with updates: enough steps are kept, and one whole window at least."""
+        return max(-(-self.learning_starts // self.steps_per_iteration), -(-self.n_step // self.rollout_length)) - 1
+
+
+class Experience(struct.PyTreeNode):
+    """The environments, what they went through, and the statistics of their observations."""
+
+    replay: ReplayState
+    obs_statistics: running_statistics.Statistics
+    env_state: EnvState = sharded_field()
+
+
+class Learner(struct.PyTreeNode):
+    """What updates change: the parts of an agent, the slow copies of some, and an Adam for each.
+
+    Fields:
+      params: by part, such as "policy" and "critic".
+      targets: of those parts that have a target network.
+      optimizer_state: by part.
+    """
+
+    params: dict[str, PyTree]
+    targets: dict[str, PyTree]
+    optimizer_state: dict[str, PyTree]
+
+    @classmethod
+    def init(cls, params: dict[str, PyTree], targets: tuple[str, ...]) -> "Learner":
+        # A copy, for a donated state must not hold one buffer twice.
+        copies = {name: jax.tree.map(jnp.copy, params[name]) for name in targets}
+        return cls(params, copies, {name: optax.adam(0.0).init(part) for name, part in params.items()})
+
+    def descend(self, part: str, gradient: PyTree, learning_rate: Any) -> "Learner":
+        """One step of Adam on one part."""
+        updates, state = optax.adam(learning_rate).update(gradient, self.optimizer_state[part])
+        params = optax.apply_updates(self.params[part], updates)
+        return self.replace(
+            params=self.params | {part: params}, optimizer_state=self.optimizer_state | {part: state}
+        )  # fmt: skip
+
+    def move_target(self, part: str, rate: Any) -> "Learner":
+        """Moves a target network this share of the way, τ; 1 copies."""
+        moved = optax.incremental_update(self.params[part], self.targets[part], rate)
+        return self.replace(targets=self.targets | {part: moved})
+
+
+class Collector:
+    """Acts in the environments and fills the replay buffer. Holds constants; what changes is in `Experience`.
+
+    Args:
+      env: one environment, with actions that the algorithm can emit: for a bounded `Box`, in [-1, 1].
+      config: settings.
+      prioritized: whether the buffer keeps priorities.
+      axis_name: mesh axis over which environments and batches are split.
+    """
+
+    def __init__(self, env: Environment, config: ReplayConfig, prioritized: bool = False, axis_name: str | None = None):
+        self.env, self.config, self.prioritized, self.axis_name = env, config, prioritized, axis_name
+
+    def init(self, key: Key) -> Experience:
+        envs = self._envs()
+        env_state = envs.reset(self.local(key))
+        replay = self._replay(env_state).init()
+        statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
+        return Experience(replay, statistics, env_state)
+
+    def collect(
+        self, experience: Experience, key: Key, act: Callable[[PyTree, Key], jax.Array]
+    ) -> tuple[Experience, Metrics]:
+        """One rollout by `act(obs [num_envs, …], key) -> action [num_envs, …]`, and what the environments report."""
+        envs = self._envs()
+        replay = self._replay(experience.env_state)
+        step_key, pool_key = jax.random.split(self.local(key))
+
+        def env_step(carry: tuple[EnvState, ReplayState], key: Key) -> tuple[tuple, tuple]:
+            env_state, buffer = carry
+            action = act(self.normalize(experience.obs_statistics, env_state.obs), key)
+            after = envs.step(env_state, action)
+            buffer = replay.insert(buffer, envs.transition(env_state, action, after))
+            return (after, buffer), (after.metrics, after.done, env_state.obs)
+
+        carry = (experience.env_state, experience.replay)
+        keys = jax.random.split(step_key, self.config.rollout_length)
+        (env_state, buffer), (metrics, done, obs) = jax.lax.scan(env_step, carry, keys)
+
+        def refresh(env_state: EnvState) -> EnvState:
+            return envs.refresh(env_state, pool_key, max(1, envs.pool_size // 32))
+
+        # Where an episode has used a reset state; a reset may cost as much as a step.
+        env_state = jax.lax.cond(done.any(), refresh, lambda env_state: env_state, env_state)
+        statistics = experience.obs_statistics
+        if self.config.normalize_observation:
+            statistics = running_statistics.update(statistics, obs, self.axis_name)
+        return Experience(buffer, statistics, env_state), episode_metrics(metrics, done, self.axis_name)
+
+    def sample(
+        self, experience: Experience, key: Key, discount: Any, importance_exponent: Any = 0.0
+    ) -> Batch:  # fmt: skip
+        """`num_updates` batches, leaves [num_updates, batch_size, …], with observations normalised."""
+        c, devices = self.config, self._devices()
+        if c.batch_size % devices:
+            raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices} devices")
+        replay = self._replay(experience.env_state)
+        shape = (c.num_updates, c.batch_size // devices)
+        batch = replay.sample(
+            experience.replay, self.local(key), shape[0] * shape[1], discount, importance_exponent
+        )  # fmt: skip
+        batch = batch.replace(
+            obs=self.normalize(experience.obs_statistics, batch.obs),
+            next_obs=self.normalize(experience.obs_statistics, batch.next_obs),
+        )
+        # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
+        return jax.tree.map(lambda x: x.reshape(shape[1], shape[0], *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def prioritize(self, experience: Experience, index: jax.Array, priority: jax.Array) -> Experience:
+        """Sets the priorities of what was sampled; both of any shape."""
+        replay = self._replay(experience.env_state)
+        return experience.replace(replay=replay.prioritize(experience.replay, index.ravel(), priority.ravel()))
+
+    def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
+        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
+
+    def mean(self, tree: PyTree) -> PyTree:
+        """Averages over devices."""
+        return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
+
+    def _devices(self) -> int:
+        return jax.lax.axis_size(self.axis_name) if self.axis_name else 1
+
+    def local(self, key: Key) -> Key:
+        """A key of this device's own, for what must differ between devices."""
+        return jax.random.fold_in(key, jax.lax.axis_index(self.axis_name)) if self.axis_name else key
+
+    def _envs(self) -> AutoReset:
+        """This device's share of the environments."""
+        devices = self._devices()
+        pool_size = -(-max(self.config.num_envs, 32) // devices)
+        env = EpisodeStatistics(self.env)
+        return AutoReset(env, self.config.num_envs // devices, self.config.reset_policy, pool_size)
+
+    def _replay(self, env_state: EnvState) -> Replay:
+        """This device's share of the buffer, for transitions such as these environments make."""
+        c, devices = self.config, self._devices()
+        action = jax.eval_shape(lambda: self.env.action_space.sample(jax.random.key(0)))
+        one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), env_state)
+        example = Transition(one.obs, action, one.reward, one.terminated, one.truncated, one.obs)
+        store_as = narrow(example, jnp.dtype(c.storage)) if c.storage else None
+        num_envs = c.num_envs // devices
+        return Replay(example, c.replay_size // devices, num_envs, c.n_step, self.prioritized, store_as)
+
+
+def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learner: Any) -> tuple[Any, Metrics]:
+    """`learn(learner)`; before learning starts the same learner, and metrics that say so (NaN)."""
+    metrics = jax.eval_shape(learn, learner)[1]
+    nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
+    return jax.lax.cond(learning, learn, lambda learner: (learner, nothing), learner)
+
+
+def continuous(env: Environment, name: str) -> RescaleAction:
+    """The environment with actions in [-1, 1].
+
+    Raises:
+      ValueError: actions are not a bounded, one-dimensional `Box`, or observations not a vector.
+    """
+    space, obs = env.action_space, env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1 or not space.bounded:
+        raise ValueError(f"{name} needs a one-dimensional Box of actions with bounds, {env!r} has {space}")
+    if not isinstance(obs, Box) or len(obs.shape) != 1:
+        raise ValueError(f"{name} needs observations [n], {env!r} has {obs}")
+    return RescaleAction(env)

@@ -1,0 +1,238 @@
+"""Replay: a ring buffer on the device, written in place and read in time order.
+
+Each environment has a row of its own, in which its steps follow one another; so n-step returns and sequences are
+slices. Inserting writes one column, whatever the size of the buffer: inside a compiled loop, or under `jit` with the
+state donated, XLA does so without a copy (a test reads it off the compiled program).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax.data import sum_tree
+from rljax.types import Key, PyTree, Transition, sharded_field
+
+
+class ReplayState(struct.PyTreeNode):
+    """What the buffer holds.
+
+    Fields:
+      head: int32 [], the column to be written next; once the buffer is full it holds the oldest.
+      count: int32 [], the columns written, at most `length`.
+      data: items, leaves [num_envs, length, …].
+      priorities: a sum tree over [num_envs * length]; empty where sampling is uniform.
+      highest_priority: f32 [1], what new items get.
+    """
+
+    head: jax.Array
+    count: jax.Array
+    data: PyTree = sharded_field()
+    priorities: sum_tree.SumTree = sharded_field()
+    highest_priority: jax.Array = sharded_field()
+
+
+class Batch(struct.PyTreeNode):
+    """What a learner of values trains on; leaves are [batch, …].
+
+    Fields:
+      obs, action: where the window of n steps begins.
+      reward: the discounted sum over the window, which ends early where the episode does.
+      next_obs: after the window's last step, from before any reset.
+      discount: what the value of `next_obs` counts: γ to the number of steps, and 0 after a termination. A truncated
+        step keeps its discount.
+      index: int32, for `Replay.prioritize`.
+      weight: f32, importance weights, at most 1; 1 where sampling is uniform.
+    """
+
+    obs: PyTree
+    action: jax.Array
+    reward: jax.Array
+    next_obs: PyTree
+    discount: jax.Array
+    index: jax.Array
+    weight: jax.Array
+
+
+class Replay:
+    """Constants and functions of a buffer; what changes is in `ReplayState`.
+
+    Args:
+      example: one item (of one environment and one step): arrays or shapes of any pytree. n-step batches need a
+        `Transition`.
+      capacity: items held, over all environments; rounded down to whole columns.
+      num_envs: environments that insert together.
+      n_step: steps of the windows that `sample` makes.
+      prioritized: keep priorities, and sample in proportion to them.
+      store_as: an example with the types to keep, such as `narrow(example, jnp.bfloat16)`; None keeps all as it comes.
+
+    Raises:
+      ValueError: no room for one window.
+    """
+
+    def __init__(
+        self,
+        example: PyTree,
+        capacity: int,
+        num_envs: int = 1,
+        n_step: int = 1,
+        prioritized: bool = False,
+        store_as: PyTree | None = None,
+    ):
+        self.length, self.num_envs, self.n_step = capacity // num_envs, num_envs, n_step
+        if n_step < 1 or self.length <= n_step:
+            raise ValueError(
+                f"Replay: {capacity} items of {num_envs} environments are {self.length} steps each; windows of "
+                f"{n_step} need more"
+            )
+        self.prioritized = prioritized
+        self.example = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example)) if _concrete(example) else example
+        stored = self.example if store_as is None else store_as
+        self.stored = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, s.dtype), self.example, stored)
+
+    def init(self) -> ReplayState:
+        """An empty buffer."""
+
+        def zeros(x: Any) -> jax.Array:
+            return jnp.zeros((self.num_envs, self.length, *x.shape), x.dtype)
+
+        priorities = sum_tree.init(self.num_envs * self.length) if self.prioritized else []
+        return ReplayState(
+            head=jnp.int32(0),
+            count=jnp.int32(0),
+            data=jax.tree.map(zeros, self.stored),
+            priorities=priorities,
+            highest_priority=jnp.ones(1),
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that `init` takes."""
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(self.init)))
+
+    def insert(self, state: ReplayState, items: PyTree) -> ReplayState:
+        """Writes one item of each environment, leaves [num_envs, …], over the oldest ones."""
+
+        def write(buffer: jax.Array, new: jax.Array) -> jax.Array:
+            new = new.astype(buffer.dtype)[:, None]
+            return jax.lax.dynamic_update_slice_in_dim(buffer, new, state.head, axis=1)
+
+        priorities = state.priorities
+        if self.prioritized:
+            # A window can be drawn once it is whole: until then its first step has no weight. Both are set at once,
+            # for XLA copies the tree between two updates.
+            start = (state.head - (self.n_step - 1)) % self.length
+            whole = jnp.where(state.count >= self.n_step - 1, state.highest_priority[0], 0.0)
+            columns = [(start, whole)] + ([(state.head, 0.0)] if self.n_step > 1 else [])
+            rows = jnp.arange(self.num_envs) * self.length
+            index = jnp.concatenate([rows + column for column, _ in columns])
+            weight = jnp.concatenate([jnp.full(self.num_envs, weight) for _, weight in columns])
+            priorities = sum_tree.update(priorities, index, weight)
+        return state.replace(
+            data=jax.tree.map(write, state.data, items),
+            head=(state.head + 1) % self.length,
+            count=jnp.minimum(state.count + 1, self.length),
+            priorities=priorities,
+        )
+
+    def sample(
+        self, state: ReplayState, key: Key, batch_size: int, discount: Any, importance_exponent: Any = 0.0
+    ) -> Batch:
+        """Draws windows of `n_step` steps, with replacement, and sums up each.
+
+        Args:
+          discount: γ.
+          importance_exponent: β of prioritised replay; weights are (N p)^-β over the largest of the batch.
+
+        The buffer must hold `n_step` columns; before, what comes back is meaningless.
+        """
+        index, weight = self._draw(state, key, batch_size, self.n_step, importance_exponent)
+        if self.n_step == 1:
+            first = last = self._take(state, index)
+            reward, steps = first.reward, jnp.int32(1)
+        else:
+            window: Transition = self._take(state, self._following(index, self.n_step))  # [batch, n_step, …]
+            done = window.terminated | window.truncated
+            # Steps after the first end of an episode belong to the next one.
+            going = jnp.cumprod(1 - jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1)
+            reward = jnp.sum(window.reward * going * discount ** jnp.arange(self.n_step), axis=1)
+            steps = going.sum(axis=1)
+            first = jax.tree.map(lambda x: x[:, 0], window)
+            last = jax.tree.map(lambda x: x[jnp.arange(batch_size), steps - 1], window)
+        return Batch(
+            obs=first.obs,
+            action=first.action,
+            reward=reward,
+            next_obs=last.next_obs,
+            discount=jnp.where(last.terminated, 0.0, discount**steps),
+            index=index,
+            weight=weight,
+        )
+
+    def sample_sequences(self, state: ReplayState, key: Key, batch_size: int, length: int) -> PyTree:
+        """Draws stretches of `length` consecutive steps of one environment each, uniformly: leaves [length, batch, …].
+
+        None runs over the write head. Episodes may end inside; a step that follows a `terminated` or `truncated` one
+        is the first of its episode. The buffer must hold `length` columns.
+        """
+        if length > self.length:
+            raise ValueError(f"Replay: sequences of {length} steps do not fit {self.length} steps per environment")
+        index = self._draw_uniformly(state, key, batch_size, length)
+        return self._take(state, self._following(index, length).T)
+
+    def prioritize(self, state: ReplayState, index: jax.Array, priority: jax.Array) -> ReplayState:
+        """Sets the priorities (positive, exponent included) of windows drawn before."""
+        highest = jnp.maximum(state.highest_priority, priority.max())
+        return state.replace(
+            priorities=sum_tree.update(state.priorities, index, priority), highest_priority=highest
+        )  # fmt: skip
+
+    def _draw(
+        self, state: ReplayState, key: Key, batch_size: int, steps: int, importance_exponent: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        if not self.prioritized:
+            return self._draw_uniformly(state, key, batch_size, steps), jnp.ones(batch_size)
+        # Stratified: one draw from each of `batch_size` equal shares of the weight.
+        position = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
+        index = sum_tree.find(state.priorities, position)
+        share = sum_tree.get(state.priorities, index) / sum_tree.total(state.priorities)
+        number = self.num_envs * jnp.maximum(state.count - (steps - 1), 1)
+        weight = (number * share) ** -importance_exponent
+        return index, weight / weight.max()
+
+    def _draw_uniformly(self, state: ReplayState, key: Key, batch_size: int, steps: int) -> jax.Array:
+        """Where stretches begin that hold `steps` columns and do not run over the write head: int32 [batch]."""
+        env_key, time_key = jax.random.split(key)
+        env = jax.random.randint(env_key, (batch_size,), 0, self.num_envs)
+        age = jax.random.randint(time_key, (batch_size,), 0, jnp.maximum(state.count - (steps - 1), 1))
+        oldest = state.head - state.count
+        return env * self.length + (oldest + age) % self.length
+
+    def _following(self, index: jax.Array, steps: int) -> jax.Array:
+        """[batch] to [batch, steps]: each index and its successors in time."""
+        env, time = index // self.length, index % self.length
+        return env[:, None] * self.length + (time[:, None] + jnp.arange(steps)) % self.length
+
+    def _take(self, state: ReplayState, index: jax.Array) -> PyTree:
+        """Items at flat indices of any shape, in the types of the example."""
+        env, time = index // self.length, index % self.length
+        return jax.tree.map(lambda x, like: x[env, time].astype(like.dtype), state.data, self.example)
+
+
+def narrow(transition: Transition, dtype: Any) -> Transition:
+    """The example with observations of a narrower type: floating-point ones, or any if `dtype` holds whole numbers.
+
+    uint8 is exact for whole numbers from 0 to 255, such as MinAtar's zeros and ones.
+    """
+
+    def cast(x: Any) -> jax.ShapeDtypeStruct:
+        wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > np.dtype(dtype).itemsize
+        return jax.ShapeDtypeStruct(x.shape, dtype if wide else x.dtype)
+
+    return transition.replace(obs=jax.tree.map(cast, transition.obs), next_obs=jax.tree.map(cast, transition.next_obs))
+
+
+def _concrete(example: PyTree) -> bool:
+    return not all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(example))

@@ -1,0 +1,206 @@
+"""The replay buffer against a plain Python list, by hand, and in the compiled program."""
+
+import collections
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rljax.data import Replay
+from rljax.data.replay import narrow
+from rljax.types import Transition
+
+FLOAT, BOOL = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), bool)
+OBS = jax.ShapeDtypeStruct((2,), jnp.float32)
+EXAMPLE = Transition(OBS, FLOAT, FLOAT, BOOL, BOOL, OBS)
+
+
+def transition(time, envs=1, terminated=False, truncated=False):
+    """Steps numbered 100 * env + time; the reward is the number, and so are the observations."""
+    number = 100.0 * jnp.arange(envs) + time
+    obs = jnp.stack([number, -number], axis=-1)
+    flags = [jnp.full(envs, flag) for flag in (terminated, truncated)]
+    return Transition(obs, number, number, *flags, obs + 1)
+
+
+def filled(replay, steps, terminated=(), truncated=()):
+    insert, state = jax.jit(replay.insert), replay.init()
+    for t in range(steps):
+        state = insert(state, transition(t, replay.num_envs, t in terminated, t in truncated))
+    return state
+
+
+def test_holds_the_newest_in_order():
+    replay = Replay(EXAMPLE, 10, num_envs=2)
+    state = filled(replay, 7)
+    assert replay.length == 5
+    assert (int(state.head), int(state.count)) == (2, 5)
+    np.testing.assert_array_equal(state.data.reward, [[5, 6, 2, 3, 4], [105, 106, 102, 103, 104]])
+
+
+@functools.cache
+def filled_to(steps):
+    return filled(Replay(EXAMPLE, 16, num_envs=2), steps)
+
+
+@jax.jit
+def sample_from_16(state, key):
+    return Replay(EXAMPLE, 16, num_envs=2).sample(state, key, 64, 0.9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.integers(1, 30), seed=st.integers(0, 1000))
+def test_samples_only_what_a_deque_would_hold(steps, seed):
+    held = collections.deque(maxlen=8)
+    for t in range(steps):
+        held.extend([t])
+    batch = sample_from_16(filled_to(steps), jax.random.key(seed))
+    times, envs = np.asarray(batch.reward) % 100, np.asarray(batch.reward) // 100
+    assert set(times) <= set(held)
+    assert set(envs) <= {0, 1}
+    # All fields of one step come together.
+    np.testing.assert_array_equal(batch.obs[:, 0], batch.reward)
+    np.testing.assert_array_equal(batch.action, batch.reward)
+    np.testing.assert_array_equal(batch.next_obs[:, 0], batch.reward + 1)
+    np.testing.assert_array_equal(batch.weight, 1.0)
+
+
+def test_sampling_is_uniform():
+    replay = Replay(EXAMPLE, 20, num_envs=2)
+    batch = replay.sample(filled(replay, 13), jax.random.key(0), 20_000, 0.9)
+    values, counts = np.unique(batch.reward, return_counts=True)
+    np.testing.assert_array_equal(values, [*range(3, 13), *range(103, 113)])
+    np.testing.assert_allclose(counts / 20_000, 1 / 20, atol=0.006)
+
+
+def n_step_by_hand(start, n, last, terminated, truncated, discount):
+    """The return of the window that begins at step `start` of the numbered steps, and what follows it."""
+    total, factor = 0.0, 1.0
+    for t in range(start, start + n):
+        assert t <= last, "a window must not run over the write head"
+        total += factor * t
+        factor *= discount
+        if t in terminated:
+            return total, t + 1, 0.0
+        if t in truncated:
+            break
+    return total, t + 1, factor
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("steps", [3, 9, 14, 23])
+def test_n_step_windows_stop_at_ends_of_episodes_and_before_the_write_head(prioritized, steps):
+    terminated, truncated, n = {2, 11, 20}, {6, 16}, 3
+    replay = Replay(EXAMPLE, 10, n_step=n, prioritized=prioritized)
+    state = filled(replay, steps, terminated, truncated)
+    batch = replay.sample(state, jax.random.key(0), 512, 0.5)
+    start = np.asarray(batch.obs[:, 0])
+    # Every whole window is drawn, and no other.
+    np.testing.assert_array_equal(np.unique(start), np.arange(max(0, steps - 10), steps - n + 1))
+    for i, t in enumerate(start[:64].astype(int)):
+        reward, following, discount = n_step_by_hand(t, n, steps - 1, terminated, truncated, 0.5)
+        np.testing.assert_allclose(batch.reward[i], reward)
+        np.testing.assert_allclose(batch.next_obs[i, 0], following)
+        np.testing.assert_allclose(batch.discount[i], discount)
+
+
+def test_a_truncated_step_keeps_its_discount_and_a_terminated_one_loses_it():
+    replay = Replay(EXAMPLE, 10)
+    state = filled(replay, 3, terminated={0}, truncated={1})
+    batch = replay.sample(state, jax.random.key(0), 64, 0.9)
+    np.testing.assert_allclose(batch.discount, np.where(batch.reward == 0, 0.0, 0.9), rtol=1e-6)
+
+
+def test_sequences_are_consecutive_and_do_not_run_over_the_write_head():
+    replay = Replay(EXAMPLE, 20, num_envs=2)
+    for steps in (4, 10, 17):
+        state = filled(replay, steps)
+        sequences = replay.sample_sequences(state, jax.random.key(1), 256, 4)
+        assert sequences.obs.shape == (4, 256, 2)
+        start = np.asarray(sequences.reward[0])
+        np.testing.assert_array_equal(sequences.reward, start + np.arange(4)[:, None])
+        oldest = max(0, steps - 10)
+        np.testing.assert_array_equal(np.unique(start % 100), np.arange(oldest, steps - 3))
+    with pytest.raises(ValueError, match="sequences of 11 steps do not fit 10"):
+        replay.sample_sequences(state, jax.random.key(1), 2, 11)
+
+
+def test_priorities_decide_what_is_drawn_and_weights_correct_for_it():
+    replay = Replay(EXAMPLE, 8, prioritized=True)
+    state = filled(replay, 4)  # all new items alike
+    state = replay.prioritize(state, jnp.array([0, 1, 2, 3]), jnp.array([1.0, 1.0, 2.0, 4.0]))
+    batch = replay.sample(state, jax.random.key(0), 8000, 0.9, importance_exponent=1.0)
+    counts = np.bincount(np.asarray(batch.reward, int), minlength=4) / 8000
+    np.testing.assert_allclose(counts, [1 / 8, 1 / 8, 2 / 8, 4 / 8], atol=1e-3)
+    # With β = 1 the weighted draws are uniform: w = 1 / (N p), over the largest.
+    np.testing.assert_allclose(batch.weight, np.array([1, 1, 1 / 2, 1 / 4])[np.asarray(batch.reward, int)], rtol=1e-5)
+    state = replay.insert(state, transition(4))
+    newest = replay.sample(state, jax.random.key(1), 8000, 0.9)
+    np.testing.assert_allclose(np.mean(np.asarray(newest.reward) == 4), 4 / 12, atol=1e-3)  # the highest so far
+
+
+def test_narrow_storage_comes_back_as_it_was():
+    images = jax.ShapeDtypeStruct((3, 3, 1), jnp.float32)
+    example = Transition(images, FLOAT, FLOAT, BOOL, BOOL, images)
+    replay = Replay(example, 8, store_as=narrow(example, jnp.uint8))
+    assert replay.init().data.obs.dtype == jnp.uint8
+    assert replay.init().data.reward.dtype == jnp.float32
+    image = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    new = transition(1.0).replace(obs=image, next_obs=image + 1)
+    batch = replay.sample(replay.insert(replay.init(), new), jax.random.key(0), 2, 0.9)
+    assert batch.obs.dtype == jnp.float32
+    np.testing.assert_array_equal(batch.obs[0], image[0])
+    np.testing.assert_array_equal(batch.next_obs[0], image[0] + 1)
+    assert narrow(example, jnp.bfloat16).obs.dtype == jnp.bfloat16
+    assert narrow(EXAMPLE.replace(obs=jax.ShapeDtypeStruct((), jnp.int32)), jnp.bfloat16).obs.dtype == jnp.int32
+
+
+def test_any_pytree_can_be_kept():
+    example = {"image": jax.ShapeDtypeStruct((4, 4), jnp.uint8), "goal": {"xy": OBS}}
+    replay = Replay(example, 6, num_envs=2)
+    items = jax.tree.map(lambda x: jnp.ones((2, *x.shape), x.dtype), example)
+    state = replay.insert(replay.insert(replay.init(), items), items)
+    sequences = replay.sample_sequences(state, jax.random.key(0), 5, 2)
+    chex.assert_trees_all_equal(sequences, jax.tree.map(lambda x: jnp.ones((2, 5, *x.shape), x.dtype), example))
+
+
+def test_size_is_known_before_allocation():
+    replay = Replay(EXAMPLE, 1_000_000_000)
+    # 2 observations of 2 floats, action, reward, 2 flags; head, count and the highest priority.
+    assert replay.num_bytes == 1_000_000_000 * (2 * 8 + 4 + 4 + 2) + 12
+
+
+@pytest.mark.parametrize(("capacity", "num_envs", "n_step"), [(3, 1, 3), (10, 5, 2), (4, 8, 1), (8, 1, 0)])
+def test_no_room_is_refused(capacity, num_envs, n_step):
+    with pytest.raises(ValueError, match="steps each; windows of"):
+        Replay(EXAMPLE, capacity, num_envs, n_step)
+
+
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_a_compiled_loop_holds_one_copy(prioritized):
+    """Insert and sample a hundred times, with the buffer donated: nothing of the buffer's size is allocated besides."""
+    replay = Replay(EXAMPLE, 200_000, num_envs=2, n_step=3, prioritized=prioritized)
+
+    def loop(state, key):
+        def body(i, carry):
+            state, total = carry
+            state = replay.insert(state, transition(i.astype(jnp.float32), 2))
+            batch = replay.sample(state, jax.random.fold_in(key, i), 32, 0.9)
+            if prioritized:
+                state = replay.prioritize(state, batch.index, jnp.abs(batch.reward) + 1.0)
+            return state, total + batch.reward.sum()
+
+        return jax.lax.fori_loop(0, 100, body, (state, 0.0))
+
+    compiled = jax.jit(loop, donate_argnums=0).lower(jax.eval_shape(replay.init), jax.random.key(0)).compile()
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= replay.num_bytes
+    assert memory.temp_size_in_bytes < replay.num_bytes / 50
+    copies = re.findall(r"= \w+\[2,100000[^=]* copy\(", compiled.as_text())
+    assert not copies
