@@ -8,17 +8,22 @@ only reads its folders.
 import concurrent.futures
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from benchmarks.common import write
+import rljax
+from benchmarks.common import peak_memory_mb, write
 from rljax.analysis.statistics import bootstrap_interval
+from rljax.envs.mujoco.task import MujocoTask
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +44,44 @@ class Settings:
     """Seeds trained at once, on a core each; 0 takes all cores."""
 
 
+def main(algorithm: str, targets: dict[str, float | None], settings: Settings) -> None:
+    """The returns of every task, and the speed of one run where it is asked for."""
+    if unknown := set(settings.tasks) - set(targets):
+        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(targets)}")
+    for task in settings.tasks:
+        mujoco = not task.partition(":")[1] and isinstance(rljax.make(task).unwrapped, MujocoTask)
+        record = returns(algorithm, task, settings.seeds or (3 if mujoco else 5), settings, targets[task])
+        save(record | (speed(algorithm, task) if settings.speed else {}))
+
+
+def speed(algorithm: str, task: str, seconds: float = 15.0) -> dict[str, Any]:
+    """Steps per second of one run with the experiment's defaults, once it learns; and how long it took to compile."""
+    experiment = importlib.import_module(f"experiments.{algorithm}")
+    made = experiment.make(dataclasses.replace(experiment.TASKS[task], env=task))
+    begin = time.perf_counter()
+    state = jax.jit(made.init)(jax.random.key(0))
+
+    def loop(state: Any, count: jax.Array) -> Any:
+        return jax.lax.fori_loop(0, count, lambda _, s: made.step(s)[0], state)
+
+    run = jax.jit(loop, donate_argnums=0)
+    state = jax.block_until_ready(run(state, np.int32(0)))
+    compile_seconds = time.perf_counter() - begin
+    # A pass over the warm-up first, in which nothing is learned.
+    warm_up = getattr(made.config, "first_learning_iteration", 0) + 1
+    state = jax.block_until_ready(run(state, np.int32(warm_up)))
+    done, begin = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        count = max(1, round(done / elapsed)) if done else 1
+        state = jax.block_until_ready(run(state, np.int32(count)))
+        done += count
+    return {
+        "compile_seconds": compile_seconds,
+        "steps_per_second_one_run": done * made.steps_per_iteration / elapsed,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
 def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: float | None) -> dict[str, Any]:
     """Trains the seeds, or reads what they left, and makes the record of their returns."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
@@ -51,11 +94,11 @@ def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: f
     machines = json.loads((folders[0] / "versions.json").read_text())
     config = json.loads((folders[0] / "config.json").read_text())
     means = {kind: [member[kind]["mean"] for member in members] for kind in ("deterministic", "stochastic")}
-    engine = (config["settings"] or {}).get("engine")
+    engine = getattr(rljax.make(task).unwrapped, "engine", None)
     return {
         "algorithm": algorithm,
         "task": task,
-        "engine": engine or "jax",
+        "engine": "jax" if engine is None else engine.name,
         "implementation": "rljax",
         "seeds": list(range(seeds)),
         "steps": evaluations[0]["steps"],
@@ -91,9 +134,8 @@ def _curve(folder: Path) -> list[list[float]]:
     return [[int(row["step"]), round(float(row["evaluation/return"]), 2)] for row in rows]
 
 
-def save(record: dict[str, Any], engine: str | None = None) -> None:
+def save(record: dict[str, Any]) -> None:
     """Writes the record, and says what is in it."""
-    task = record["task"].replace(":", "-")
-    write(f"{record['algorithm']}-{task}" + (f"-{engine}" if engine else ""), record)
-    returns = ", ".join(f"{value:.1f}" for value in record.get("returns_deterministic", []))
+    write(f"{record['algorithm']}-{record['task'].replace(':', '-')}", record)
+    returns = ", ".join(f"{value:.1f}" for value in record["returns_deterministic"])
     print(f"{record['algorithm']} {record['task']}: {returns}", flush=True)

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,6 @@ from benchmarks import off_policy
 from benchmarks.common import RESULTS, peak_memory_mb, write
 from rljax.algorithms import sac
 from rljax.data import Batch
-from rljax.envs.mujoco.task import MujocoTask
 from rljax.training.versions import hardware, versions
 from rljax.types import PyTree
 
@@ -60,11 +58,7 @@ class Settings(off_policy.Settings):
 
 
 def main(settings: Settings) -> None:
-    if unknown := set(settings.tasks) - set(TARGETS):
-        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")
-    for task in settings.tasks:
-        seeds = settings.seeds or (3 if isinstance(rljax.make(task).unwrapped, MujocoTask) else 5)
-        off_policy.save(off_policy.returns("sac", task, seeds, settings, TARGETS[task]))
+    off_policy.main("sac", TARGETS, dataclasses.replace(settings, speed=False))
     if settings.speed:
         write("sac-profile", speed(settings))
 

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-NAMES = ("ppo",)
+NAMES = ("dqn", "ppo", "pqn", "sac", "td3")
 
 
 def get(name: str) -> ModuleType:

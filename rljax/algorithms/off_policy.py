@@ -44,7 +44,8 @@ class ReplayConfig:
     storage: Storage | None = None
     """Observations are kept in this type (uint8: whole numbers from 0 to 255), and given back as they came."""
     learning_starts: int = 5_000
-    """Steps of random actions, over all environments, before the first update."""
+    """Steps of random actions, over all environments, before the first update (whole rollouts, one at least; an action
+    that is repeated counts once)."""
     n_step: int = 1
     """Rewards summed before the value of what follows (Sutton and Barto 2018, eq. 7.1)."""
     normalize_observation: bool = False

@@ -285,11 +285,12 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def step(state: State) -> tuple[State, Metrics]:
         key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
         learning = state.iteration >= c.first_learning_iteration
+        trained = state.iteration > c.first_learning_iteration
 
         def act(obs: jax.Array, key: Key) -> jax.Array:
             exploring, sampling = jax.random.split(key)
             uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), minval=-1.0)
-            return jnp.where(learning, agent.policy(state.params["policy"], obs).sample(sampling), uniform)
+            return jnp.where(trained, agent.policy(state.params["policy"], obs).sample(sampling), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
             return agent.learn(learner, batches, collector.local(learn_key), state.hyper)

@@ -24,7 +24,7 @@ class ReplayState(struct.PyTreeNode):
       count: int32 [], the columns written, at most `length`.
       data: items, leaves [num_envs, length, …].
       priorities: a sum tree over [num_envs * length]; empty where sampling is uniform.
-      highest_priority: f32 [1], what new items get.
+      highest_priority: f32 [num_envs], all the same: what new items get.
     """
 
     head: jax.Array
@@ -104,7 +104,7 @@ class Replay:
             count=jnp.int32(0),
             data=jax.tree.map(zeros, self.stored),
             priorities=priorities,
-            highest_priority=jnp.ones(1),
+            highest_priority=jnp.ones(self.num_envs),
         )
 
     @property
@@ -124,11 +124,11 @@ class Replay:
             # A window can be drawn once it is whole: until then its first step has no weight. Both are set at once,
             # for XLA copies the tree between two updates.
             start = (state.head - (self.n_step - 1)) % self.length
-            whole = jnp.where(state.count >= self.n_step - 1, state.highest_priority[0], 0.0)
+            whole = jnp.where(state.count >= self.n_step - 1, state.highest_priority, 0.0)
             columns = [(start, whole)] + ([(state.head, 0.0)] if self.n_step > 1 else [])
             rows = jnp.arange(self.num_envs) * self.length
             index = jnp.concatenate([rows + column for column, _ in columns])
-            weight = jnp.concatenate([jnp.full(self.num_envs, weight) for _, weight in columns])
+            weight = jnp.concatenate([jnp.broadcast_to(weight, (self.num_envs,)) for _, weight in columns])
             priorities = sum_tree.update(priorities, index, weight)
         return state.replace(
             data=jax.tree.map(write, state.data, items),

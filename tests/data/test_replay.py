@@ -172,7 +172,7 @@ def test_any_pytree_can_be_kept():
 
 def test_size_is_known_before_allocation():
     replay = Replay(EXAMPLE, 1_000_000_000)
-    # 2 observations of 2 floats, action, reward, 2 flags; head, count and the highest priority.
+    # 2 observations of 2 floats, action, reward, 2 flags; head, count and a priority.
     assert replay.num_bytes == 1_000_000_000 * (2 * 8 + 4 + 4 + 2) + 12
 
 

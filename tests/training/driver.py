@@ -1,4 +1,6 @@
-"""Trains a tiny agent in a run folder, and may die while it does: `driver.py FOLDER MEMORY [MODE]`.
+"""Trains a tiny agent in a run folder, and may die while it does: `driver.py FOLDER AGENT [MODE]`.
+
+Agents: `ppo`, `recurrent` and `sac`, whose state holds a replay buffer.
 
 Modes: `train`; `slow`, which waits after every slice, for a signal from outside; `die-training`, `die-writing` and
 `die-summing`, which end by SIGKILL between two saves, while Orbax writes, and while the sums are computed.
@@ -18,7 +20,7 @@ import numpy as np
 
 import rljax
 from rljax import training
-from rljax.algorithms import ppo
+from rljax.algorithms import ppo, sac
 from rljax.training import checkpoint, runner
 
 
@@ -43,12 +45,22 @@ def die_when(condition):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(folder, memory, mode="train"):
-    folder = Path(folder)
+def make(agent):
+    env = rljax.make("pendulum")
+    if agent == "sac":
+        config = sac.Config(
+            num_envs=4, rollout_length=8, num_updates=2, batch_size=16, replay_size=320, learning_starts=64, hidden=(8,)
+        )  # fmt: skip
+        return sac.make(env, config)
     config = ppo.Config(
-        num_envs=4, rollout_length=8, num_minibatches=2, hidden=(8,), memory=int(memory), normalize_observation=True,
-        normalize_reward=True,
+        num_envs=4, rollout_length=8, num_minibatches=2, hidden=(8,), memory=4 if agent == "recurrent" else 0,
+        normalize_observation=True, normalize_reward=True,
     )  # fmt: skip
+    return ppo.make(env, config)
+
+
+def main(folder, agent, mode="train"):
+    folder = Path(folder)
     runner.SLICE_SECONDS = 1e-6  # one iteration a slice
     run = runner._Runner.log
     if mode == "slow":
@@ -82,7 +94,7 @@ def main(folder, memory, mode="train"):
 
         checkpoint._sha256 = sha256
     result = training.train(
-        ppo.make(rljax.make("pendulum"), config), jax.random.key(5), 20 * 32, folder=folder, resume=True,
+        make(agent), jax.random.key(5), 20 * 32, folder=folder, resume=True,
         log_every=32, evaluate_every=0, final_episodes=0, checkpoint_every=4 * 32, tensorboard=False,
     )  # fmt: skip
     print("interrupted" if result.interrupted else "finished", result.steps, digest(result.state), flush=True)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from rljax import training
-from rljax.algorithms import ppo
+from rljax.algorithms import ppo, sac
+from rljax.training import program as programs
 from rljax.training.devices import make_mesh, shard_environments
-from tests.toys import Clock, limited
+from tests.toys import Clock, ContinuousClock, limited
 from tests.training.test_runner import train
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,35 @@ def test_the_runner_splits_one_run_and_saves_and_resumes_it_on_other_devices(tin
     second = train(tiny, 256, devices=4, folder=tmp_path / "run", log_every=64, resume=True)
     assert second.steps == 256
     assert training.load(tmp_path / "run")(jax.random.key(0), jnp.zeros(4)) in (0, 1)
+
+
+def test_a_replay_buffer_is_split_saved_and_resumed_on_other_devices(tmp_path):
+    config = sac.Config(
+        num_envs=8, batch_size=16, num_updates=2, replay_size=160, learning_starts=32, hidden=(4,)
+    )  # fmt: skip
+    algorithm = sac.make(limited(ContinuousClock(5, True), 5), config)
+    options = {"folder": tmp_path / "run", "log_every": 32}
+    first = train(algorithm, 64, devices=2, **options)
+    assert first.placement == "environments over 2 devices"
+    second = train(algorithm, 128, devices=4, resume=True, **options)
+    replay = second.state.experience.replay
+    assert second.steps == 128
+    assert int(replay.count) == 16
+    assert [shard.data.shape for shard in replay.data.reward.addressable_shards] == [(2, 20)] * 4
+    # What was there before the move is there after it, and nothing else.
+    before = np.asarray(first.state.experience.replay.data.action[:, :8])
+    np.testing.assert_array_equal(np.asarray(replay.data.action[:, :8]), before)
+    assert np.unique(np.asarray(replay.data.action[:, :16])).size > 100
+    np.testing.assert_array_equal(replay.data.action[:, 16:], 0.0)
+
+
+def test_one_environment_stays_on_one_of_many_devices():
+    config = sac.Config(batch_size=8, replay_size=50, learning_starts=10, hidden=(4,))
+    algorithm = sac.make(limited(ContinuousClock(5, True), 5), config)
+    program = programs.build(algorithm, None, None, "threefry2x32")
+    assert program.devices == 1
+    with pytest.raises(ValueError, match="num_envs = 1 does not divide over 2 devices"):
+        programs.build(algorithm, None, 2, "threefry2x32")
 
 
 def test_members_are_split_and_train_as_on_one_device(tiny):

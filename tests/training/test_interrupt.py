@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder, memory, mode="train"):
-    command = [sys.executable, "-m", "tests.training.driver", str(folder), str(memory), mode]
+def start(folder, agent, mode="train"):
+    command = [sys.executable, "-m", "tests.training.driver", str(folder), agent, mode]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -27,15 +27,15 @@ def finish(process):
     return process.returncode, out, err
 
 
-def resume(folder, memory):
-    code, out, err = finish(start(folder, memory))
+def resume(folder, agent):
+    code, out, err = finish(start(folder, agent))
     assert code == 0, err
     return out.split(), err
 
 
-@pytest.fixture(scope="module", params=[0, 4], ids=["feed-forward", "recurrent"])
+@pytest.fixture(scope="module", params=["ppo", "recurrent", "sac"])
 def whole(request, tmp_path_factory):
-    """An uninterrupted run: its memory, its last line, its metrics."""
+    """An uninterrupted run: its agent, its last line, its metrics."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     line, _ = resume(folder, request.param)
     assert line[:2] == ["finished", "640"]
@@ -48,8 +48,8 @@ def rows(folder):
 
 
 def test_sigterm_saves_exits_cleanly_and_resumes_bit_for_bit(whole, tmp_path):
-    memory, line, metrics = whole
-    process = start(tmp_path / "run", memory, "slow")
+    agent, line, metrics = whole
+    process = start(tmp_path / "run", agent, "slow")
     for text in process.stdout:
         if text.strip() == "at 6":
             process.send_signal(signal.SIGTERM)
@@ -60,7 +60,7 @@ def test_sigterm_saves_exits_cleanly_and_resumes_bit_for_bit(whole, tmp_path):
     assert "Traceback" not in err
     steps = int(out.split()[out.split().index("interrupted") + 1])
     assert 6 * 32 <= steps < 20 * 32
-    resumed, err = resume(tmp_path / "run", memory)
+    resumed, err = resume(tmp_path / "run", agent)
     assert f"resumed at step {steps}" in err
     assert resumed == line
     assert rows(tmp_path / "run") == metrics
@@ -68,10 +68,10 @@ def test_sigterm_saves_exits_cleanly_and_resumes_bit_for_bit(whole, tmp_path):
 
 @pytest.mark.parametrize(("mode", "resumed_at"), [("die-training", 256), ("die-writing", 128), ("die-summing", 128)])
 def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(whole, tmp_path, mode, resumed_at):
-    memory, line, metrics = whole
-    code, _, err = finish(start(tmp_path / "run", memory, mode))
+    agent, line, metrics = whole
+    code, _, err = finish(start(tmp_path / "run", agent, mode))
     assert code == -signal.SIGKILL, err
-    resumed, err = resume(tmp_path / "run", memory)
+    resumed, err = resume(tmp_path / "run", agent)
     assert f"resumed at step {resumed_at} " in err
     assert resumed == line
     assert rows(tmp_path / "run") == metrics
