@@ -22,11 +22,11 @@ off_policy_results := $(foreach run,$(off_policy_runs),$(foreach peer,sb3 sbx cl
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
+.PHONY: help demo test test-slow lint format bench bench-off-policy physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: install ## Set up, then train CartPole with PPO (ARGS are for experiments/ppo.py: --help lists them)
 	@$(bin)/python experiments/ppo.py --overwrite $(ARGS)
@@ -48,6 +48,9 @@ format: install-dev ## Format, and mend what ruff can mend
 
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
+
+bench-off-policy: install-dev ## Measure SAC, TD3, DQN and PQN: hours; goes on where it was interrupted
+	@for algorithm in sac td3 dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
 
 physics: install-dev ## Measure the engines on this machine, beside Gymnasium and what else is installed
 	@$(bin)/python -m benchmarks.physics $(ARGS)

@@ -16,8 +16,9 @@ SMALL = {
     "02_physics": {
         "TASK": "'inverted_pendulum'", "STEPS": 4096, "EPISODES": 4, "BATCHES": (1, 4), "SECONDS": 0.1, "FRAMES": 20,
     },
+    "03_off_policy": {"STEPS": 1200, "EPISODES": 2, "TEMPERATURES": [0.01, 1.0]},
 }  # fmt: skip
-PICTURES = {"01_quickstart": ("image/gif", 2), "02_physics": ("video/mp4", 2)}
+PICTURES = {"01_quickstart": ("image/gif", 2), "02_physics": ("video/mp4", 2), "03_off_policy": ("image/gif", 3)}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -9,20 +9,35 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def run(code, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_python_examples_of_the_readme_run(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    first, second, robots = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, second, robots, _ = blocks()
     assert "200_000" in first
     assert "length=100)" in second
     code = first.replace("200_000", "4096") + second.replace("length=100)", "length=2)")
     code += "print(env.action_space.contains(action), states.iteration)\n"
     code += robots + "sb3_env.reset(seed=0)\n"
-    command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert any(line.startswith("True [2 2") for line in done.stdout.splitlines()), done.stdout
+    output = run(code, tmp_path)
+    assert any(line.startswith("True [2 2") for line in output.splitlines()), output
     assert (tmp_path / "runs" / "readme" / "evaluation.json").exists()
+
+
+def test_the_example_of_replay_runs(tmp_path):
+    replay = blocks()[3]
+    assert " 20_000," in replay
+    code = "import jax\nimport rljax\nfrom rljax import training\n" + replay.replace(" 20_000,", " 1200,")
+    assert "(4, 25000)" in run(code + "print(result.state.experience.replay.data.reward.shape)\n", tmp_path)
 
 
 def test_files_that_the_readme_names_exist():

@@ -1,5 +1,7 @@
 """Auto-reset, on episodes whose start and length are known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +151,19 @@ def test_refreshing_a_pool_changes_only_what_later_resets_will_be():
     assert np.all(fresh.info["pool"].obs != state.info["pool"].obs)
     same = fresh.replace(info=fresh.info | {"pool": state.info["pool"]})
     jax.tree.map(np.testing.assert_array_equal, same, state)
+
+
+def test_refreshing_a_few_replaces_the_oldest_in_turn():
+    env = AutoReset(Walk(), num_envs=2, pool_size=5)
+    state = env.reset(jax.random.key(0))
+    pools = [np.asarray(state.info["pool"].obs[:, 0])]
+    for seed in range(3):
+        state = env.refresh(state, jax.random.key(seed + 1), count=2)
+        pools.append(np.asarray(state.info["pool"].obs[:, 0]))
+    changed = [np.flatnonzero(after != before).tolist() for before, after in itertools.pairwise(pools)]
+    assert changed == [[0, 1], [2, 3], [0, 4]]
+    whole = env.refresh(state, jax.random.key(9), count=5)
+    assert (np.asarray(whole.info["pool"].obs[:, 0]) != pools[-1]).all()
 
 
 @pytest.mark.parametrize("policy", ["full", "first"])

@@ -178,3 +178,15 @@ def test_trap_no_network_calls_qr_when_initialised_under_vmap():
     lowered = jax.jit(jax.vmap(All().init, (0, None))).lower(keys, jnp.ones((10, 10, 4))).as_text().lower()
     for name in ("geqrf", "orgqr", "householder", "lapack"):
         assert name not in lowered, name
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    model = MLP((4000,), activation="identity", dropout=0.25)
+    x = jnp.ones((1, 3))
+    params = model.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)
+    full = MLP((4000,), activation="identity").apply(params, x)
+    first, second = (model.apply(params, x, rngs={"dropout": jax.random.key(seed)}) for seed in (2, 3))
+    dropped = np.asarray(first == 0)
+    assert abs(dropped.mean() - 0.25) < 0.03
+    np.testing.assert_allclose(first[~dropped], full[~dropped] / 0.75, rtol=1e-5)
+    assert (np.asarray(second == 0) != dropped).any()
