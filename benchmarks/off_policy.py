@@ -2,7 +2,7 @@
 
 Each seed is one run of `experiments/<algorithm>.py`, in `runs/benchmarks/<algorithm>/<task>-seed<n>`, on one core; as
 many run at once as there are cores. A benchmark that is interrupted goes on where it stopped, and one that is finished
-only reads its folders.
+only reads its folders. `python -m benchmarks.off_policy` draws the curves of all results: benchmarks/off_policy.png.
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import rljax
-from benchmarks.common import peak_memory_mb, write
+from benchmarks.common import RESULTS, peak_memory_mb, write
 from rljax.analysis.statistics import bootstrap_interval
 from rljax.envs.mujoco.task import MujocoTask
 
@@ -139,3 +139,35 @@ def save(record: dict[str, Any]) -> None:
     write(f"{record['algorithm']}-{record['task'].replace(':', '-')}", record)
     returns = ", ".join(f"{value:.1f}" for value in record["returns_deterministic"])
     print(f"{record['algorithm']} {record['task']}: {returns}", flush=True)
+
+
+def draw(path: Path = RESULTS.parent / "off_policy.png") -> None:
+    """Every record's learning curves: each seed a line, the mean thick, the target dashed."""
+    import matplotlib.pyplot as plt
+
+    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-cpu.json"))]
+    records = [record for record in records if any(record.get("curves", []))]
+    columns = 4
+    rows = -(-len(records) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(records) :]:
+        axis.axis("off")
+    for axis, record in zip(axes.flat, records, strict=False):
+        curves = [np.array(curve) for curve in record["curves"]]
+        for curve in curves:
+            axis.plot(curve[:, 0], curve[:, 1], color="tab:blue", linewidth=0.8, alpha=0.5)
+        shared = curves[0][: min(map(len, curves)), 0]
+        axis.plot(shared, np.mean([curve[: len(shared), 1] for curve in curves], axis=0), color="tab:blue", linewidth=2)
+        if record["target"]["return"] is not None:
+            axis.axhline(record["target"]["return"], color="grey", linestyle="--", linewidth=1)
+        axis.set_title(f"{record['algorithm']}, {record['task'].removeprefix('gymnax:')}", fontsize=10)
+        axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e6:g}M" if step >= 1e6 else f"{step / 1e3:g}k")
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("environment steps", fontsize=9)
+    figure.supylabel("return of the deterministic policy", fontsize=9)
+    figure.savefig(path, dpi=110)
+    print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    draw()

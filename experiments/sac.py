@@ -65,8 +65,8 @@ TASKS = {
     ),
     "inverted_pendulum": tuned(SMALL, 30_000, learning_starts=2_000),
     "half_cheetah": MUJOCO,
-    "hopper": tuned(MUJOCO, layer_norm=True),
-    "walker2d": tuned(MUJOCO, layer_norm=True),
+    "hopper": tuned(MUJOCO, 500_000, layer_norm=True),
+    "walker2d": tuned(MUJOCO, 500_000, layer_norm=True),
     **dict.fromkeys(("ant", "humanoid", "swimmer", "reacher", "pusher", "inverted_double_pendulum"), MUJOCO),
 }
 
