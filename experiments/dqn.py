@@ -53,7 +53,10 @@ TASKS = {
 
 
 def make(settings: Settings) -> dqn.Algorithm:
-    return dqn.make(rljax.make(settings.env, action_repeat=settings.action_repeat), settings.config)
+    config = settings.config
+    if settings.anneal and not config.anneal_steps:
+        config = dataclasses.replace(config, anneal_steps=settings.total_steps)
+    return dqn.make(rljax.make(settings.env, action_repeat=settings.action_repeat), config)
 
 
 def main(settings: Settings) -> experiment.Result:
