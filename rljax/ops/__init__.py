@@ -1,5 +1,5 @@
 """Small maths with no state of its own: returns, running statistics, diagnostics."""
 
-from rljax.ops import metrics, returns, running_statistics
+from rljax.ops import categorical, metrics, returns, running_statistics
 
-__all__ = ["metrics", "returns", "running_statistics"]
+__all__ = ["categorical", "metrics", "returns", "running_statistics"]
