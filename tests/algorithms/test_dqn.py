@@ -166,8 +166,8 @@ def test_exploration_is_random_before_learning_and_then_falls_linearly_as_does_t
         TINY, exploration_start=0.9, exploration_end=0.1, exploration_steps=32, anneal_steps=20, learning_rate=0.1
     )
     _, metrics = run(dqn.make(rljax.make("cartpole"), config), 10)
-    # 4 steps an iteration; learning starts at the end of the second.
-    expected = [1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1]
+    # 4 steps an iteration; learning starts at the end of the second, and shows in how the third acts.
+    expected = [1.0, 1.0, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1]
     np.testing.assert_allclose(metrics["policy/exploration"], expected, atol=1e-6)
     np.testing.assert_allclose(metrics["learning_rate"][:6], [0.1, 0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-7)
     np.testing.assert_array_equal(metrics["updates"], [0] + 9 * [2])
