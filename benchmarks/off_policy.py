@@ -156,8 +156,11 @@ def draw(path: Path = RESULTS.parent / "off_policy.png") -> None:
         curves = [np.array(curve) for curve in record["curves"]]
         for curve in curves:
             axis.plot(curve[:, 0], curve[:, 1], color="tab:blue", linewidth=0.8, alpha=0.5)
-        shared = curves[0][: min(map(len, curves)), 0]
-        axis.plot(shared, np.mean([curve[: len(shared), 1] for curve in curves], axis=0), color="tab:blue", linewidth=2)
+        # Seeds that were interrupted may have been evaluated at other steps than the rest.
+        shared = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+        shared = shared[(shared >= max(c[0, 0] for c in curves)) & (shared <= min(c[-1, 0] for c in curves))]
+        mean = np.mean([np.interp(shared, *curve.T) for curve in curves], axis=0)
+        axis.plot(shared, mean, color="tab:blue", linewidth=2)
         if record["target"]["return"] is not None:
             axis.axhline(record["target"]["return"], color="grey", linestyle="--", linewidth=1)
         axis.set_title(f"{record['algorithm']}, {record['task'].removeprefix('gymnax:')}", fontsize=10)
