@@ -115,12 +115,12 @@ def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: f
     }
 
 
-def _train(algorithm: str, task: str, seed: int, runs: Path, alone: bool) -> Path:
+def _train(algorithm: str, task: str, seed: int, runs: Path, one_thread: bool) -> Path:
     """One seed in a process of its own; where several share the machine, each computes on one thread."""
     name = f"{task.replace(':', '-')}-seed{seed}"
     command = [sys.executable, f"experiments/{algorithm}.py", "--env", task, "--seed", str(seed), "--resume"]
     command += ["--runs", str(runs), "--name", name, "--no-progress"]
-    environment = os.environ | ({"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if alone else {})
+    environment = os.environ | ({"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if one_thread else {})
     folder = runs / algorithm / name
     if not (folder / "evaluation.json").exists():
         subprocess.run(command, check=True, cwd=ROOT, env=environment)

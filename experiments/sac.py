@@ -38,8 +38,8 @@ def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> 
     return dataclasses.replace(settings, config=changed, total_steps=total_steps or settings.total_steps)
 
 
-# Small tasks: four environments at a time and networks that stay in a core's cache, which makes an update ten times as
-# fast as 256 x 256. A pendulum's return differs so much from one start to another that 100 episodes tell it to ± 8.
+# Small tasks: four environments at a time, and networks that stay in a core's cache. A pendulum's
+# return differs so much from one start to another that 100 episodes tell it to ± 8.
 SMALL = Settings(
     config=sac.Config(
         num_envs=4, num_updates=4, batch_size=128, hidden=(64, 64), learning_rate=1e-3, critic_learning_rate=1e-3,
@@ -47,8 +47,7 @@ SMALL = Settings(
     ),
 )  # fmt: skip
 
-# An update for every fourth step, of eight environments: a million steps in the time of 250,000 updates, and returns
-# that the classical single environment with an update a step needs several times the updates for.
+# An update for every fourth step, of eight environments: a million steps in the time of 250,000 updates.
 MUJOCO = Settings(
     total_steps=1_000_000,
     config=sac.Config(

@@ -67,7 +67,7 @@ class Config(ReplayConfig):
     dropout: float = 0.0
     """Dropout in the critics and the target critics (DroQ: 0.01)."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 halves their time on TPUs, GPUs and CPUs that have it."""
+    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

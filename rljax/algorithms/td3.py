@@ -72,7 +72,7 @@ class Config(ReplayConfig):
     layer_norm: bool = False
     """Layer normalisation in policy and critics."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 halves their time on TPUs, GPUs and CPUs that have it."""
+    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

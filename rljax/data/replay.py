@@ -144,7 +144,7 @@ class Replay:
 
         Args:
           discount: γ.
-          importance_exponent: β of prioritised replay; weights are (N p)^-β over the largest of the batch.
+          importance_exponent: β of prioritised replay; weights are (N p)^-β over the largest of what is drawn.
 
         The buffer must hold `n_step` columns; before, what comes back is meaningless.
         """

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 
 def over_ensemble(function: Callable[..., Any], members: int) -> Callable[..., Any]:
-    """`jax.vmap(function)` over the first axis of all arguments, by whichever way is faster where JAX runs.
+    """`jax.vmap(function)` over the first axis of all arguments; on a CPU one after the other.
 
-    Accelerators multiply a batch of matrices in one call. XLA's CPU backend takes them one at a time, and is faster
-    still where it is told so (benchmarks/sac.py measures both).
+    Accelerators multiply a batch of matrices in one call. XLA's CPU backend takes them one at a time anyway, at about
+    the same rate (benchmarks/sac.py measures both), and cannot batch products in bfloat16 (nn/precision.py).
     """
     if jax.default_backend() != "cpu":
         return jax.vmap(function)

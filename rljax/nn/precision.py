@@ -18,8 +18,8 @@ def dot_general_of(precision: Precision) -> Any:
 def bfloat16_dot_general(inputs: jax.Array, kernel: jax.Array, dimension_numbers: Any, **_: Any) -> jax.Array:
     """The product [..., i] x [i, o] of a dense layer: factors rounded to bfloat16, sums in float32, and so backwards.
 
-    It is what a TPU does by default. CPUs with AVX512-BF16 multiply twice as fast so; on others it is slow. On a CPU it
-    cannot be vmapped over different kernels.
+    It is what a TPU does by default. CPUs with AVX512-BF16 multiply faster so (benchmarks/sac.py); others do not.
+    On a CPU it cannot be vmapped over different kernels.
     """
     if dimension_numbers != (((inputs.ndim - 1,), (0,)), ((), ())) or kernel.ndim != 2:
         raise ValueError(f"bfloat16_dot_general: a product of a dense layer, not {dimension_numbers}")
