@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import sqrt
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -59,6 +60,21 @@ class MLP(nn.Module):
         return x
 
 
+def product_of_patches(images: jax.Array, kernel: jax.Array, strides: Sequence[int], *_: Any, **__: Any) -> jax.Array:
+    """A convolution without padding, images [n, height, width, c] by a kernel [h, w, c, o], as one product of matrices.
+
+    XLA's CPU backend has no fast gradient of a convolution inside a loop: this takes a fifth of the time there.
+    """
+    (height, width, _, out), (down, right) = kernel.shape, strides
+    rows, columns = ((size - k) // s + 1 for size, k, s in zip(images.shape[1:3], kernel.shape, strides, strict=False))
+    patches = [
+        images[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * right + 1 : right]
+        for i in range(height)
+        for j in range(width)
+    ]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, out)
+
+
 class CNN(nn.Module):
     """Maps images [..., height, width, channels] to features [..., dense]; any leading axes, or none.
 
@@ -94,7 +110,10 @@ class CNN(nn.Module):
                     f"{x.shape[-3]} x {x.shape[-2]}. Use fewer or smaller kernels, such as kernels=(3,), strides=(1,)"
                 )
             window, step = (kernel, kernel), (stride, stride)
-            x = nn.Conv(channels, window, step, padding="VALID", kernel_init=orthogonal(sqrt(2)))(x)
+            by_patches = (lambda: product_of_patches) if jax.default_backend() == "cpu" else None
+            x = nn.Conv(
+                channels, window, step, "VALID", kernel_init=orthogonal(sqrt(2)), conv_general_dilated_cls=by_patches
+            )(x)
             x = activate(nn.LayerNorm()(x) if self.layer_norm else x)
         x = x.reshape(*x.shape[:-3], -1)
         x = nn.Dense(self.dense, kernel_init=orthogonal(sqrt(2)))(x)

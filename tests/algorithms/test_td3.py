@@ -142,17 +142,18 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(num_a
 
 
 def test_nothing_is_learned_before_learning_starts_and_actions_are_uniform():
-    algorithm = td3.make(limited(Drift(), 7), dataclasses.replace(TINY, exploration_noise=0.01))
+    algorithm = td3.make(rljax.make("pendulum"), dataclasses.replace(TINY, exploration_noise=0.01))
+    assert algorithm.config.first_learning_iteration == 4
     state, metrics = run(algorithm, 7)
     # 8 steps an iteration: the fifth fills the 40.
     np.testing.assert_array_equal(metrics["updates"], [0, 0, 0, 0, 2, 2, 2])
     assert np.isnan(metrics["loss/critic"][:4]).all()
     assert np.isfinite(metrics["loss/critic"][4:]).all()
     actions = np.asarray(state.experience.replay.data.action[..., 0])
-    assert actions[:, :8].min() < -0.7
-    assert actions[:, :8].max() > 0.7
+    assert actions[:, :10].min() < -0.7
+    assert actions[:, :10].max() > 0.7
     # Then it acts by the policy: nearly the same everywhere, but for the noise.
-    assert 0 < actions[:, 8:14].std() < 0.2
+    assert 0 < actions[:, 10:14].std() < 0.2
 
 
 def test_noise_has_a_scale_of_its_own_in_each_environment_and_a_new_one_in_each_episode():
@@ -164,16 +165,21 @@ def test_noise_has_a_scale_of_its_own_in_each_environment_and_a_new_one_in_each_
         state, _ = algorithm.step(state)
         return state, state.noise_level
 
-    state, level = jax.jit(lambda key: jax.lax.scan(body, algorithm.init(key), None, 45))(jax.random.key(0))
+    # A policy that answers 0, so that actions are the noise.
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    params = state.params | {"policy": jax.tree.map(jnp.zeros_like, state.params["policy"])}
+    state = state.replace(learner=state.learner.replace(params=params))
+    state, level = jax.jit(lambda state: jax.lax.scan(body, state, None, 45))(state)
     level, steps = np.asarray(level), 2 * np.arange(1, 46)
     changed = level[1:] != level[:-1]
     np.testing.assert_array_equal(changed, (np.diff(steps // 7) > 0)[:, None] & np.ones(4, bool))
     assert len(np.unique(level[0])) == 4
     assert 0.0 <= level.min() < 0.2
     assert 0.8 < level.max() < 1.0
-    # An untrained policy answers 0, so that actions are the noise; a rollout has the scales from before it.
-    actions = np.asarray(state.experience.replay.data.action[:, 2:90, 0])
-    scale = np.repeat(0.1 + 0.3 * level[:-1], 2, axis=0).T
+    # A rollout has the scales from before it; the first ones are uniform.
+    start = config.first_learning_iteration
+    actions = np.asarray(state.experience.replay.data.action[:, 2 * start + 2 : 90, 0])
+    scale = np.repeat(0.1 + 0.3 * level[start:-1], 2, axis=0).T
     np.testing.assert_allclose((actions / scale).std(), 1.0, atol=0.12)
     assert np.corrcoef(np.abs(actions).ravel(), scale.ravel())[0, 1] > 0.2
 

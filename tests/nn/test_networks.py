@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.nn.networks import ACTIVATIONS, CNN, GRU, MLP, activation
+from rljax.nn.networks import ACTIVATIONS, CNN, GRU, MLP, activation, product_of_patches
 
 KEY = jax.random.key(0)
 
@@ -86,6 +86,31 @@ def test_cnn_scales_bytes_and_takes_floats_and_booleans_as_they_are():
     np.testing.assert_allclose(apply(variables, (255 * bits).astype(jnp.uint8)), expected, atol=1e-5)
     np.testing.assert_allclose(apply(variables, bits), expected, atol=1e-5)
     assert float(jnp.abs(apply(variables, 255.0 * bits) - expected).max()) > 1
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides"), [((5, 7), (3, 2), (1, 1)), ((9, 8), (4, 3), (2, 3)), ((6, 6), (6, 6), (1, 1))]
+)
+def test_product_of_patches_is_the_convolution_of_lax_with_its_gradients(size, kernel, strides):
+    images = jax.random.normal(KEY, (2, *size, 3))
+    weights = jax.random.normal(jax.random.key(1), (*kernel, 3, 4))
+
+    def of_lax(images, weights):
+        return jax.lax.conv_general_dilated(
+            images, weights, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )  # fmt: skip
+
+    def of_patches(images, weights):
+        return product_of_patches(images, weights, strides)
+
+    ours, theirs = (
+        jax.jit(lambda x, w, f=f: (f(x, w), *jax.grad(lambda x, w: jnp.sin(f(x, w)).sum(), (0, 1))(x, w)))(
+            images, weights
+        )
+        for f in (of_patches, of_lax)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_cnn_defaults_are_the_nature_network_on_84_by_84():
