@@ -50,7 +50,7 @@ bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
 
 bench-off-policy: install-dev ## Measure SAC, TD3, DQN and PQN: hours; goes on where it was interrupted
-	@for algorithm in sac td3 dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
+	@for algorithm in sac crossq td3 dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
 
 physics: install-dev ## Measure the engines on this machine, beside Gymnasium and what else is installed
 	@$(bin)/python -m benchmarks.physics $(ARGS)

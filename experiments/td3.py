@@ -32,10 +32,17 @@ class Settings:
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
 
-# What the paper's authors and CleanRL run.
-MUJOCO = Settings(total_steps=1_000_000, config=td3.Config(learning_starts=25_000))
+# As experiments/sac.py has them: an update for every fourth step, of eight environments. `Config()` is what the paper's
+# authors run: one environment and an update for each step.
+MUJOCO = Settings(
+    total_steps=1_000_000,
+    config=td3.Config(
+        num_envs=8, rollout_length=1, learning_starts=10_000, critic_learning_rate=1e-3, precision="bfloat16"
+    ),
+)  # fmt: skip
+LAYER_NORM = Settings(total_steps=500_000, config=dataclasses.replace(MUJOCO.config, layer_norm=True))
 
-# As experiments/sac.py has it: environments together and networks that stay in a core's cache.
+# Environments together, and networks that stay in a core's cache.
 SMALL = Settings(
     config=td3.Config(
         num_envs=4, rollout_length=1, num_updates=4, batch_size=128, hidden=(64, 64), learning_rate=1e-3,
@@ -54,9 +61,11 @@ TASKS = {
         config=td3.Config(learning_starts=2_500, replay_size=100_000, exploration_noise=0.5),
     ),
     "half_cheetah": MUJOCO,
-    "hopper": MUJOCO,
-    "walker2d": MUJOCO,
-    "inverted_pendulum": dataclasses.replace(MUJOCO, config=td3.Config(learning_starts=10_000)),
+    "hopper": LAYER_NORM,
+    "walker2d": LAYER_NORM,
+    "inverted_pendulum": dataclasses.replace(
+        SMALL, total_steps=30_000, config=dataclasses.replace(SMALL.config, learning_starts=2_000)
+    ),
 }  # fmt: skip
 
 

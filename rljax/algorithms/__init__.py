@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-NAMES = ("dqn", "ppo", "pqn", "sac", "td3")
+NAMES = ("crossq", "dqn", "ppo", "pqn", "sac", "td3")
 
 
 def get(name: str) -> ModuleType:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rljax.envs.environment import Environment
+from rljax.envs import AutoReset, Environment, EpisodeStatistics
+from rljax.envs.auto_reset import ResetPolicy
+from rljax.spaces import Box, Discrete
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -65,6 +67,44 @@ def require(config: Any, field: str, valid: bool, allowed: str) -> None:
     if not valid:
         where = f"{type(config).__module__.rpartition('.')[2]}.{type(config).__name__}"
         raise ValueError(f"{where}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices over whose mesh axis an algorithm runs under `shard_map`, each with a share; without a name, one."""
+
+    axis_name: str | None = None
+
+    @property
+    def count(self) -> int:
+        return jax.lax.axis_size(self.axis_name) if self.axis_name else 1
+
+    def mean(self, tree: PyTree) -> PyTree:
+        """Averages over devices."""
+        return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
+
+    def local(self, key: Key) -> Key:
+        """A key of this device's own, for what must differ between devices."""
+        return jax.random.fold_in(key, jax.lax.axis_index(self.axis_name)) if self.axis_name else key
+
+    def environments(self, env: Environment, num_envs: int, reset_policy: ResetPolicy) -> AutoReset:
+        """This device's share of `num_envs` environments, which report their episodes."""
+        pool_size = -(-max(num_envs, 32) // self.count)
+        return AutoReset(EpisodeStatistics(env), num_envs // self.count, reset_policy, pool_size)
+
+
+def discrete(env: Environment, name: str) -> tuple[int, bool]:
+    """The number of actions, and whether observations are images.
+
+    Raises:
+      ValueError: actions are not `Discrete`, or observations neither a vector nor an image.
+    """
+    space, obs = env.action_space, env.observation_space
+    if not isinstance(space, Discrete):
+        raise ValueError(f"{name} needs a Discrete action space, {env!r} has {space}")
+    if not isinstance(obs, Box) or len(obs.shape) not in (1, 3):
+        raise ValueError(f"{name} needs observations [n] or [height, width, channels], {env!r} has {obs}")
+    return space.n, len(obs.shape) == 3
 
 
 def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array, axis_name: str | None = None) -> Metrics:

@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, require
+from rljax.algorithms.base import Algorithm, Policy, discrete, require
 from rljax.algorithms.off_policy import Collector, Experience, Learner, ReplayConfig, when
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation
 from rljax.ops import categorical
-from rljax.spaces import Box, Discrete
+from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.types import Key, Metrics, PyTree
 
 Exploration = Literal["epsilon", "noisy"]
@@ -276,33 +276,6 @@ def quantile_loss(quantiles: jax.Array, samples: jax.Array) -> jax.Array:
     return (weight * optax.losses.huber_loss(error)).mean(-1).sum(-1)
 
 
-def linear_schedule(start: jax.Array, end: jax.Array | float, share: jax.Array) -> jax.Array:
-    """From start to end while `share` goes from 0 to 1, and then the end."""
-    return start + (end - start) * jnp.clip(share, 0.0, 1.0)
-
-
-def epsilon_greedy(key: Key, values: jax.Array, epsilon: jax.Array | float) -> jax.Array:
-    """The action of the largest value, [..., actions] to int32 [...]; with probability ε any, all as likely."""
-    explore_key, action_key = jax.random.split(key)
-    batch = values.shape[:-1]
-    explore = jax.random.uniform(explore_key, batch) < epsilon
-    return jnp.where(explore, jax.random.randint(action_key, batch, 0, values.shape[-1]), jnp.argmax(values, -1))
-
-
-def discrete(env: Environment, name: str) -> tuple[int, bool]:
-    """The number of actions, and whether observations are images.
-
-    Raises:
-      ValueError: actions are not `Discrete`, or observations neither a vector nor an image.
-    """
-    space, obs = env.action_space, env.observation_space
-    if not isinstance(space, Discrete):
-        raise ValueError(f"{name} needs a Discrete action space, {env!r} has {space}")
-    if not isinstance(obs, Box) or len(obs.shape) not in (1, 3):
-        raise ValueError(f"{name} needs observations [n] or [height, width, channels], {env!r} has {obs}")
-    return space.n, len(obs.shape) == 3
-
-
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
     """DQN on `env`.
 
@@ -345,18 +318,18 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         """ε of a step."""
         if c.exploration == "noisy":
             return jnp.float32(0.0)
-        share = iteration * (steps_per_iteration / jnp.maximum(hyper.exploration_steps, 1.0))
-        share = jnp.where(hyper.exploration_steps > 0, share, 1.0)
-        return linear_schedule(hyper.exploration_start, hyper.exploration_end, share)
+        steps = iteration * float(steps_per_iteration)
+        return linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
 
-    def learning_rate_of(hyper: Hyper, iteration: jax.Array) -> jax.Array:
-        share = iteration * (steps_per_iteration / c.anneal_steps if c.anneal_steps else 0.0)
-        return linear_schedule(hyper.learning_rate, 0.0, share)
-
-    def importance_exponent_of(hyper: Hyper, iteration: jax.Array) -> jax.Array:
-        """β of an iteration."""
-        share = iteration * (steps_per_iteration / c.importance_anneal_steps if c.importance_anneal_steps else 0.0)
-        return linear_schedule(hyper.importance_exponent, 1.0, share)
+    def annealed(hyper: Hyper, iteration: jax.Array) -> Hyper:
+        """With the learning rate and β of an iteration."""
+        steps = iteration * float(steps_per_iteration)
+        if c.anneal_steps:
+            hyper = hyper.replace(learning_rate=linear_schedule(hyper.learning_rate, 0.0, steps, c.anneal_steps))
+        if c.importance_anneal_steps:
+            beta = linear_schedule(hyper.importance_exponent, 1.0, steps, c.importance_anneal_steps)
+            hyper = hyper.replace(importance_exponent=beta)
+        return hyper
 
     def init(key: Key) -> State:
         key, params_key, env_key = jax.random.split(key, 3)
@@ -380,7 +353,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return (batch.weight * losses).mean(), (error, action_values(c, output).mean())
 
         (loss_value, (error, value)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
-        gradient = collector.mean(gradient)
+        gradient = collector.devices.mean(gradient)
         metrics = {"loss/value": loss_value, "value/mean": value, "gradient_norm": optax.tree.norm(gradient)}
         learner = learner.descend("value", clip.update(gradient, optax.EmptyState())[0], hyper.learning_rate)
         learner = jax.lax.cond(target_due, lambda l: l.move_target("value", hyper.target_rate), lambda l: l, learner)
@@ -393,7 +366,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         target_due = (updates_before + 1 + jnp.arange(c.num_updates)) % c.target_period == 0
         x = (batches, jax.random.split(key, c.num_updates), target_due)
         learner, (priority, metrics) = jax.lax.scan(lambda l, x: update(l, *x, hyper), learner, x)
-        return (learner, priority), collector.mean(jax.tree.map(jnp.mean, metrics))
+        return (learner, priority), collector.devices.mean(jax.tree.map(jnp.mean, metrics))
 
     def step(state: State) -> tuple[State, Metrics]:
         key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
@@ -405,13 +378,12 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         experience, metrics = collector.collect(
             state.experience, act_key, lambda obs, key: explore(params, obs, key, epsilon)
         )
-        hyper = hyper.replace(learning_rate=learning_rate_of(hyper, iteration))
-        beta = importance_exponent_of(hyper, iteration)
-        batches = collector.sample(experience, sample_key, hyper.discount, beta)
+        hyper = annealed(hyper, iteration)
+        batches = collector.sample(experience, sample_key, hyper.discount, hyper.importance_exponent)
         # Before learning starts every priority is 1, and so it stays.
         (learner, priority), of_updates = when(
             learning,
-            lambda x: learn(x[0], batches, collector.local(learn_key), updates_before, hyper),
+            lambda x: learn(x[0], batches, collector.devices.local(learn_key), updates_before, hyper),
             (state.learner, jnp.ones_like(batches.weight)),
         )
         if c.prioritized:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import episode_metrics, require
+from rljax.algorithms.base import Devices, episode_metrics, require
 from rljax.data import Batch, Replay, ReplayState
 from rljax.data.replay import narrow
-from rljax.envs import AutoReset, Environment, EpisodeStatistics, RescaleAction
+from rljax.envs import AutoReset, Environment, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
@@ -101,9 +101,9 @@ class Learner(struct.PyTreeNode):
         copies = {name: jax.tree.map(jnp.copy, params[name]) for name in targets}
         return cls(params, copies, {name: optax.adam(0.0).init(part) for name, part in params.items()})
 
-    def descend(self, part: str, gradient: PyTree, learning_rate: Any) -> "Learner":
-        """One step of Adam on one part."""
-        updates, state = optax.adam(learning_rate).update(gradient, self.optimizer_state[part])
+    def descend(self, part: str, gradient: PyTree, learning_rate: Any, **adam: Any) -> "Learner":
+        """One step of Adam on one part; further settings are those of `optax.adam`."""
+        updates, state = optax.adam(learning_rate, **adam).update(gradient, self.optimizer_state[part])
         params = optax.apply_updates(self.params[part], updates)
         return self.replace(
             params=self.params | {part: params}, optimizer_state=self.optimizer_state | {part: state}
@@ -126,11 +126,11 @@ class Collector:
     """
 
     def __init__(self, env: Environment, config: ReplayConfig, prioritized: bool = False, axis_name: str | None = None):
-        self.env, self.config, self.prioritized, self.axis_name = env, config, prioritized, axis_name
+        self.env, self.config, self.prioritized, self.devices = env, config, prioritized, Devices(axis_name)
 
     def init(self, key: Key) -> Experience:
         envs = self._envs()
-        env_state = envs.reset(self.local(key))
+        env_state = envs.reset(self.devices.local(key))
         replay = self._replay(env_state).init()
         statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
         return Experience(replay, statistics, env_state)
@@ -141,7 +141,7 @@ class Collector:
         """One rollout by `act(obs [num_envs, …], key) -> action [num_envs, …]`, and what the environments report."""
         envs = self._envs()
         replay = self._replay(experience.env_state)
-        step_key, pool_key = jax.random.split(self.local(key))
+        step_key, pool_key = jax.random.split(self.devices.local(key))
 
         def env_step(carry: tuple[EnvState, ReplayState], key: Key) -> tuple[tuple, tuple]:
             env_state, buffer = carry
@@ -161,20 +161,20 @@ class Collector:
         env_state = jax.lax.cond(done.any(), refresh, lambda env_state: env_state, env_state)
         statistics = experience.obs_statistics
         if self.config.normalize_observation:
-            statistics = running_statistics.update(statistics, obs, self.axis_name)
-        return Experience(buffer, statistics, env_state), episode_metrics(metrics, done, self.axis_name)
+            statistics = running_statistics.update(statistics, obs, self.devices.axis_name)
+        return Experience(buffer, statistics, env_state), episode_metrics(metrics, done, self.devices.axis_name)
 
     def sample(
         self, experience: Experience, key: Key, discount: Any, importance_exponent: Any = 0.0
     ) -> Batch:  # fmt: skip
         """`num_updates` batches, leaves [num_updates, batch_size, …], with observations normalised."""
-        c, devices = self.config, self._devices()
+        c, devices = self.config, self.devices.count
         if c.batch_size % devices:
             raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices} devices")
         replay = self._replay(experience.env_state)
         shape = (c.num_updates, c.batch_size // devices)
         batch = replay.sample(
-            experience.replay, self.local(key), shape[0] * shape[1], discount, importance_exponent
+            experience.replay, self.devices.local(key), shape[0] * shape[1], discount, importance_exponent
         )  # fmt: skip
         batch = batch.replace(
             obs=self.normalize(experience.obs_statistics, batch.obs),
@@ -191,33 +191,50 @@ class Collector:
     def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
         return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
 
-    def mean(self, tree: PyTree) -> PyTree:
-        """Averages over devices."""
-        return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
-
-    def _devices(self) -> int:
-        return jax.lax.axis_size(self.axis_name) if self.axis_name else 1
-
-    def local(self, key: Key) -> Key:
-        """A key of this device's own, for what must differ between devices."""
-        return jax.random.fold_in(key, jax.lax.axis_index(self.axis_name)) if self.axis_name else key
-
     def _envs(self) -> AutoReset:
-        """This device's share of the environments."""
-        devices = self._devices()
-        pool_size = -(-max(self.config.num_envs, 32) // devices)
-        env = EpisodeStatistics(self.env)
-        return AutoReset(env, self.config.num_envs // devices, self.config.reset_policy, pool_size)
+        return self.devices.environments(self.env, self.config.num_envs, self.config.reset_policy)
 
     def _replay(self, env_state: EnvState) -> Replay:
         """This device's share of the buffer, for transitions such as these environments make."""
-        c, devices = self.config, self._devices()
+        c, devices = self.config, self.devices.count
         action = jax.eval_shape(lambda: self.env.action_space.sample(jax.random.key(0)))
         one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), env_state)
         example = Transition(one.obs, action, one.reward, one.terminated, one.truncated, one.obs)
         store_as = narrow(example, jnp.dtype(c.storage)) if c.storage else None
         num_envs = c.num_envs // devices
         return Replay(example, c.replay_size // devices, num_envs, c.n_step, self.prioritized, store_as)
+
+
+def delayed_updates(
+    update_critic: Callable[[Learner, Batch, Key], tuple[Learner, Metrics]],
+    update_policy: Callable[[Learner, Batch, Key], tuple[Learner, Metrics]],
+    learner: Learner,
+    batches: Batch,
+    key: Key,
+    delay: int,
+) -> tuple[Learner, Metrics]:
+    """All updates of an iteration: of the critics with each batch, of the policy with every `delay`-th as well.
+
+    Args:
+      batches: leaves [n, batch, …], where `delay` divides n.
+
+    Returns:
+      The learner and the means of all metrics.
+    """
+    rounds = batches.reward.shape[0] // delay
+
+    def one_round(learner: Learner, x: tuple[Batch, Key]) -> tuple[Learner, Metrics]:
+        batches, key = x
+        critic_key, policy_key = jax.random.split(key)
+        learner, metrics = jax.lax.scan(
+            lambda learner, x: update_critic(learner, *x), learner, (batches, jax.random.split(critic_key, delay))
+        )
+        learner, of_policy = update_policy(learner, jax.tree.map(lambda x: x[-1], batches), policy_key)
+        return learner, jax.tree.map(jnp.mean, metrics) | of_policy
+
+    batches = jax.tree.map(lambda x: x.reshape(rounds, delay, *x.shape[1:]), batches)
+    learner, metrics = jax.lax.scan(one_round, learner, (batches, jax.random.split(key, rounds)))
+    return learner, jax.tree.map(jnp.mean, metrics)
 
 
 def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learner: Any) -> tuple[Any, Metrics]:

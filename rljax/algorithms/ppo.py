@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, episode_metrics, require
-from rljax.envs import AutoReset, Environment, EpisodeStatistics, RescaleAction
+from rljax.algorithms.base import Algorithm, Devices, Policy, episode_metrics, require
+from rljax.envs import AutoReset, Environment, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.nn.distributions import Categorical, Gaussian
@@ -255,26 +255,15 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         raise ValueError("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
     rescale = isinstance(action_space, Box) and action_space.bounded
     agent_env = RescaleAction(env) if rescale else env
-    network = ActorCritic(c, action_space, image)
+    network, devices = ActorCritic(c, action_space, image), Devices(axis_name)
     steps_per_iteration = c.num_envs * c.rollout_length * env.steps_per_action
     example_obs = jnp.zeros(obs_space.shape, obs_space.dtype)
 
-    def local_envs() -> AutoReset:
-        """This device's share of the environments."""
-        devices = jax.lax.axis_size(axis_name) if axis_name else 1
-        pool_size = -(-max(c.num_envs, 32) // devices)
-        return AutoReset(EpisodeStatistics(agent_env), c.num_envs // devices, c.reset_policy, pool_size)
-
-    def local(key: Key) -> Key:
-        """A key of this device's own, for what must differ between devices."""
-        return jax.random.fold_in(key, jax.lax.axis_index(axis_name)) if axis_name else key
+    def environments() -> AutoReset:
+        return devices.environments(agent_env, c.num_envs, c.reset_policy)
 
     def apply(params: PyTree, obs: PyTree, memory: PyTree, reset: jax.Array) -> tuple[Any, jax.Array, PyTree]:
         return cast(tuple[Any, jax.Array, PyTree], network.apply(params, obs, memory, reset))
-
-    def mean(tree: PyTree) -> PyTree:
-        """Averages over devices."""
-        return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
     def optimizer(hyper: Hyper, learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.chain(
@@ -290,7 +279,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
 
     def init(key: Key) -> State:
         key, params_key, env_key = jax.random.split(key, 3)
-        envs = local_envs()
+        envs = environments()
         memory = network.initial_memory((envs.num_envs,))
         params = network.init(
             params_key, example_obs[None, None], network.initial_memory((1,)), jnp.zeros((1, 1), bool)
@@ -305,7 +294,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             learning_rate_scale=jnp.float32(1.0),
             obs_statistics=running_statistics.init(example_obs),
             return_statistics=running_statistics.init(jnp.float32(0.0)),
-            env_state=envs.reset(local(env_key)),
+            env_state=envs.reset(devices.local(env_key)),
             memory=memory,
             reset=jnp.ones(envs.num_envs, bool),
             discounted_return=jnp.zeros(envs.num_envs),
@@ -313,7 +302,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
 
     def collect(state: State, key: Key) -> tuple[State, Rollout]:
         """Acts for `rollout_length` steps."""
-        envs = local_envs()
+        envs = environments()
         step_key, pool_key = jax.random.split(key)
 
         def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, Rollout]:
@@ -406,11 +395,11 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             memory = jax.tree.map(lambda x: x[index], batch.memory)
             minibatch = jax.tree.map(lambda x: x[:, index], batch._replace(memory=()))._replace(memory=memory)
             if c.normalize_advantage:
-                centered = minibatch.advantage - mean(minibatch.advantage.mean())
-                deviation = jnp.sqrt(mean(jnp.square(centered).mean()))
+                centered = minibatch.advantage - devices.mean(minibatch.advantage.mean())
+                deviation = jnp.sqrt(devices.mean(jnp.square(centered).mean()))
                 minibatch = minibatch._replace(advantage=centered / (deviation + 1e-8))
             gradient, metrics = jax.grad(loss, has_aux=True)(params, minibatch, hyper)
-            gradient, metrics = mean((gradient, metrics))
+            gradient, metrics = devices.mean((gradient, metrics))
             kl = metrics["policy/approximate_kl"]
             if c.target_kl is not None and c.kl_response == "stop":
                 stopped = stopped | (kl > 1.5 * c.target_kl)
@@ -438,13 +427,13 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def step(state: State) -> tuple[State, Metrics]:
         key, act_key, update_key = jax.random.split(state.key, 3)
         memory = state.memory
-        state, rollout = collect(state, local(act_key))
+        state, rollout = collect(state, devices.local(act_key))
         transition = rollout.transition
         done = transition.terminated | transition.truncated
         state, reward = scale_rewards(state, transition.reward, done)
         batch = prepare(state, memory, rollout._replace(transition=transition.replace(reward=reward)))
-        state, metrics = update(state, batch, local(update_key))
-        metrics["value/explained_variance"] = mean(explained_variance(batch.value, batch.target))
+        state, metrics = update(state, batch, devices.local(update_key))
+        metrics["value/explained_variance"] = devices.mean(explained_variance(batch.value, batch.target))
         metrics |= episode_metrics(rollout.metrics, done, axis_name)
         if c.normalize_observation:
             # Only now: with other statistics than those that acted, the ratio would not start at 1.

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, episode_metrics, require
-from rljax.algorithms.dqn import discrete, epsilon_greedy, linear_schedule
-from rljax.envs import AutoReset, Environment, EpisodeStatistics
+from rljax.algorithms.base import Algorithm, Devices, Policy, discrete, episode_metrics, require
+from rljax.envs import AutoReset, Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.nn.networks import ACTIVATIONS, CNN, MLP
 from rljax.ops import running_statistics
+from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import lambda_returns
 from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
@@ -152,24 +152,13 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     if image and (not c.hidden or c.normalize_observation):
         field = "normalize_observation = True" if c.hidden else "hidden = ()"
         raise ValueError(f"pqn.Config: {field} is not allowed for images")
-    network = Network(c, num_actions, image)
+    network, devices = Network(c, num_actions, image), Devices(axis_name)
     steps_per_iteration = c.num_envs * c.rollout_length * env.steps_per_action
     obs_space, action_type = env.observation_space, env.action_space.dtype
     example_obs = jnp.zeros(obs_space.shape, obs_space.dtype)
 
-    def local_envs() -> AutoReset:
-        """This device's share of the environments."""
-        devices = jax.lax.axis_size(axis_name) if axis_name else 1
-        pool_size = -(-max(c.num_envs, 32) // devices)
-        return AutoReset(EpisodeStatistics(env), c.num_envs // devices, c.reset_policy, pool_size)
-
-    def local(key: Key) -> Key:
-        """A key of this device's own, for what must differ between devices."""
-        return jax.random.fold_in(key, jax.lax.axis_index(axis_name)) if axis_name else key
-
-    def mean(tree: PyTree) -> PyTree:
-        """Averages over devices."""
-        return jax.lax.pmean(tree, axis_name) if axis_name else tree
+    def environments() -> AutoReset:
+        return devices.environments(env, c.num_envs, c.reset_policy)
 
     def optimizer(hyper: Hyper, learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.radam(learning_rate))
@@ -182,9 +171,8 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         return running_statistics.normalize(statistics, obs) if c.normalize_observation else obs
 
     def epsilon_of(hyper: Hyper, iteration: jax.Array) -> jax.Array:
-        share = iteration * (steps_per_iteration / jnp.maximum(hyper.exploration_steps, 1.0))
-        share = jnp.where(hyper.exploration_steps > 0, share, 1.0)
-        return linear_schedule(hyper.exploration_start, hyper.exploration_end, share)
+        steps = iteration * float(steps_per_iteration)
+        return linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
 
     def init(key: Key) -> State:
         key, params_key, env_key = jax.random.split(key, 3)
@@ -197,12 +185,12 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             params=params,
             optimizer_state=optimizer(hyper, hyper.learning_rate).init(params),
             obs_statistics=running_statistics.init(example_obs),
-            env_state=local_envs().reset(local(env_key)),
+            env_state=environments().reset(devices.local(env_key)),
         )
 
     def collect(state: State, key: Key, epsilon: jax.Array) -> tuple[State, Transition, Metrics]:
         """Acts for `rollout_length` steps: transitions [T, N, …], and what the environments report."""
-        envs = local_envs()
+        envs = environments()
         step_key, pool_key = jax.random.split(key)
 
         def env_step(env_state: EnvState, key: Key) -> tuple[EnvState, tuple[Transition, dict[str, jax.Array]]]:
@@ -245,15 +233,17 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def update(state: State, transition: Transition, target: jax.Array, key: Key) -> tuple[State, Metrics]:
         """`num_epochs` passes of minibatch steps over the rollout."""
         hyper = state.hyper
-        remaining = 1.0 - state.iteration * (steps_per_iteration / c.anneal_steps) if c.anneal_steps else 1.0
-        learning_rate = hyper.learning_rate * jnp.maximum(remaining, 0.0)
+        learning_rate = hyper.learning_rate
+        if c.anneal_steps:
+            steps = state.iteration * float(steps_per_iteration)
+            learning_rate = linear_schedule(learning_rate, 0.0, steps, c.anneal_steps)
         obs = normalize(state.obs_statistics, transition.obs)
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, transition.action, target))
 
         def minibatch_step(carry: tuple[PyTree, PyTree], index: jax.Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
             params, optimizer_state = carry
             gradient, metrics = jax.grad(loss, has_aux=True)(params, *jax.tree.map(lambda x: x[index], batch))
-            gradient, metrics = mean((gradient, metrics))
+            gradient, metrics = devices.mean((gradient, metrics))
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             updates, optimizer_state = optimizer(hyper, learning_rate).update(gradient, optimizer_state, params)
             return (optax.apply_updates(params, updates), optimizer_state), metrics
@@ -269,8 +259,8 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def step(state: State) -> tuple[State, Metrics]:
         key, act_key, update_key = jax.random.split(state.key, 3)
         epsilon = epsilon_of(state.hyper, state.iteration)
-        state, transition, of_episodes = collect(state, local(act_key), epsilon)
-        state, metrics = update(state, transition, returns(state, transition), local(update_key))
+        state, transition, of_episodes = collect(state, devices.local(act_key), epsilon)
+        state, metrics = update(state, transition, returns(state, transition), devices.local(update_key))
         metrics |= of_episodes | {"policy/exploration": epsilon}
         if c.normalize_observation:
             statistics = running_statistics.update(state.obs_statistics, transition.obs, axis_name)

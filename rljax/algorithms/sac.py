@@ -12,15 +12,23 @@ critics.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, require
-from rljax.algorithms.off_policy import Collector, Experience, Learner, ReplayConfig, continuous, when
+from rljax.algorithms.base import Algorithm, Devices, Policy, require
+from rljax.algorithms.off_policy import (
+    Collector,
+    Experience,
+    Learner,
+    ReplayConfig,
+    continuous,
+    delayed_updates,
+    when,
+)
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.distributions import TanhGaussian
@@ -108,7 +116,7 @@ class State(struct.PyTreeNode):
 
     iteration: jax.Array
     key: Key
-    hyper: Hyper
+    hyper: Any
     learner: Learner
     experience: Experience
 
@@ -153,10 +161,14 @@ class Agent:
       axis_name: mesh axis over whose devices gradients are averaged.
     """
 
+    config: Any
+    actor: nn.Module
+    critic: nn.Module
+
     def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
         self.config, self.obs_size, self.action_size = config, obs_size, action_size
         self.actor, self.critic = Actor(config, action_size), Critic(config)
-        self.axis_name = axis_name
+        self.devices = Devices(axis_name)
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:
         obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.action_size))
@@ -211,7 +223,7 @@ class Agent:
             return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend("critic", self._mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
         learner = learner.move_target("critic", hyper.target_rate)
         return learner, {"loss/critic": error, "value/mean": value}
 
@@ -227,36 +239,26 @@ class Agent:
             return (temperature * log_prob - value).mean(), -log_prob.mean()
 
         (error, entropy), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = learner.descend("policy", self._mean(gradient), hyper.learning_rate)
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
         if c.learn_temperature:
             # In the logarithm, which keeps α positive and its pace relative; the same fixed point as eq. 18.
             excess = entropy - hyper.target_entropy_per_dim * self.action_size
-            learner = learner.descend("log_temperature", self._mean(excess), hyper.temperature_learning_rate)
+            learner = learner.descend("log_temperature", self.devices.mean(excess), hyper.temperature_learning_rate)
         return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
 
     def learn(self, learner: Learner, batches: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
-        delay = self.config.policy_delay
-        rounds = self.config.num_updates // delay
 
-        def one_round(learner: Learner, x: tuple[Batch, Key]) -> tuple[Learner, Metrics]:
-            batches, key = x
-            critic_key, policy_key = jax.random.split(key)
+        def update_critic(learner: Learner, batch: Batch, key: Key) -> tuple[Learner, Metrics]:
+            return self.update_critic(learner, batch, key, hyper)
 
-            def one_update(learner: Learner, x: tuple[Batch, Key]) -> tuple[Learner, Metrics]:
-                return self.update_critic(learner, *x, hyper)
+        def update_policy(learner: Learner, batch: Batch, key: Key) -> tuple[Learner, Metrics]:
+            return self.update_policy(learner, batch, key, hyper)
 
-            learner, metrics = jax.lax.scan(one_update, learner, (batches, jax.random.split(critic_key, delay)))
-            last = jax.tree.map(lambda x: x[-1], batches)
-            learner, of_policy = self.update_policy(learner, last, policy_key, hyper)
-            return learner, jax.tree.map(jnp.mean, metrics) | of_policy
-
-        batches = jax.tree.map(lambda x: x.reshape(rounds, delay, *x.shape[1:]), batches)
-        learner, metrics = jax.lax.scan(one_round, learner, (batches, jax.random.split(key, rounds)))
-        return learner, self._mean(jax.tree.map(jnp.mean, metrics))
-
-    def _mean(self, tree: PyTree) -> PyTree:
-        return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
+        learner, metrics = delayed_updates(
+            update_critic, update_policy, learner, batches, key, self.config.policy_delay
+        )  # fmt: skip
+        return learner, self.devices.mean(metrics)
 
 
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
@@ -271,15 +273,22 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     Raises:
       ValueError: the environment's spaces do not fit.
     """
-    c = Config() if config is None else config
-    agent_env = continuous(env, "sac")
+    return assemble("sac", env, config or Config(), Agent, Hyper, make, axis_name)
+
+
+def assemble(
+    name: str, env: Environment, config: Any, agent_type: Any, hyper_type: Any, make: Any, axis_name: str | None
+) -> Algorithm:
+    """The algorithm of an agent whose policy and `learn` are as those of `Agent` here; CrossQ's is another."""
+    c = config
+    agent_env = continuous(env, name)
     size = agent_env.action_space.shape[0]
-    agent = Agent(c, env.observation_space.shape[0], size, axis_name)
+    agent = agent_type(c, env.observation_space.shape[0], size, axis_name)
     collector = Collector(agent_env, c, axis_name=axis_name)
 
     def init(key: Key) -> State:
         key, actor_key, critic_key, env_key = jax.random.split(key, 4)
-        hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
+        hyper = hyper_type(**{field: jnp.float32(getattr(c, field)) for field in hyper_type.__dataclass_fields__})
         return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), collector.init(env_key))
 
     def step(state: State) -> tuple[State, Metrics]:
@@ -293,7 +302,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return jnp.where(trained, agent.policy(state.params["policy"], obs).sample(sampling), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
-            return agent.learn(learner, batches, collector.local(learn_key), state.hyper)
+            return agent.learn(learner, batches, collector.devices.local(learn_key), state.hyper)
 
         experience, metrics = collector.collect(state.experience, act_key, act)
         batches = collector.sample(experience, sample_key, state.hyper.discount)
@@ -312,4 +321,4 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         variables = {"params": state.params["policy"], "obs_statistics": state.experience.obs_statistics}
         return Policy(variables, (), act)
 
-    return Algorithm(init, step, policy, c.steps_per_iteration * env.steps_per_action, "sac", env, c, make)
+    return Algorithm(init, step, policy, c.steps_per_iteration * env.steps_per_action, name, env, c, make)

@@ -16,8 +16,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, require
-from rljax.algorithms.off_policy import Collector, Experience, Learner, ReplayConfig, continuous, when
+from rljax.algorithms.base import Algorithm, Devices, Policy, require
+from rljax.algorithms.off_policy import (
+    Collector,
+    Experience,
+    Learner,
+    ReplayConfig,
+    continuous,
+    delayed_updates,
+    when,
+)
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.ensemble import over_ensemble
@@ -189,7 +197,7 @@ class Agent:
     def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
         self.config, self.obs_size, self.action_size = config, obs_size, action_size
         self.actor, self.critic = Actor(config, action_size), Critic(config)
-        self.axis_name = axis_name
+        self.devices = Devices(axis_name)
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:
         obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.action_size))
@@ -253,7 +261,7 @@ class Agent:
             return error.mean(-1).sum(), self.value(output).mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend("critic", self._mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
         return learner, {"loss/critic": error, "value/mean": value}
 
     def update_policy(self, learner: Learner, batch: Batch, hyper: Hyper) -> tuple[Learner, Metrics]:
@@ -267,32 +275,23 @@ class Agent:
             return -self.value(self.critic.apply(first, batch.obs, action)).mean()  # type: ignore[arg-type]
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
-        learner = learner.descend("policy", self._mean(gradient), hyper.learning_rate)
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
         learner = learner.move_target("policy", hyper.target_rate).move_target("critic", hyper.target_rate)
         return learner, {"loss/policy": error}
 
     def learn(self, learner: Learner, batches: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
-        delay = self.config.policy_delay
-        rounds = self.config.num_updates // delay
 
-        def one_round(learner: Learner, x: tuple[Batch, Key]) -> tuple[Learner, Metrics]:
-            batches, key = x
+        def update_critic(learner: Learner, batch: Batch, key: Key) -> tuple[Learner, Metrics]:
+            return self.update_critic(learner, batch, key, hyper)
 
-            def one_update(learner: Learner, x: tuple[Batch, Key]) -> tuple[Learner, Metrics]:
-                return self.update_critic(learner, *x, hyper)
+        def update_policy(learner: Learner, batch: Batch, _: Key) -> tuple[Learner, Metrics]:
+            return self.update_policy(learner, batch, hyper)
 
-            learner, metrics = jax.lax.scan(one_update, learner, (batches, jax.random.split(key, delay)))
-            last = jax.tree.map(lambda x: x[-1], batches)
-            learner, of_policy = self.update_policy(learner, last, hyper)
-            return learner, jax.tree.map(jnp.mean, metrics) | of_policy
-
-        batches = jax.tree.map(lambda x: x.reshape(rounds, delay, *x.shape[1:]), batches)
-        learner, metrics = jax.lax.scan(one_round, learner, (batches, jax.random.split(key, rounds)))
-        return learner, self._mean(jax.tree.map(jnp.mean, metrics))
-
-    def _mean(self, tree: PyTree) -> PyTree:
-        return jax.lax.pmean(tree, self.axis_name) if self.axis_name else tree
+        learner, metrics = delayed_updates(
+            update_critic, update_policy, learner, batches, key, self.config.policy_delay
+        )  # fmt: skip
+        return learner, self.devices.mean(metrics)
 
 
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
@@ -323,7 +322,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         key, actor_key, critic_key, env_key, noise_key = jax.random.split(key, 5)
         hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
         experience = collector.init(env_key)
-        noise_level = jax.random.uniform(collector.local(noise_key), experience.env_state.reward.shape)
+        noise_level = jax.random.uniform(collector.devices.local(noise_key), experience.env_state.reward.shape)
         return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), experience, noise_level)
 
     def step(state: State) -> tuple[State, Metrics]:
@@ -338,7 +337,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return jnp.where(trained, perturbed(agent.policy(state.params["policy"], obs), exploring, scale), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
-            return agent.learn(learner, batches, collector.local(learn_key), state.hyper)
+            return agent.learn(learner, batches, collector.devices.local(learn_key), state.hyper)
 
         experience, metrics = collector.collect(state.experience, act_key, act)
         batches = collector.sample(experience, sample_key, state.hyper.discount)
@@ -346,7 +345,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         # An episode that went on is as much longer as the rollout.
         before, after = (x.env_state.info["episode_length"] for x in (state.experience, experience))
-        drawn = jax.random.uniform(collector.local(noise_key), state.noise_level.shape)
+        drawn = jax.random.uniform(collector.devices.local(noise_key), state.noise_level.shape)
         noise_level = jnp.where(after < before + c.rollout_length, drawn, state.noise_level)
         state = state.replace(
             iteration=state.iteration + 1, key=key, learner=learner, experience=experience, noise_level=noise_level

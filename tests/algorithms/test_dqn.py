@@ -11,6 +11,7 @@ import rlax
 
 import rljax
 from rljax.algorithms import dqn
+from rljax.algorithms.base import discrete
 from rljax.ops import categorical
 from rljax.training import evaluate
 from tests.toys import Clock, Drift, Pixels, limited
@@ -32,7 +33,7 @@ def run(algorithm, iterations, seed=0):
 
 def values_of(algorithm, state, obs):
     c = algorithm.config
-    network = dqn.Network(c, *dqn.discrete(algorithm.env, "dqn"))
+    network = dqn.Network(c, *discrete(algorithm.env, "dqn"))
     return dqn.action_values(c, network.apply(state.params["value"], obs))
 
 
@@ -171,13 +172,6 @@ def test_exploration_is_random_before_learning_and_then_falls_linearly_as_does_t
     np.testing.assert_allclose(metrics["policy/exploration"], expected, atol=1e-6)
     np.testing.assert_allclose(metrics["learning_rate"][:6], [0.1, 0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-7)
     np.testing.assert_array_equal(metrics["updates"], [0] + 9 * [2])
-
-
-def test_epsilon_greedy_by_counts():
-    values = jnp.broadcast_to(jnp.array([0.0, 2.0, 1.0]), (30_000, 3))
-    actions = dqn.epsilon_greedy(jax.random.key(0), values, 0.3)
-    np.testing.assert_allclose(jnp.bincount(actions) / 30_000, [0.1, 0.8, 0.1], atol=0.01)
-    assert (dqn.epsilon_greedy(jax.random.key(0), values, 0.0) == 1).all()
 
 
 @pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])

@@ -12,6 +12,7 @@ import pytest
 import rljax
 from rljax.algorithms import pqn
 from rljax.nn.networks import CNN
+from rljax.ops.exploration import epsilon_greedy
 from rljax.training import evaluate
 from tests.toys import Clock, Drift, Pixels, limited
 
@@ -53,9 +54,7 @@ def test_one_update_by_hand():
     _, act_key, _ = jax.random.split(before.key, 3)
     keys = jax.random.split(jax.random.split(act_key)[0], 8)
     values = values_of(algorithm, before.params, observation)
-    actions = np.stack(
-        [pqn.epsilon_greedy(k, jnp.broadcast_to(v, (4, 2)), 1.0) for k, v in zip(keys, values, strict=True)]
-    )
+    actions = np.stack([epsilon_greedy(k, jnp.broadcast_to(v, (4, 2)), 1.0) for k, v in zip(keys, values, strict=True)])
 
     def loss(params):
         chosen = jnp.take_along_axis(values_of(algorithm, params, observation)[:, None], actions[..., None], 2)

@@ -70,7 +70,7 @@ def test_target_takes_the_smaller_critic_at_the_smoothed_target_action(num_atoms
     example = rljax.types.Transition(obs, jax.ShapeDtypeStruct((1,), jnp.float32), scalar, flag, flag, obs)
     replay = rljax.data.Replay(example, config.replay_size, config.num_envs)
     batch = replay.sample(after.experience.replay, sample_key, config.batch_size, config.discount)
-    noise_key = jax.random.split(jax.random.split(learn_key, 1)[0], 1)[0]
+    noise_key = jax.random.split(jax.random.split(jax.random.split(learn_key, 1)[0])[0], 1)[0]
 
     targets = state.learner.targets
     action = td3.Actor(config, 1).apply(targets["policy"], batch.next_obs)

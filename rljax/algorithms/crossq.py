@@ -1,0 +1,229 @@
+"""CrossQ: soft actor-critic with batch normalisation in the critics, and without target networks.
+
+Bhatt et al. 2024, "CrossQ: batch normalization in deep reinforcement learning for greater sample efficiency and
+simplicity" (ICLR, arXiv 1902.05605). What was done and what follows pass through the critics as ONE batch, so that both
+are normalised by the same statistics: that is what lets target networks go. Wide critics and one update for each step
+then learn as fast, by steps, as twenty updates do in REDQ and DroQ.
+
+`Config()` are the settings of the paper (table 2), which batch renormalises (Ioffe 2017) as its code does. How it acts
+and remembers is SAC's (sac.py), and so are temperature and entropy.
+"""
+
+import dataclasses
+from typing import Any, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rljax.algorithms import sac
+from rljax.algorithms.base import Algorithm, Devices, require
+from rljax.algorithms.off_policy import Learner, ReplayConfig
+from rljax.data import Batch
+from rljax.envs import Environment
+from rljax.nn.batch_renorm import BatchRenorm
+from rljax.nn.distributions import TanhGaussian
+from rljax.nn.ensemble import over_ensemble
+from rljax.nn.initializers import orthogonal
+from rljax.nn.networks import ACTIVATIONS, activation
+from rljax.nn.precision import Precision, dot_general_of
+from rljax.types import Key, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ReplayConfig):
+    """Settings of CrossQ. Those in `Hyper` live in the state and can be swept by vmap."""
+
+    rollout_length: int = 3
+    """Steps of each environment between updates; 3, for policy_delay divides num_updates."""
+    num_updates: int = 3
+    """Batches learned from after each rollout: an update for each step of one environment, as in the paper."""
+    learning_rate: float = 1e-3
+    """Step size of the policy's Adam."""
+    critic_learning_rate: float = 1e-3
+    """Of the critics'."""
+    temperature_learning_rate: float = 1e-3
+    """Of the temperature's."""
+    adam_b1: float = 0.5
+    """Adam's momentum for policy and critics: less of it than usual steadies both."""
+    discount: float = 0.99
+    """γ."""
+    num_critics: int = 2
+    """Critics, of which the smallest counts."""
+    policy_delay: int = 3
+    """Critic updates for each update of policy and temperature; divides num_updates."""
+    learn_temperature: bool = True
+    """Whether α follows the target entropy, or stays at initial_temperature."""
+    initial_temperature: float = 1.0
+    """α at the start."""
+    target_entropy_per_dim: float = -1.0
+    """Target entropy in nats for each dimension of an action in [-1, 1]."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the policy's hidden layers."""
+    critic_hidden: tuple[int, ...] = (2048, 2048)
+    """Of the critics'."""
+    activation: str = "relu"
+    """Activation of the hidden layers."""
+    norm_momentum: float = 0.99
+    """Of the running statistics of normalisation."""
+    norm_warm_up: int = 100_000
+    """Updates in which batches are normalised by themselves alone, before they are renormalised."""
+    precision: Precision = "float32"
+    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature"):
+            require(self, name, getattr(self, name) > 0, "positive")
+        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
+        for name in ("adam_b1", "norm_momentum"):
+            require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        require(self, "num_critics", self.num_critics >= 1, "at least 1")
+        divides = self.policy_delay >= 1 and self.num_updates % self.policy_delay == 0
+        require(self, "policy_delay", divides, f"a divisor of num_updates = {self.num_updates}")
+        for name in ("hidden", "critic_hidden"):
+            require(self, name, all(width >= 1 for width in getattr(self, name)), "at least 1 in each layer")
+        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        require(self, "norm_warm_up", self.norm_warm_up >= 0, "0 or more")
+        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
+
+
+class Hyper(struct.PyTreeNode):
+    """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
+
+    learning_rate: jax.Array
+    critic_learning_rate: jax.Array
+    temperature_learning_rate: jax.Array
+    discount: jax.Array
+    initial_temperature: jax.Array
+    target_entropy_per_dim: jax.Array
+
+
+class Network(nn.Module):
+    """Layers [..., d] to [..., output], with normalisation of the input and after each activation."""
+
+    config: Config
+    hidden: tuple[int, ...]
+    output: int
+    output_scale: float
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool) -> jax.Array:
+        c, activate = self.config, activation(self.config.activation)
+        product = dot_general_of(c.precision)
+
+        def normalized(x: jax.Array) -> jax.Array:
+            return BatchRenorm(c.norm_momentum, c.norm_warm_up, axis_name=self.axis_name)(x, training)
+
+        x = normalized(x)
+        for units in self.hidden:
+            x = normalized(activate(nn.Dense(units, kernel_init=orthogonal(2**0.5), dot_general=product)(x)))
+        return nn.Dense(self.output, kernel_init=orthogonal(self.output_scale), name="output")(x)
+
+
+class Agent(sac.Agent):
+    """The networks and their updates.
+
+    The parts "policy" and "critic" of the learner's parameters are all variables of their networks, running statistics
+    included: those have no gradient, so that Adam leaves them alone, and are replaced after each update.
+    """
+
+    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
+        self.config, self.obs_size, self.action_size = config, obs_size, action_size
+        self.devices = Devices(axis_name)
+        self.actor = Network(config, config.hidden, 2 * action_size, 0.01, axis_name)
+        self.critic = Network(config, config.critic_hidden, 1, 1.0, axis_name)
+
+    def init(self, actor_key: Key, critic_key: Key) -> Learner:
+        obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.action_size))
+
+        def init_critic(key: Key) -> PyTree:
+            return self.critic.init(key, jnp.concatenate([obs, action], -1), True)
+
+        params = {
+            "policy": self.actor.init(actor_key, obs, True),
+            "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
+            "log_temperature": jnp.zeros(()),
+        }
+        return Learner.init(params, targets=())
+
+    def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
+        """By the running statistics, for acting and for the values of what follows."""
+        return self._distribution(self.actor.apply(params, obs, False))  # type: ignore[arg-type]
+
+    def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
+        """Of every critic by the running statistics, [num_critics, batch]."""
+        x = jnp.concatenate([obs, action], -1)
+
+        def one(params: PyTree) -> jax.Array:
+            return jnp.squeeze(self.critic.apply(params, x, False), -1)  # type: ignore[arg-type]
+
+        return over_ensemble(one, self.config.num_critics)(params)
+
+    def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
+        """One step of the critics towards r + γ (min Q(s', a') - α log π(a'|s')), all in one batch (figure 2)."""
+        next_action, log_prob = self.policy(learner.params["policy"], batch.next_obs).sample_and_log_prob(key)
+        both = jnp.concatenate(
+            [jnp.concatenate([batch.obs, batch.next_obs]), jnp.concatenate([batch.action, next_action])], -1
+        )  # fmt: skip
+
+        def one(params: PyTree) -> tuple[jax.Array, PyTree]:
+            value, changed = self.critic.apply(params, both, True, mutable=["batch_stats"])
+            return value[..., 0], changed
+
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
+            values, changed = over_ensemble(one, self.config.num_critics)(params)
+            value, next_value = jnp.split(values, 2, axis=-1)
+            soft_value = next_value.min(0) - self.temperature(learner.params, hyper) * log_prob
+            target = jax.lax.stop_gradient(batch.reward + batch.discount * soft_value)
+            return 0.5 * jnp.square(value - target).mean(-1).sum(), (value.mean(), changed)
+
+        (error, (value, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
+        learner = learner.descend(
+            "critic", self.devices.mean(gradient), hyper.critic_learning_rate, b1=self.config.adam_b1
+        )  # fmt: skip
+        return _with_statistics(learner, "critic", changed), {"loss/critic": error, "value/mean": value}
+
+    def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
+        """One step on α log π(a|s) - min Q(s, a), and one of the temperature, as in SAC."""
+        c, temperature = self.config, self.temperature(learner.params, hyper)
+
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
+            output, changed = self.actor.apply(params, batch.obs, True, mutable=["batch_stats"])
+            action, log_prob = self._distribution(output).sample_and_log_prob(key)
+            value = self.values(learner.params["critic"], batch.obs, action).min(0)
+            return (temperature * log_prob - value).mean(), (-log_prob.mean(), changed)
+
+        (error, (entropy, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate, b1=c.adam_b1)
+        learner = _with_statistics(learner, "policy", changed)
+        if c.learn_temperature:
+            excess = entropy - hyper.target_entropy_per_dim * self.action_size
+            learner = learner.descend("log_temperature", self.devices.mean(excess), hyper.temperature_learning_rate)
+        return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
+
+    @staticmethod
+    def _distribution(output: jax.Array) -> TanhGaussian:
+        mean, log_std = jnp.split(output, 2, axis=-1)
+        return TanhGaussian(mean, jnp.clip(log_std, -20.0, 2.0))
+
+
+def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
+    """CrossQ on `env`.
+
+    Args:
+      env: one environment; actions a bounded one-dimensional `Box`, observations a vector.
+      config: settings; the defaults where None.
+      axis_name: mesh axis over which the functions run under `shard_map`: environments, buffer and batches are split,
+        gradients and the statistics of batches averaged.
+
+    Raises:
+      ValueError: the environment's spaces do not fit.
+    """
+    return sac.assemble("crossq", env, config or Config(), Agent, Hyper, make, axis_name)
+
+
+def _with_statistics(learner: Learner, part: str, changed: PyTree) -> Learner:
+    return learner.replace(params=learner.params | {part: {**learner.params[part], **changed}})

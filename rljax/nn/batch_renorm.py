@@ -1,0 +1,51 @@
+"""Normalisation over a batch by statistics that training and acting share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchRenorm(nn.Module):
+    """Batch renormalisation of [batch, d] (Ioffe 2017, arXiv 1702.03275, algorithm 1).
+
+    In training the batch's own mean and deviation normalise, corrected towards the running ones within bounds that keep
+    a bad batch from doing harm; otherwise the running ones alone, on [..., d]. They are variables of "batch_stats",
+    which a training call returns anew (`mutable=["batch_stats"]`), and take no gradient. For the first `warm_up`
+    training calls there is no correction: plain batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167).
+
+    `axis_name` is a mesh axis whose devices hold parts of one batch.
+    """
+
+    momentum: float = 0.99
+    warm_up: int = 100_000
+    r_max: float = 3.0  # of the correction of the scale, and
+    d_max: float = 5.0  # of that of the mean, in running deviations
+    epsilon: float = 1e-3
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool) -> jax.Array:
+        size = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, size)
+        running_var = self.variable("batch_stats", "var", jnp.ones, size)
+        calls = self.variable("batch_stats", "calls", jnp.zeros, (), jnp.float32)
+        scale, bias = self.param("scale", nn.initializers.ones, size), self.param("bias", nn.initializers.zeros, size)
+        running_std = jnp.sqrt(running_var.value + self.epsilon)
+        if not training or self.is_initializing():
+            return (x - running_mean.value) / running_std * scale + bias
+
+        moments = x.mean(0), jnp.square(x).mean(0)
+        mean, square = jax.lax.pmean(moments, self.axis_name) if self.axis_name else moments
+        var = jnp.maximum(square - jnp.square(mean), 0.0)
+        std = jnp.sqrt(var + self.epsilon)
+        corrected = calls.value >= self.warm_up
+        r = jnp.where(corrected, jnp.clip(std / running_std, 1 / self.r_max, self.r_max), 1.0)
+        d = jnp.where(corrected, jnp.clip((mean - running_mean.value) / running_std, -self.d_max, self.d_max), 0.0)
+        r, d = jax.lax.stop_gradient((r, d))
+
+        running_mean.value = jax.lax.stop_gradient(
+            self.momentum * running_mean.value + (1 - self.momentum) * mean
+        )  # fmt: skip
+        running_var.value = jax.lax.stop_gradient(self.momentum * running_var.value + (1 - self.momentum) * var)
+        calls.value = calls.value + 1.0
+        return ((x - mean) / std * r + d) * scale + bias
