@@ -28,6 +28,8 @@ class Settings:
     """Environment steps of each member."""
     action_repeat: int = 1
     """Holds each action for this many steps, which explores further; steps are still counted one by one."""
+    anneal: bool = False
+    """The learning rates fall linearly to 0 over the run (unless anneal_steps says otherwise)."""
     config: td3.Config = dataclasses.field(default_factory=td3.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
@@ -40,7 +42,7 @@ MUJOCO = Settings(
         num_envs=8, rollout_length=1, learning_starts=10_000, critic_learning_rate=1e-3, precision="bfloat16"
     ),
 )  # fmt: skip
-LAYER_NORM = Settings(total_steps=500_000, config=dataclasses.replace(MUJOCO.config, layer_norm=True))
+WALKERS = Settings(total_steps=500_000, anneal=True, config=dataclasses.replace(MUJOCO.config, layer_norm=True))
 
 # Environments together, and networks that stay in a core's cache.
 SMALL = Settings(
@@ -61,8 +63,8 @@ TASKS = {
         config=td3.Config(learning_starts=2_500, replay_size=100_000, exploration_noise=0.5),
     ),
     "half_cheetah": MUJOCO,
-    "hopper": LAYER_NORM,
-    "walker2d": LAYER_NORM,
+    "hopper": WALKERS,
+    "walker2d": WALKERS,
     "inverted_pendulum": dataclasses.replace(
         SMALL, total_steps=30_000, config=dataclasses.replace(SMALL.config, learning_starts=2_000)
     ),
@@ -87,7 +89,10 @@ ACCELERATED = {
 
 def make(settings: Settings) -> td3.Algorithm:
     engine = {} if settings.engine == "auto" else {"engine": settings.engine}
-    return td3.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), settings.config)
+    config = settings.config
+    if settings.anneal and not config.anneal_steps:
+        config = dataclasses.replace(config, anneal_steps=settings.total_steps)
+    return td3.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
 
 
 def main(settings: Settings) -> experiment.Result:

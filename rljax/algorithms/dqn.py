@@ -23,7 +23,7 @@ import optax
 from flax import struct
 
 from rljax.algorithms.base import Algorithm, Policy, discrete, require
-from rljax.algorithms.off_policy import Collector, Experience, Learner, ReplayConfig, when
+from rljax.algorithms.off_policy import Collector, Experience, Learner, ReplayConfig, annealed, when
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation
@@ -43,8 +43,6 @@ class Config(ReplayConfig):
     """Transitions of a batch, over all devices (Mnih et al. 2015, table 1)."""
     learning_rate: float = 2.5e-4
     """Step size of Adam (2015: 2.5e-4, of RMSProp)."""
-    anneal_steps: int = 0
-    """Environment steps over which the learning rate falls linearly to 0; 0 keeps it constant."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this global norm (Wang et al. 2016: 10); None does not."""
     discount: float = 0.99
@@ -112,7 +110,7 @@ class Config(ReplayConfig):
         require(self, "num_atoms", self.num_atoms >= 2, "at least 2")
         require(self, "value_max", self.value_max > self.value_min, f"above value_min = {self.value_min}")
         require(self, "exploration", self.exploration in get_args(Exploration), f"one of {get_args(Exploration)}")
-        for name in ("anneal_steps", "exploration_steps", "noisy_std", "importance_anneal_steps"):
+        for name in ("exploration_steps", "noisy_std", "importance_anneal_steps"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("hidden", "cnn_channels", "cnn_kernels", "cnn_strides"):
             require(self, name, all(width >= 1 for width in getattr(self, name)), "at least 1 in each layer")
@@ -321,15 +319,12 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         steps = iteration * float(steps_per_iteration)
         return linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
 
-    def annealed(hyper: Hyper, iteration: jax.Array) -> Hyper:
-        """With the learning rate and β of an iteration."""
+    def importance_exponent_of(hyper: Hyper, iteration: jax.Array) -> jax.Array:
+        """β of an iteration."""
+        if not c.importance_anneal_steps:
+            return hyper.importance_exponent
         steps = iteration * float(steps_per_iteration)
-        if c.anneal_steps:
-            hyper = hyper.replace(learning_rate=linear_schedule(hyper.learning_rate, 0.0, steps, c.anneal_steps))
-        if c.importance_anneal_steps:
-            beta = linear_schedule(hyper.importance_exponent, 1.0, steps, c.importance_anneal_steps)
-            hyper = hyper.replace(importance_exponent=beta)
-        return hyper
+        return linear_schedule(hyper.importance_exponent, 1.0, steps, c.importance_anneal_steps)
 
     def init(key: Key) -> State:
         key, params_key, env_key = jax.random.split(key, 3)
@@ -378,8 +373,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         experience, metrics = collector.collect(
             state.experience, act_key, lambda obs, key: explore(params, obs, key, epsilon)
         )
-        hyper = annealed(hyper, iteration)
-        batches = collector.sample(experience, sample_key, hyper.discount, hyper.importance_exponent)
+        hyper = annealed(hyper, iteration * float(steps_per_iteration), c)
+        beta = importance_exponent_of(hyper, iteration)
+        batches = collector.sample(experience, sample_key, hyper.discount, beta)
         # Before learning starts every priority is 1, and so it stays.
         (learner, priority), of_updates = when(
             learning,

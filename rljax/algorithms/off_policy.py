@@ -21,6 +21,7 @@ from rljax.envs import AutoReset, Environment, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
+from rljax.ops.exploration import linear_schedule
 from rljax.spaces import Box
 from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
@@ -46,6 +47,8 @@ class ReplayConfig:
     learning_starts: int = 5_000
     """Steps of random actions, over all environments, before the first update (whole rollouts, one at least; an action
     that is repeated counts once)."""
+    anneal_steps: int = 0
+    """Environment steps over which the learning rates fall linearly to 0; 0 keeps them constant."""
     n_step: int = 1
     """Rewards summed before the value of what follows (Sutton and Barto 2018, eq. 7.1)."""
     normalize_observation: bool = False
@@ -56,7 +59,8 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         for name in ("num_envs", "rollout_length", "num_updates", "batch_size", "n_step"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "learning_starts", self.learning_starts >= 0, "0 or more")
+        for name in ("learning_starts", "anneal_steps"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
         least = self.num_envs * (self.n_step + self.rollout_length)
         require(self, "replay_size", self.replay_size >= least, f"at least {least}, for num_envs and n_step")
         require(self, "replay_size", self.replay_size < 2**31, "below 2^31")
@@ -235,6 +239,15 @@ def delayed_updates(
     batches = jax.tree.map(lambda x: x.reshape(rounds, delay, *x.shape[1:]), batches)
     learner, metrics = jax.lax.scan(one_round, learner, (batches, jax.random.split(key, rounds)))
     return learner, jax.tree.map(jnp.mean, metrics)
+
+
+def annealed(hyper: Any, steps: jax.Array, config: ReplayConfig) -> Any:
+    """`hyper` with the learning rates that are left after these environment steps."""
+    if not config.anneal_steps:
+        return hyper
+    left = linear_schedule(1.0, 0.0, steps, config.anneal_steps)
+    rates = [name for name in hyper.__dataclass_fields__ if name.endswith("learning_rate")]
+    return hyper.replace(**{name: left * getattr(hyper, name) for name in rates})
 
 
 def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learner: Any) -> tuple[Any, Metrics]:

@@ -25,6 +25,7 @@ from rljax.algorithms.off_policy import (
     Experience,
     Learner,
     ReplayConfig,
+    annealed,
     continuous,
     delayed_updates,
     when,
@@ -283,6 +284,7 @@ def assemble(
     c = config
     agent_env = continuous(env, name)
     size = agent_env.action_space.shape[0]
+    steps_per_iteration = c.steps_per_iteration * env.steps_per_action
     agent = agent_type(c, env.observation_space.shape[0], size, axis_name)
     collector = Collector(agent_env, c, axis_name=axis_name)
 
@@ -293,6 +295,7 @@ def assemble(
 
     def step(state: State) -> tuple[State, Metrics]:
         key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
+        hyper = annealed(state.hyper, state.iteration * float(steps_per_iteration), c)
         learning = state.iteration >= c.first_learning_iteration
         trained = state.iteration > c.first_learning_iteration
 
@@ -302,10 +305,10 @@ def assemble(
             return jnp.where(trained, agent.policy(state.params["policy"], obs).sample(sampling), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
-            return agent.learn(learner, batches, collector.devices.local(learn_key), state.hyper)
+            return agent.learn(learner, batches, collector.devices.local(learn_key), hyper)
 
         experience, metrics = collector.collect(state.experience, act_key, act)
-        batches = collector.sample(experience, sample_key, state.hyper.discount)
+        batches = collector.sample(experience, sample_key, hyper.discount)
         learner, of_updates = when(learning, learn, state.learner)
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
@@ -321,4 +324,4 @@ def assemble(
         variables = {"params": state.params["policy"], "obs_statistics": state.experience.obs_statistics}
         return Policy(variables, (), act)
 
-    return Algorithm(init, step, policy, c.steps_per_iteration * env.steps_per_action, name, env, c, make)
+    return Algorithm(init, step, policy, steps_per_iteration, name, env, c, make)

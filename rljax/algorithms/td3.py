@@ -22,6 +22,7 @@ from rljax.algorithms.off_policy import (
     Experience,
     Learner,
     ReplayConfig,
+    annealed,
     continuous,
     delayed_updates,
     when,
@@ -308,6 +309,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     """
     c = Config() if config is None else config
     agent_env = continuous(env, "td3")
+    steps_per_iteration = c.steps_per_iteration * env.steps_per_action
     size = agent_env.action_space.shape[0]
     agent = Agent(c, env.observation_space.shape[0], size, axis_name)
     collector = Collector(agent_env, c, axis_name=axis_name)
@@ -327,9 +329,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
 
     def step(state: State) -> tuple[State, Metrics]:
         key, act_key, sample_key, learn_key, noise_key = jax.random.split(state.key, 5)
+        hyper = annealed(state.hyper, state.iteration * float(steps_per_iteration), c)
         learning = state.iteration >= c.first_learning_iteration
         trained = state.iteration > c.first_learning_iteration
-        scale = noise_scale(state.hyper, state.noise_level)[:, None]
+        scale = noise_scale(hyper, state.noise_level)[:, None]
 
         def act(obs: jax.Array, key: Key) -> jax.Array:
             starting, exploring = jax.random.split(key)
@@ -337,10 +340,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return jnp.where(trained, perturbed(agent.policy(state.params["policy"], obs), exploring, scale), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
-            return agent.learn(learner, batches, collector.devices.local(learn_key), state.hyper)
+            return agent.learn(learner, batches, collector.devices.local(learn_key), hyper)
 
         experience, metrics = collector.collect(state.experience, act_key, act)
-        batches = collector.sample(experience, sample_key, state.hyper.discount)
+        batches = collector.sample(experience, sample_key, hyper.discount)
         learner, of_updates = when(learning, learn, state.learner)
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         # An episode that went on is as much longer as the rollout.
@@ -365,4 +368,4 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         }
         return Policy(variables, (), act)
 
-    return Algorithm(init, step, policy, c.steps_per_iteration * env.steps_per_action, "td3", env, c, make)
+    return Algorithm(init, step, policy, steps_per_iteration, "td3", env, c, make)
