@@ -49,7 +49,7 @@ format: install-dev ## Format, and mend what ruff can mend
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
 
-bench-off-policy: install-dev ## Measure SAC, TD3, DQN and PQN: hours; goes on where it was interrupted
+bench-off-policy: install-dev ## Measure SAC, CrossQ, TD3, DQN and PQN: hours; goes on where it was interrupted
 	@for algorithm in sac crossq td3 dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
 
 physics: install-dev ## Measure the engines on this machine, beside Gymnasium and what else is installed

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -40,8 +41,6 @@ class Settings:
     """Also measure speed; without it a busy machine does no harm."""
     runs: Path = ROOT / "runs" / "benchmarks"
     """Where the runs of the seeds lie."""
-    at_once: int = 0
-    """Seeds trained at once, on a core each; 0 takes all cores."""
 
 
 def main(algorithm: str, targets: dict[str, float | None], settings: Settings) -> None:
@@ -84,10 +83,17 @@ def speed(algorithm: str, task: str, seconds: float = 15.0) -> dict[str, Any]:
 
 def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: float | None) -> dict[str, Any]:
     """Trains the seeds, or reads what they left, and makes the record of their returns."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    at_once = settings.at_once or len(cores)
-    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-        jobs = [pool.submit(_train, algorithm, task, seed, settings.runs, at_once > 1) for seed in range(seeds)]
+    cores: queue.Queue[int] = queue.Queue()
+    for core in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]:
+        cores.put(core)
+
+    def take_core() -> None:
+        # Of the thread, whose children inherit it: two runs of two threads each on two cores are slower.
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {cores.get()})
+
+    with concurrent.futures.ThreadPoolExecutor(cores.qsize(), initializer=take_core) as pool:
+        jobs = [pool.submit(_train, algorithm, task, seed, settings.runs) for seed in range(seeds)]
         folders = [job.result() for job in jobs]
     evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
     members = [evaluation["members"][0] for evaluation in evaluations]
@@ -115,15 +121,14 @@ def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: f
     }
 
 
-def _train(algorithm: str, task: str, seed: int, runs: Path, one_thread: bool) -> Path:
-    """One seed in a process of its own; where several share the machine, each computes on one thread."""
+def _train(algorithm: str, task: str, seed: int, runs: Path) -> Path:
+    """One seed in a process of its own."""
     name = f"{task.replace(':', '-')}-seed{seed}"
     command = [sys.executable, f"experiments/{algorithm}.py", "--env", task, "--seed", str(seed), "--resume"]
     command += ["--runs", str(runs), "--name", name, "--no-progress"]
-    environment = os.environ | ({"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if one_thread else {})
     folder = runs / algorithm / name
     if not (folder / "evaluation.json").exists():
-        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+        subprocess.run(command, check=True, cwd=ROOT)
     return folder
 
 

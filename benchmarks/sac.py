@@ -74,6 +74,8 @@ def speed(settings: Settings) -> dict[str, Any]:
         "acting, environment and replay, without updates": whole(dataclasses.replace(config, learning_starts=10**9)),
         "bare update, bfloat16 products": bare(narrow),
         "whole step, bfloat16 products": whole(narrow),
+        "four steps, then four updates; of one step": whole(four(config), 4),
+        "four steps, then four updates; of one step, bfloat16 products": whole(four(narrow), 4),
         "bare update, both critics by vmap": bare(config, ensemble=lambda function, _: jax.vmap(function)),
         "bare update, Adam over one flat vector": bare(config, adam=flat_adam),
     }
@@ -85,7 +87,11 @@ def speed(settings: Settings) -> dict[str, Any]:
         if number == ROUNDS // 2:  # in the middle of our own
             peers = measure_peers(settings.peers_python)
     update, step = best["bare update, in a scan"], best["whole step: environment, replay, update"]
-    narrow_step = best["whole step, bfloat16 products"]
+    whole_steps = {
+        "one step, one update": (step, best["whole step, bfloat16 products"]),
+        "four steps, four updates": tuple(time for name, time in best.items() if name.startswith("four steps")),
+    }
+    bare_updates = update, best["bare update, bfloat16 products"]
     rows: list[list[Any]] = [[name, 1e6 * t, 1 / t, f"{update / t:.0%}", "–"] for name, t in best.items()]
     rows += [
         [f"{name}, whole step", 1e6 / rate, rate, f"{update * rate:.0%}", f"{1 / step / rate:.2f}×"]
@@ -94,10 +100,14 @@ def speed(settings: Settings) -> dict[str, Any]:
     flops = update_flops(config)
     notes = (
         f"One update is {flops / 1e6:.0f} MFLOP of products: {flops / update / 1e9:.0f} GFLOP/s in float32, where "
-        f"a [256, 256] x [256, 256] product alone makes {matmul_rate() / 1e9:.0f}. The whole step runs at "
-        f"{update / step:.0%} of the rate of the bare update, with bfloat16 products at "
-        f"{best['bare update, bfloat16 products'] / narrow_step:.0%} of theirs. "
-        + "".join(f"With them it is {1 / narrow_step / rate:.2f}× {name}. " for name, rate in peers.items())
+        f"a [256, 256] x [256, 256] product alone makes {matmul_rate() / 1e9:.0f}. "
+        + "".join(
+            f"In turns of {turns}, in {kind}: {bare / time:.0%} of the rate of the bare update"
+            + "".join(f", {1 / time / rate:.2f}× {peer}" for peer, rate in peers.items())
+            + ". "
+            for turns, times in whole_steps.items()
+            for kind, time, bare in zip(("float32", "bfloat16 products"), times, bare_updates, strict=True)
+        )
         + memory_note()
     )
     return {
@@ -106,9 +116,14 @@ def speed(settings: Settings) -> dict[str, Any]:
         "columns": ["program", "µs", "per second", "of the bare update's rate", "rljax (float32) over it"],
         "rows": rows,
         "notes": notes,
-        "share_of_bare_update": update / step,
-        "ratios_float32": {name: 1 / step / rate for name, rate in peers.items()},
-        "ratios_bfloat16": {name: 1 / narrow_step / rate for name, rate in peers.items()},
+        "shares_of_bare_update": {
+            turns: [bare / time for bare, time in zip(bare_updates, times, strict=True)]
+            for turns, times in whole_steps.items()
+        },
+        "ratios": {
+            turns: {peer: [1 / time / rate for time in times] for peer, rate in peers.items()}
+            for turns, times in whole_steps.items()
+        },
         "peak_memory_mb": peak_memory_mb(),
         "hardware": hardware(),
         "versions": versions(),
@@ -130,10 +145,16 @@ def timed(function: Callable[[PyTree], PyTree], state: PyTree) -> Callable[[], f
     return run
 
 
-def whole(config: sac.Config) -> Callable[[], float]:
-    """The algorithm as it is."""
+def whole(config: sac.Config, steps: int = 1) -> Callable[[], float]:
+    """The algorithm as it is: seconds of one of its steps in the environment, of which an iteration has so many."""
     algorithm = sac.make(rljax.make("half_cheetah"), config)
-    return timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(jax.random.key(0)))
+    run = timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(jax.random.key(0)))
+    return lambda: run() / steps
+
+
+def four(config: sac.Config) -> sac.Config:
+    """As many updates as steps, taken in turns of four: the program leaves XLA for the physics a quarter as often."""
+    return dataclasses.replace(config, rollout_length=4, num_updates=4)
 
 
 def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable[[], float]:

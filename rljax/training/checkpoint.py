@@ -169,8 +169,11 @@ class Checkpointer:
         try:
             restored = reader.restore(self.folder / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"checkpoint {iteration} does not fit this program's {item}: {reason}") from error
+            reason = str(error).strip().splitlines()[0].partition(". ")[0]
+            raise ValueError(
+                f"checkpoint {iteration} does not fit this program's {item}: {reason}. It was saved with other "
+                "settings, or has a prioritised replay buffer, which needs as many devices as before"
+            ) from error
         finally:
             reader.close()
         return Restored(iteration, _from_stored(restored, target), self._manifest(iteration)["progress"])

@@ -12,6 +12,7 @@ import pytest
 
 import rljax
 from rljax.algorithms import sac
+from rljax.algorithms.off_policy import annealed
 from rljax.envs import Environment, initial_state
 from rljax.nn.precision import bfloat16_dot_general
 from rljax.spaces import Box
@@ -192,6 +193,20 @@ def test_options_train(options):
     action = algorithm.policy(state)(jax.random.key(0), jnp.array([100.0, 700.0]))
     assert action.shape == (1,)
     assert -2.0 <= action[0] <= 4.0
+
+
+def test_learning_rates_fall_over_the_run_and_nothing_else_does():
+    config = dataclasses.replace(TINY, anneal_steps=32)
+    hyper = sac.Hyper(**{name: jnp.float32(getattr(config, name)) for name in sac.Hyper.__dataclass_fields__})
+    after = annealed(hyper, jnp.float32(8.0), config)
+    for name, value in vars(after).items():
+        share = 0.75 if name.endswith("learning_rate") else 1.0
+        np.testing.assert_allclose(value, share * getattr(hyper, name), rtol=1e-6)
+    # Learning starts after 40 steps, when nothing is left.
+    algorithm = sac.make(limited(Drift(), 7), config)
+    state, metrics = run(algorithm, 8)
+    assert metrics["updates"][-1] == 2
+    chex.assert_trees_all_equal(state.params, jax.jit(algorithm.init)(jax.random.key(0)).params)
 
 
 def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(drifting):
