@@ -36,9 +36,10 @@ How to read it:
   1 rljax is faster; *one by one* marks a peer that trains its seeds one after another, at the rate of one run.
 - Engines named *brax …* are Brax's own robots, with other rewards: rates compare, returns do not. Peers with
   far fewer steps than rljax were run for their speed.
-- With replay (sac, crossq, td3, dqn), the returns of rljax are those of its own defaults, of several environments at a time and
-  fewer updates than steps on the robots. SAC's and TD3's peers have one environment and an update a step, and all are
-  timed after their random first steps and a warm-up; SAC's speed beside theirs, like for like, is among the profiles.
+- With replay (sac, crossq, td3, dqn), the returns of rljax are those of its own defaults, of several environments at a
+  time and fewer updates than steps on the robots. SAC's and TD3's peers have one environment and an update a step, and
+  all are timed after their random first steps and a warm-up; SAC's speed beside theirs, like for like, is among the
+  profiles.
 - *Of physics alone* is the rate of one run over that of stepping as many environments with random actions.
 - Steps are those of the task. Where the defaults in `experiments/` hold each action for several steps (the mountain
   cars: 4), as many steps share one decision and its updates, which is part of a ratio there.
