@@ -1,0 +1,238 @@
+"""Exact planning in a finite MDP: value iteration, policy iteration and what lies between them.
+
+Bellman 1957, "Dynamic programming": value iteration and backward induction. Howard 1960, "Dynamic programming and
+Markov processes": policy iteration. Puterman and Shin 1978: modified policy iteration. MacQueen 1966 and Porteus 1971:
+bounds from the span of the last change. Puterman 1994, "Markov decision processes", chapter 6, has all of them; Haarnoja
+et al. 2017 (arXiv 1702.08165) the entropy-regularised one.
+
+All are pure functions of arrays: jit them, vmap them over MDPs of one shape, shard states over devices.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rljax.envs.finite import MDP
+
+
+class Solution(struct.PyTreeNode):
+    """What planning found.
+
+    Fields:
+      values: f [S], V.
+      action_values: f [S, A], Q: one backup of `values`.
+      policy: int32 [S], greedy in Q; of equal actions the first.
+      bound: f [], how far `values` may be from V* in any state, rounding included; infinite where nothing is certain
+        (γ = 1).
+      residuals: f [max_sweeps], the largest change of each sweep; NaN after the last one.
+      sweeps: int32 [], backups of all states that were made.
+    """
+
+    values: jax.Array
+    action_values: jax.Array
+    policy: jax.Array
+    bound: jax.Array
+    residuals: jax.Array
+    sweeps: jax.Array
+
+
+def value_iteration(
+    mdp: MDP, tolerance: float = 1e-6, max_sweeps: int = 10_000, blocks: int = 1, values: jax.Array | None = None
+) -> Solution:
+    """Backs up all states until the values are certain to `tolerance`, or as far as rounding lets them be.
+
+    It stops by the span of the last change rather than by its size: V* is within γ/(1-γ) of the smallest and the largest
+    change (MacQueen 1966; Puterman 1994, theorem 6.6.6), and their middle is returned. For γ = 1 it stops once no value
+    changes by more than the tolerance, and nothing is certified.
+
+    Args:
+      tolerance: of the certified error, in units of reward.
+      max_sweeps: after so many it stops in any case; look at `bound`.
+      blocks: more than 1 backs the states up in so many blocks, each with the new values of those before it
+        (Gauss-Seidel): fewer sweeps, each a little slower. It must divide the number of states.
+      values: a first guess [S]; zeros by default.
+    """
+    if mdp.num_states % blocks:
+        raise ValueError(f"value_iteration: blocks = {blocks} must divide {mdp.num_states} states")
+    start = jnp.zeros_like(mdp.rewards[0]) if values is None else values
+    start = jnp.where(mdp.terminal, 0.0, start)
+
+    def sweep(carry: tuple) -> tuple:
+        values, _, residuals, count = carry
+        new = mdp.backup(values) if blocks == 1 else _blockwise(mdp, values, blocks)
+        low, high = _span(mdp, new - values)
+        return new, (low, high), residuals.at[count].set(jnp.maximum(-low, high)), count + 1
+
+    def going(carry: tuple) -> jax.Array:
+        values, (low, high), _, count = carry
+        return (count < max_sweeps) & ~_settled(mdp, values, low, high, tolerance, blocks)
+
+    infinite = jnp.asarray(jnp.inf, start.dtype)
+    residuals = jnp.full(max_sweeps, jnp.nan, start.dtype)
+    values, _, residuals, count = jax.lax.while_loop(
+        going, sweep, (start, (-infinite, infinite), residuals, jnp.int32(0))
+    )
+    return _solution(mdp, values, residuals, count)
+
+
+def policy_evaluation(mdp: MDP, policy: jax.Array) -> jax.Array:
+    """V of a deterministic policy, int [S], by solving (I - γ P) V = r: [S]. Needs a matrix [S, S]."""
+    under = mdp.under(policy)
+    matrix = jnp.eye(mdp.num_states, dtype=mdp.rewards.dtype) - mdp.discount * _matrix(under)
+    return jnp.linalg.solve(matrix, under.rewards[0])
+
+
+def policy_iteration(mdp: MDP, max_iterations: int = 100) -> Solution:
+    """Evaluates and improves by turns until no action is better (Howard 1960). `sweeps` counts improvements.
+
+    An action is only given up for one that is better by more than rounding, so that ties do not make it turn in circles.
+    """
+
+    def improve(carry: tuple) -> tuple:
+        policy, _, residuals, count = carry
+        values = policy_evaluation(mdp, policy)
+        q = jnp.stack(mdp.action_values(values), -1)
+        current = jnp.take_along_axis(q, policy[:, None], axis=-1)[:, 0]
+        gain = q.max(-1) - current
+        better = gain > _rounding(mdp, values)
+        policy = jnp.where(better, jnp.argmax(q, -1), policy).astype(jnp.int32)
+        return policy, better.any(), residuals.at[count].set(gain.max()), count + 1
+
+    start = jnp.zeros(mdp.num_states, jnp.int32), jnp.array(True)
+    residuals = jnp.full(max_iterations, jnp.nan, mdp.rewards.dtype)
+    policy, _, residuals, count = jax.lax.while_loop(
+        lambda carry: carry[1] & (carry[3] < max_iterations), improve, (*start, residuals, jnp.int32(0))
+    )
+    return _solution(mdp, policy_evaluation(mdp, policy), residuals, count)
+
+
+def modified_policy_iteration(
+    mdp: MDP, evaluations: int = 20, tolerance: float = 1e-6, max_sweeps: int = 10_000
+) -> Solution:
+    """Value iteration with `evaluations` cheaper backups under the greedy policy after each full one."""
+    start = jnp.zeros_like(mdp.rewards[0])
+
+    def improve(carry: tuple) -> tuple:
+        values, _, _, residuals, count = carry
+        q = mdp.action_values(values)
+        new, policy = q[0], jnp.zeros(mdp.num_states, jnp.int32)
+        for action in range(1, len(q)):
+            policy, new = jnp.where(q[action] > new, action, policy), jnp.maximum(new, q[action])
+        low, high = _span(mdp, new - values)
+        under = mdp.under(policy)
+        evaluated = jax.lax.fori_loop(0, evaluations, lambda _, v: under.action_values(v)[0], new)
+        return evaluated, new, (low, high), residuals.at[count].set(jnp.maximum(-low, high)), count + 1
+
+    def going(carry: tuple) -> jax.Array:
+        _, new, (low, high), _, count = carry
+        return (count < max_sweeps) & ~_settled(mdp, new, low, high, tolerance, 1)
+
+    infinite = jnp.asarray(jnp.inf, start.dtype)
+    carry = (start, start, (-infinite, infinite), jnp.full(max_sweeps, jnp.nan, start.dtype), jnp.int32(0))
+    _, values, _, residuals, count = jax.lax.while_loop(going, improve, carry)
+    return _solution(mdp, values, residuals, count)
+
+
+def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """The best for a given number of steps: values [horizon + 1, S] and policies int32 [horizon, S], first step first.
+
+    Args:
+      last: values [S] of where the last step leads; zeros by default.
+    """
+    last = jnp.zeros_like(mdp.rewards[0]) if last is None else last
+
+    def step(values: jax.Array, _: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        q = jnp.stack(mdp.action_values(values))
+        return q.max(0), (q.max(0), q.argmax(0).astype(jnp.int32))
+
+    _, (values, policies) = jax.lax.scan(step, last, None, horizon, reverse=True)
+    return jnp.concatenate([values, last[None]]), policies
+
+
+def soft_value_iteration(
+    mdp: MDP, temperature: float, tolerance: float = 1e-6, max_sweeps: int = 10_000
+) -> tuple[jax.Array, jax.Array]:
+    """Values [S] and the policy's probabilities [S, A] with an entropy bonus α H(π): V = α log Σ exp(Q/α)."""
+
+    def sweep(carry: tuple) -> tuple:
+        values, _, count = carry
+        q = jnp.stack(mdp.action_values(values), -1)
+        new = jnp.where(mdp.terminal, 0.0, temperature * jax.nn.logsumexp(q / temperature, axis=-1))
+        return new, jnp.abs(new - values).max(), count + 1
+
+    def going(carry: tuple) -> jax.Array:
+        _, change, count = carry
+        return (count < max_sweeps) & (mdp.discount * change > tolerance * (1 - mdp.discount))
+
+    start = jnp.zeros_like(mdp.rewards[0])
+    values, _, _ = jax.lax.while_loop(going, sweep, (start, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)))
+    return values, jax.nn.softmax(jnp.stack(mdp.action_values(values), -1) / temperature)
+
+
+def _blockwise(mdp: MDP, values: jax.Array, blocks: int) -> jax.Array:
+    size = mdp.num_states // blocks
+
+    def one(block: jax.Array, values: jax.Array) -> jax.Array:
+        def part(x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(x, block * size, size, axis=-1)
+
+        own = mdp.replace(
+            rewards=part(mdp.rewards),
+            probabilities=part(mdp.probabilities),
+            successors=None if mdp.successors is None else part(mdp.successors),
+        )
+        return jax.lax.dynamic_update_slice_in_dim(values, own.backup(values), block * size, axis=0)
+
+    return jax.lax.fori_loop(0, blocks, one, values)
+
+
+def _horizon(mdp: MDP) -> jax.Array:
+    """γ/(1-γ); 0 for γ = 1."""
+    return jnp.where(mdp.discount < 1, mdp.discount / jnp.maximum(1 - mdp.discount, 1e-30), 0.0)
+
+
+def _span(mdp: MDP, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The smallest and the largest change; 0 is between them where an episode can end, for there values stay."""
+    low, high = change.min(), change.max()
+    ends = mdp.terminal.any()
+    return jnp.where(ends, jnp.minimum(low, 0.0), low), jnp.where(ends, jnp.maximum(high, 0.0), high)
+
+
+def _rounding(mdp: MDP, values: jax.Array) -> jax.Array:
+    """How far one computed backup may be from the exact one of the process that was meant."""
+    precision = jnp.finfo(values.dtype).eps
+    terms = mdp.probabilities.shape[1] + 2
+    return terms * precision * (jnp.abs(mdp.rewards).max() + mdp.discount * jnp.abs(values).max())
+
+
+def _settled(
+    mdp: MDP, values: jax.Array, low: jax.Array, high: jax.Array, tolerance: float, blocks: int
+) -> jax.Array:  # fmt: skip
+    """Whether what is left is below the tolerance, or is rounding."""
+    change = (high - low) / 2 if blocks == 1 else jnp.maximum(-low, high)
+    left = jnp.where(mdp.discount < 1, _horizon(mdp) * change, jnp.maximum(-low, high))
+    return (left <= tolerance / 2) | (change <= 2 * _rounding(mdp, values))
+
+
+def _solution(mdp: MDP, values: jax.Array, residuals: jax.Array, count: jax.Array) -> Solution:
+    """With the bound that one more backup proves, whatever was done before it; the middle of what it leaves open."""
+    q = mdp.action_values(values)
+    new, policy = q[0], jnp.zeros(mdp.num_states, jnp.int32)
+    for action in range(1, len(q)):
+        policy, new = jnp.where(q[action] > new, action, policy), jnp.maximum(new, q[action])
+    low, high = _span(mdp, new - values)
+    values = jnp.where(mdp.terminal, 0.0, new + _horizon(mdp) * (low + high) / 2)
+    bound = _horizon(mdp) * (high - low) / 2 + 2 * _rounding(mdp, new) / jnp.maximum(1 - mdp.discount, 1e-30)
+    bound = jnp.where(mdp.discount < 1, bound, jnp.inf)
+    return Solution(values, jnp.stack(mdp.action_values(values), -1), policy, bound, residuals, count)
+
+
+def _matrix(mdp: MDP) -> jax.Array:
+    """P [S, S] of a process with one action."""
+    if mdp.successors is None:
+        return mdp.probabilities[0].T
+    states = jnp.arange(mdp.num_states)
+    matrix = jnp.zeros((mdp.num_states, mdp.num_states), mdp.rewards.dtype)
+    return matrix.at[states, mdp.successors[0]].add(mdp.probabilities[0])

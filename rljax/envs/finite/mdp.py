@@ -1,0 +1,262 @@
+"""Finite Markov decision processes, with their transitions as arrays.
+
+Axes are actions, successors, states: states come last because there are most of them, so that a backup reads memory in
+order, which on a CPU is several times as fast as [state, action, successor].
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax.types import Key
+
+TOLERANCE = 1e-4
+"""How far from 1 the probabilities of a transition may sum."""
+
+
+class MDP(struct.PyTreeNode):
+    """S states, A actions, and for each pair up to K successors; dense where K = S and `successors` is None.
+
+    Make one with `sparse`, `dense` or `from_lists`, which check what they are given.
+
+    Fields:
+      rewards: f [A, S], expected: r(s, a). 0 in terminal states.
+      probabilities: f [A, K, S], P(s'|s, a); unused successors and terminal states have 0.
+      successors: int32 [A, K, S], or None: then successor k is state k.
+      terminal: bool [S]; nothing follows, and the value is 0.
+      start: f [S], the distribution of first states.
+      discount: f [], γ; 1 is allowed where every state can reach a terminal one.
+    """
+
+    rewards: jax.Array
+    probabilities: jax.Array
+    successors: jax.Array | None
+    terminal: jax.Array
+    start: jax.Array
+    discount: jax.Array
+
+    @property
+    def num_states(self) -> int:
+        return self.rewards.shape[-1]
+
+    @property
+    def num_actions(self) -> int:
+        return self.rewards.shape[-2]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
+
+    def expected(self, values: jax.Array) -> list[jax.Array]:
+        """E[V(s')|s, a] for each action, A arrays [S], from values [S]."""
+        if self.successors is None:
+            return [values @ matrix for matrix in self.probabilities]
+
+        def of_action(action: int) -> jax.Array:
+            assert self.successors is not None
+            # One successor after the other: each is a loop over states, which the compiler fuses into one.
+            terms = [
+                self.probabilities[action, k] * values.at[self.successors[action, k]].get(mode="promise_in_bounds")
+                for k in range(self.successors.shape[1])
+            ]
+            return sum(terms[1:], terms[0])
+
+        return [of_action(action) for action in range(self.num_actions)]
+
+    def action_values(self, values: jax.Array) -> list[jax.Array]:
+        """r(s, a) + γ E[V(s')|s, a] for each action, A arrays [S] (Sutton and Barto 2018, eq. 4.10)."""
+        return [
+            reward + self.discount * value for reward, value in zip(self.rewards, self.expected(values), strict=True)
+        ]
+
+    def backup(self, values: jax.Array) -> jax.Array:
+        """The largest of them, [S]: one application of Bellman's optimality operator."""
+        first, *others = self.action_values(values)
+        for other in others:
+            first = jnp.maximum(first, other)
+        return first
+
+    def under(self, policy: jax.Array) -> "MDP":
+        """The process with one action left, that of a deterministic policy, int [S]."""
+
+        def chosen(x: jax.Array) -> jax.Array:
+            index = policy.reshape((1,) * (x.ndim - 1) + (-1,))
+            return jnp.take_along_axis(x, jnp.broadcast_to(index, (1, *x.shape[1:])), axis=0)
+
+        successors = None if self.successors is None else chosen(self.successors)
+        return self.replace(
+            rewards=chosen(self.rewards), probabilities=chosen(self.probabilities), successors=successors
+        )
+
+    def sample(self, key: Key, state: jax.Array, action: jax.Array) -> jax.Array:
+        """A successor, int32 []."""
+        k = jax.random.categorical(key, jnp.log(self.probabilities[action, :, state]))
+        return (k if self.successors is None else self.successors[action, k, state]).astype(jnp.int32)
+
+
+def sparse(
+    successors: Any,
+    probabilities: Any,
+    rewards: Any,
+    discount: float,
+    terminal: Any = None,
+    start: Any = None,
+    dtype: Any = np.float32,
+) -> MDP:
+    """From padded lists of successors.
+
+    Args:
+      successors: int [A, K, S]; where the probability is 0 any state will do.
+      probabilities: [A, K, S]; over K they sum to 1, except in terminal states, where they do not count.
+      rewards: r(s, a) [A, S], r(s) [S], or r(s, a, s') [A, K, S].
+      discount: γ in [0, 1].
+      terminal: bool [S]; None for no such states.
+      start: distribution of first states [S]; uniform over the states that are not terminal by default.
+      dtype: float32 or float64.
+
+    Raises:
+      ValueError: shapes that do not fit, and numbers that are not probabilities, with the first state and action.
+    """
+    successors, probabilities = np.asarray(successors), np.asarray(probabilities)
+    if successors.ndim != 3 or successors.shape != probabilities.shape:
+        raise ValueError(
+            f"mdp: successors and probabilities must both be [actions, successors, states], got {successors.shape} "
+            f"and {probabilities.shape}"
+        )
+    if not np.issubdtype(successors.dtype, np.integer):
+        raise ValueError(f"mdp: successors must be integers, got {successors.dtype}")
+    states = successors.shape[-1]
+    wrong = (successors < 0) | (successors >= states)
+    if wrong.any():
+        action, k, state = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"mdp: successor {successors[action, k, state]} of state {state}, action {action} is not a state; there "
+            f"are {states}"
+        )
+    return _checked(successors.astype(np.int32), probabilities, rewards, discount, terminal, start, dtype)
+
+
+def dense(
+    probabilities: Any, rewards: Any, discount: float, terminal: Any = None, start: Any = None, dtype: Any = np.float32
+) -> MDP:
+    """From matrices P[a, s, s'], [A, S, S]; rewards r(s, a) [A, S], r(s) [S] or r(s, a, s') [A, S, S]. Else as `sparse`."""
+    probabilities, rewards = np.asarray(probabilities), np.asarray(rewards)
+    if probabilities.ndim != 3 or probabilities.shape[1] != probabilities.shape[2]:
+        raise ValueError(f"mdp: probabilities must be [actions, states, states], got {probabilities.shape}")
+    if rewards.ndim == 3:
+        rewards = rewards.swapaxes(1, 2)
+    return _checked(None, probabilities.swapaxes(1, 2), rewards, discount, terminal, start, dtype)
+
+
+def from_lists(
+    transitions: Mapping[int, Mapping[int, Sequence[tuple[float, int, float, bool]]]],
+    discount: float,
+    start: Any = None,
+    dtype: Any = np.float32,
+) -> MDP:
+    """From `{state: {action: [(probability, successor, reward, terminated), …]}}`, as Gymnasium's toy texts have it.
+
+    A state that is only reached by terminated transitions is terminal.
+
+    Raises:
+      ValueError: as `sparse`; or a state that is reached both by terminated transitions and by others.
+    """
+    states, actions = len(transitions), len(transitions[0])
+    width = max(len(row) for of_state in transitions.values() for row in of_state.values())
+    successors = np.zeros((actions, width, states), np.int32)
+    probabilities, rewards = np.zeros((actions, width, states)), np.zeros((actions, width, states))
+    ended, went_on = np.zeros(states, bool), np.zeros(states, bool)
+    for state, of_state in transitions.items():
+        if len(of_state) != actions:
+            raise ValueError(f"mdp: state {state} has {len(of_state)} actions, state 0 has {actions}")
+        for action, row in of_state.items():
+            for k, (probability, successor, reward, terminated) in enumerate(row):
+                successors[action, k, state], probabilities[action, k, state] = successor, probability
+                rewards[action, k, state] = reward
+                if successor != state:  # a terminal state may be written as one that leads to itself
+                    (ended if terminated else went_on)[successor] = True
+    if (ended & went_on).any():
+        state = int(np.argmax(ended & went_on))
+        raise ValueError(f"mdp: state {state} is reached by transitions that terminate and by others that do not")
+    return sparse(successors, probabilities, rewards, discount, ended, start, dtype)
+
+
+def _checked(
+    successors: np.ndarray | None,
+    probabilities: np.ndarray,
+    rewards: Any,
+    discount: float,
+    terminal: Any,
+    start: Any,
+    dtype: Any,
+) -> MDP:
+    actions, _, states = probabilities.shape
+    terminal = np.zeros(states, bool) if terminal is None else np.asarray(terminal, bool)
+    if terminal.shape != (states,):
+        raise ValueError(f"mdp: terminal must be [states] = ({states},), got {terminal.shape}")
+    if not 0 <= discount <= 1:
+        raise ValueError(f"mdp: discount must be in [0, 1], got {discount}")
+    bad = ~(np.isfinite(probabilities) & (probabilities >= 0)) & ~terminal
+    if bad.any():
+        action, k, state = np.argwhere(bad)[0]
+        raise ValueError(
+            f"mdp: state {state}, action {action}: {probabilities[action, k, state]} is not a probability"
+        )  # fmt: skip
+    total = probabilities.sum(1)
+    bad = (np.abs(total - 1) > TOLERANCE) & ~terminal
+    if bad.any():
+        action, state = np.argwhere(bad)[0]
+        raise ValueError(f"mdp: the probabilities of state {state}, action {action} sum to {total[action, state]:.6g}")
+    probabilities = np.where(terminal, 0.0, probabilities)
+
+    rewards = np.asarray(rewards, np.float64)
+    if rewards.shape == probabilities.shape:
+        rewards = (probabilities * rewards).sum(1)
+    elif rewards.shape == (states,):
+        rewards = np.broadcast_to(rewards, (actions, states))
+    if rewards.shape != (actions, states):
+        raise ValueError(f"mdp: rewards must be [actions, states] = {(actions, states)}, got {rewards.shape}")
+    if not np.isfinite(rewards).all():
+        action, state = np.argwhere(~np.isfinite(rewards))[0]
+        raise ValueError(f"mdp: the reward of state {state}, action {action} is {rewards[action, state]}")
+    rewards = np.where(terminal, 0.0, rewards)
+
+    if start is None:
+        start = ~terminal / max((~terminal).sum(), 1)
+    start = np.asarray(start, np.float64)
+    if start.shape != (states,) or (start < 0).any() or abs(start.sum() - 1) > TOLERANCE:
+        raise ValueError("mdp: start must be a distribution over states")
+    if discount == 1:
+        stuck = np.flatnonzero(~_can_end(successors, probabilities, terminal))
+        if stuck.size:
+            raise ValueError(f"mdp: discount = 1 needs an end, and state {stuck[0]} cannot reach a terminal state")
+    return MDP(
+        rewards=jnp.asarray(rewards, dtype),
+        probabilities=jnp.asarray(probabilities, dtype),
+        successors=None if successors is None else jnp.asarray(successors),
+        terminal=jnp.asarray(terminal),
+        start=jnp.asarray(start, dtype),
+        discount=jnp.asarray(discount, dtype),
+    )
+
+
+def _can_end(successors: np.ndarray | None, probabilities: np.ndarray, terminal: np.ndarray) -> np.ndarray:
+    """Which states can reach a terminal one, bool [S]: then, and only then, some policy ends from everywhere."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order
+
+    states = terminal.size
+    action, k, state = np.nonzero(probabilities)
+    successor = k if successors is None else successors[action, k, state]
+    # Backwards, from a node that stands for the end.
+    rows = np.concatenate([successor, np.full(terminal.sum(), states)])
+    columns = np.concatenate([state, np.flatnonzero(terminal)])
+    graph = coo_array((np.ones(rows.size, np.int8), (rows, columns)), (states + 1, states + 1)).tocsr()
+    reached = np.zeros(states + 1, bool)
+    reached[breadth_first_order(graph, states, return_predecessors=False)] = True
+    return reached[:states]
