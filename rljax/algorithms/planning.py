@@ -2,8 +2,8 @@
 
 Bellman 1957, "Dynamic programming": value iteration and backward induction. Howard 1960, "Dynamic programming and
 Markov processes": policy iteration. Puterman and Shin 1978: modified policy iteration. MacQueen 1966 and Porteus 1971:
-bounds from the span of the last change. Puterman 1994, "Markov decision processes", chapter 6, has all of them; Haarnoja
-et al. 2017 (arXiv 1702.08165) the entropy-regularised one.
+bounds from the span of the last change. Puterman 1994, "Markov decision processes", chapter 6, has all of them;
+Haarnoja et al. 2017 (arXiv 1702.08165) the entropy-regularised one.
 
 All are pure functions of arrays: jit them, vmap them over MDPs of one shape, shard states over devices.
 """
@@ -43,9 +43,9 @@ def value_iteration(
 ) -> Solution:
     """Backs up all states until the values are certain to `tolerance`, or as far as rounding lets them be.
 
-    It stops by the span of the last change rather than by its size: V* is within γ/(1-γ) of the smallest and the largest
-    change (MacQueen 1966; Puterman 1994, theorem 6.6.6), and their middle is returned. For γ = 1 it stops once no value
-    changes by more than the tolerance, and nothing is certified.
+    It stops by the span of the last change rather than by its size: V* lies between the smallest and the largest change
+    times γ/(1-γ) (MacQueen 1966; Puterman 1994, theorem 6.6.6), and the middle is returned. For γ = 1 it stops once no
+    value changes by more than the tolerance, and nothing is certified.
 
     Args:
       tolerance: of the certified error, in units of reward.
@@ -87,7 +87,7 @@ def policy_evaluation(mdp: MDP, policy: jax.Array) -> jax.Array:
 def policy_iteration(mdp: MDP, max_iterations: int = 100) -> Solution:
     """Evaluates and improves by turns until no action is better (Howard 1960). `sweeps` counts improvements.
 
-    An action is only given up for one that is better by more than rounding, so that ties do not make it turn in circles.
+    An action is only given up for one that is better by more than rounding, so that ties do not send it in circles.
     """
 
     def improve(carry: tuple) -> tuple:

@@ -144,7 +144,10 @@ def sparse(
 def dense(
     probabilities: Any, rewards: Any, discount: float, terminal: Any = None, start: Any = None, dtype: Any = np.float32
 ) -> MDP:
-    """From matrices P[a, s, s'], [A, S, S]; rewards r(s, a) [A, S], r(s) [S] or r(s, a, s') [A, S, S]. Else as `sparse`."""
+    """From matrices P[a, s, s'], [A, S, S]; rewards r(s, a) [A, S], r(s) [S] or r(s, a, s') [A, S, S].
+
+    All else as for `sparse`.
+    """
     probabilities, rewards = np.asarray(probabilities), np.asarray(rewards)
     if probabilities.ndim != 3 or probabilities.shape[1] != probabilities.shape[2]:
         raise ValueError(f"mdp: probabilities must be [actions, states, states], got {probabilities.shape}")
@@ -161,29 +164,38 @@ def from_lists(
 ) -> MDP:
     """From `{state: {action: [(probability, successor, reward, terminated), …]}}`, as Gymnasium's toy texts have it.
 
-    A state that is only reached by terminated transitions is terminal.
+    A state that is only reached by terminated transitions is terminal. Where one is reached by others too (Gymnasium's
+    Taxi has such, out of reach from its start), terminated transitions lead to one more state, the last, instead.
 
     Raises:
-      ValueError: as `sparse`; or a state that is reached both by terminated transitions and by others.
+      ValueError: as `sparse`.
     """
     states, actions = len(transitions), len(transitions[0])
     width = max(len(row) for of_state in transitions.values() for row in of_state.values())
     successors = np.zeros((actions, width, states), np.int32)
     probabilities, rewards = np.zeros((actions, width, states)), np.zeros((actions, width, states))
-    ended, went_on = np.zeros(states, bool), np.zeros(states, bool)
+    terminated = np.zeros((actions, width, states), bool)
     for state, of_state in transitions.items():
         if len(of_state) != actions:
             raise ValueError(f"mdp: state {state} has {len(of_state)} actions, state 0 has {actions}")
         for action, row in of_state.items():
-            for k, (probability, successor, reward, terminated) in enumerate(row):
-                successors[action, k, state], probabilities[action, k, state] = successor, probability
-                rewards[action, k, state] = reward
-                if successor != state:  # a terminal state may be written as one that leads to itself
-                    (ended if terminated else went_on)[successor] = True
-    if (ended & went_on).any():
-        state = int(np.argmax(ended & went_on))
-        raise ValueError(f"mdp: state {state} is reached by transitions that terminate and by others that do not")
-    return sparse(successors, probabilities, rewards, discount, ended, start, dtype)
+            for k, (probability, successor, reward, ended) in enumerate(row):
+                place = action, k, state
+                successors[place], probabilities[place], rewards[place] = successor, probability, reward
+                terminated[place] = ended
+    used = probabilities > 0
+    # A terminal state may be written as one that leads to itself, or as if one could go on from it.
+    terminal, went_on = np.zeros(states, bool), np.zeros(states, bool)
+    terminal[successors[used & terminated]] = True
+    elsewhere = successors != np.arange(states)
+    went_on[successors[used & ~terminated & elsewhere & ~terminal]] = True
+    if (terminal & went_on).any():
+        successors = np.where(terminated, states, successors)
+        padding = ((0, 0), (0, 0), (0, 1))
+        successors, probabilities, rewards = (np.pad(x, padding) for x in (successors, probabilities, rewards))
+        terminal = np.append(np.zeros(states, bool), True)
+        start = None if start is None else np.append(start, 0.0)
+    return sparse(successors, probabilities, rewards, discount, terminal, start, dtype)
 
 
 def _checked(
