@@ -1,0 +1,51 @@
+"""A finite MDP as an environment to sample from."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from rljax.envs.environment import Environment, State, initial_state
+from rljax.envs.finite.mdp import MDP
+from rljax.spaces import Box, Discrete
+from rljax.types import Key
+
+
+class Finite(Environment):
+    """States of an `MDP`; the reward is the expected one of the state and the action.
+
+    Args:
+      mdp: the process; its discount is the learner's affair.
+      observation: "index", int32 [], for tables; or "one_hot", f32 [S], for networks.
+    """
+
+    name = "finite"
+
+    def __init__(self, mdp: MDP, observation: Literal["index", "one_hot"] = "index"):
+        if observation not in ("index", "one_hot"):
+            raise ValueError(f"Finite: observation must be index or one_hot, got {observation!r}")
+        self.mdp, self.observation = mdp, observation
+        self.action_space = Discrete(mdp.num_actions)
+        self.observation_space = (
+            Discrete(mdp.num_states) if observation == "index" else Box(0.0, 1.0, (mdp.num_states,))
+        )  # fmt: skip
+
+    def observe(self, state: jax.Array) -> jax.Array:
+        return state if self.observation == "index" else jax.nn.one_hot(state, self.mdp.num_states)
+
+    def reset(self, key: Key) -> State:
+        start_key, key = jax.random.split(key)
+        state = jax.random.categorical(start_key, jnp.log(self.mdp.start)).astype(jnp.int32)
+        return initial_state((state, key), self.observe(state))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        position, key = state.physics
+        key, step_key = jax.random.split(key)
+        after = self.mdp.sample(step_key, position, action)
+        return state.replace(
+            physics=(after, key),
+            obs=self.observe(after),
+            reward=self.mdp.rewards[action, position].astype(jnp.float32),
+            terminated=self.mdp.terminal[after],
+            truncated=jnp.zeros((), bool),
+        )
