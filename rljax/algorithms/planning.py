@@ -8,13 +8,16 @@ Haarnoja et al. 2017 (arXiv 1702.08165) the entropy-regularised one.
 All are pure functions of arrays: jit them, vmap them over MDPs of one shape, shard states over devices.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from rljax.envs.finite import MDP
+
+
+Method = Literal["direct", "bicgstab"]
 
 
 class Solution(struct.PyTreeNode):
@@ -77,14 +80,25 @@ def value_iteration(
     return _solution(mdp, values, residuals, count)
 
 
-def policy_evaluation(mdp: MDP, policy: jax.Array) -> jax.Array:
-    """V of a deterministic policy, int [S], by solving (I - γ P) V = r: [S]. Needs a matrix [S, S]."""
+def policy_evaluation(mdp: MDP, policy: jax.Array, method: Method = "direct", tolerance: float = 1e-6) -> jax.Array:
+    """V of a deterministic policy, int [S], from (I - γ P) V = r: [S].
+
+    Args:
+      method: "direct" solves it by a matrix [S, S]; "bicgstab" needs products with P alone, for many states.
+      tolerance: of bicgstab, relative to the rewards.
+    """
     under = mdp.under(policy)
-    matrix = jnp.eye(mdp.num_states, dtype=mdp.rewards.dtype) - mdp.discount * _matrix(under)
-    return jnp.linalg.solve(matrix, under.rewards[0])
+    if method == "direct":
+        matrix = jnp.eye(mdp.num_states, dtype=mdp.rewards.dtype) - mdp.discount * _matrix(under)
+        return jnp.linalg.solve(matrix, under.rewards[0])
+
+    def left(values: jax.Array) -> jax.Array:
+        return values - mdp.discount * under.expected(values)[0]
+
+    return jax.scipy.sparse.linalg.bicgstab(left, under.rewards[0], tol=tolerance)[0]
 
 
-def policy_iteration(mdp: MDP, max_iterations: int = 100) -> Solution:
+def policy_iteration(mdp: MDP, max_iterations: int = 100, method: Method = "direct") -> Solution:
     """Evaluates and improves by turns until no action is better (Howard 1960). `sweeps` counts improvements.
 
     An action is only given up for one that is better by more than rounding, so that ties do not send it in circles.
@@ -92,7 +106,7 @@ def policy_iteration(mdp: MDP, max_iterations: int = 100) -> Solution:
 
     def improve(carry: tuple) -> tuple:
         policy, _, residuals, count = carry
-        values = policy_evaluation(mdp, policy)
+        values = policy_evaluation(mdp, policy, method)
         q = jnp.stack(mdp.action_values(values), -1)
         current = jnp.take_along_axis(q, policy[:, None], axis=-1)[:, 0]
         gain = q.max(-1) - current
@@ -105,7 +119,7 @@ def policy_iteration(mdp: MDP, max_iterations: int = 100) -> Solution:
     policy, _, residuals, count = jax.lax.while_loop(
         lambda carry: carry[1] & (carry[3] < max_iterations), improve, (*start, residuals, jnp.int32(0))
     )
-    return _solution(mdp, policy_evaluation(mdp, policy), residuals, count)
+    return _solution(mdp, policy_evaluation(mdp, policy, method), residuals, count)
 
 
 def modified_policy_iteration(

@@ -1,5 +1,6 @@
 """Wrappers around one environment. Each adds one thing; `AutoReset` (its own file) also adds the batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Box
-from rljax.types import Key
+from rljax.types import Key, PyTree
 
 
 class Wrapper(Environment):
@@ -57,6 +58,26 @@ class TimeLimit(Wrapper):
         state = self.env.step(state, action)
         truncated = state.truncated | ((elapsed >= self.max_episode_steps) & ~state.terminated)
         return state.replace(truncated=truncated, info=state.info | {"elapsed": elapsed})
+
+
+class PotentialShaping(Wrapper):
+    """Adds γ Φ(s') - Φ(s) to the reward, which changes no optimal policy (Ng, Harada and Russell 1999).
+
+    Args:
+      potential: Φ, a function of the observation to f32 []. After a termination it counts as 0.
+      discount: γ, which must be the learner's.
+    """
+
+    def __init__(self, env: Environment, potential: Callable[[PyTree], jax.Array], discount: float):
+        super().__init__(env)
+        if not 0 <= discount <= 1:
+            raise ValueError(f"PotentialShaping: discount must be in [0, 1], got {discount}")
+        self.potential, self.discount = potential, discount
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = self.env.step(state, action)
+        following = jnp.where(after.terminated, 0.0, self.potential(after.obs))
+        return after.replace(reward=after.reward + self.discount * following - self.potential(state.obs))
 
 
 class RescaleAction(Wrapper):

@@ -1,5 +1,6 @@
 """Finite worlds whose transitions are known: for exact planning, and to sample from."""
 
-from rljax.envs.finite.mdp import MDP, dense, from_lists, sparse
+from rljax.envs.finite.environment import Finite
+from rljax.envs.finite.mdp import MDP, dense, from_lists, shaped, sparse
 
-__all__ = ["MDP", "dense", "from_lists", "sparse"]
+__all__ = ["MDP", "Finite", "dense", "from_lists", "shaped", "sparse"]

@@ -99,6 +99,17 @@ class MDP(struct.PyTreeNode):
         return (k if self.successors is None else self.successors[action, k, state]).astype(jnp.int32)
 
 
+def shaped(mdp: MDP, potential: jax.Array) -> MDP:
+    """The process with γ Φ(s') - Φ(s) added to its rewards, Φ = potential [S], and 0 in terminal states.
+
+    Ng, Harada and Russell 1999, "Policy invariance under reward transformations": V* falls by Φ and Q* by Φ(s), so that
+    the best actions stay the same.
+    """
+    potential = jnp.where(mdp.terminal, 0.0, potential)
+    bonus = mdp.discount * jnp.stack(mdp.expected(potential)) - potential
+    return mdp.replace(rewards=mdp.rewards + jnp.where(mdp.terminal, 0.0, bonus))
+
+
 def sparse(
     successors: Any,
     probabilities: Any,
