@@ -16,7 +16,6 @@ from flax import struct
 
 from rljax.envs.finite import MDP
 
-
 Method = Literal["direct", "bicgstab"]
 
 
