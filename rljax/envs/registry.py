@@ -165,3 +165,4 @@ for _name, _factory, _alias, _limit in (
 
 for _prefix in ("brax", "playground", "gymnax", "gymnasium"):
     register_adapter(_prefix, f"rljax.envs.adapters.{_prefix}:make")
+register_adapter("finite", "rljax.envs.finite.environment:make")

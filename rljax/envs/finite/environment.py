@@ -1,12 +1,16 @@
 """A finite MDP as an environment to sample from."""
 
-from typing import Literal
+import difflib
+import inspect
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.finite.mdp import MDP
+from rljax.envs.finite.worlds import WORLDS
+from rljax.envs.wrappers import TimeLimit
 from rljax.spaces import Box, Discrete
 from rljax.types import Key
 
@@ -49,3 +53,26 @@ class Finite(Environment):
             terminated=self.mdp.terminal[after],
             truncated=jnp.zeros((), bool),
         )
+
+
+def world(name: str, **kwargs: Any) -> MDP:
+    """The world of that name, with the arguments of its function in `worlds`.
+
+    Raises:
+      ValueError: an unknown name, or an argument that the world does not take.
+    """
+    if name not in WORLDS:
+        near = difflib.get_close_matches(name, WORLDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"unknown world {name!r}; {hint}known: {', '.join(WORLDS)}")
+    taken = inspect.signature(WORLDS[name]).parameters
+    if unknown := sorted(set(kwargs) - set(taken)):
+        raise ValueError(f"{name} does not take {', '.join(unknown)}; it takes: {', '.join(taken)}")
+    return WORLDS[name](**kwargs)
+
+
+def make(name: str, observation: Literal["index", "one_hot"] = "one_hot", **kwargs: Any) -> Environment:
+    """For `rljax.make("finite:<world>")`: the time limit is 200 steps unless `max_episode_steps` says otherwise."""
+    limit = kwargs.pop("max_episode_steps", 200)
+    env = Finite(world(name, **kwargs), observation)
+    return TimeLimit(env, limit) if limit else env

@@ -3,11 +3,12 @@
 Each function returns an `MDP`. States of grids are cells, row by row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from rljax.envs.finite.discretize import mountain_car, pendulum
 from rljax.envs.finite.mdp import MDP, sparse
 
 LEFT, DOWN, RIGHT, UP = range(4)
@@ -229,3 +230,17 @@ def inventory(
     rewards = revenue - cost * order - fixed * (order > 0) - holding * available
     successors = np.broadcast_to(left, probabilities.shape)
     return sparse(successors, probabilities, rewards, discount, dtype=dtype)
+
+
+WORLDS: dict[str, Callable[..., MDP]] = {
+    "frozen_lake": frozen_lake,
+    "cliff_walking": cliff_walking,
+    "taxi": taxi,
+    "gridworld": gridworld,
+    "garnet": garnet,
+    "gambler": gambler,
+    "inventory": inventory,
+    "mountain_car": mountain_car,
+    "pendulum": pendulum,
+}
+"""By name, for `rljax.make("finite:taxi")` and experiments/planning.py."""
