@@ -91,8 +91,8 @@ def control(
     state = begin(first_key)
     action = epsilon_greedy(action_key, q[:, state].sum(0), epsilon)
     carry = (q, jnp.zeros((tables, states, actions), q.dtype), state, action, jnp.int32(0))
-    (q, *_), rewards = jax.lax.scan(step, carry, jax.random.split(steps_key, steps))
-    return Learned(q.mean(0), rewards)
+    carry, rewards = jax.lax.scan(step, carry, jax.random.split(steps_key, steps))
+    return Learned(carry[0].mean(0), rewards)
 
 
 def td_lambda(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from rljax.types import Key
 
@@ -99,6 +100,24 @@ class MDP(struct.PyTreeNode):
         return (k if self.successors is None else self.successors[action, k, state]).astype(jnp.int32)
 
 
+def split_states(mdp: MDP, devices: Sequence[jax.Device] | None = None) -> MDP:
+    """The same process with its states split over devices (all where None); values are gathered in every backup.
+
+    Raises:
+      ValueError: the states do not divide.
+    """
+    devices = jax.devices() if devices is None else devices
+    if mdp.num_states % len(devices):
+        raise ValueError(f"mdp: {mdp.num_states} states do not divide over {len(devices)} devices")
+    mesh = jax.make_mesh((len(devices),), ("states",), axis_types=(AxisType.Auto,), devices=devices)
+
+    def put(x: jax.Array) -> jax.Array:
+        spec = PartitionSpec(*[None] * (x.ndim - 1), "states") if x.ndim else PartitionSpec()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, mdp)
+
+
 def shaped(mdp: MDP, potential: jax.Array) -> MDP:
     """The process with γ Φ(s') - Φ(s) added to its rewards, Φ = potential [S], and 0 in terminal states.
 
@@ -183,8 +202,9 @@ def from_lists(
     """
     states, actions = len(transitions), len(transitions[0])
     width = max(len(row) for of_state in transitions.values() for row in of_state.values())
-    successors = np.zeros((actions, width, states), np.int32)
-    probabilities, rewards = np.zeros((actions, width, states)), np.zeros((actions, width, states))
+    successors: np.ndarray = np.zeros((actions, width, states), np.int32)
+    probabilities: np.ndarray = np.zeros((actions, width, states))
+    rewards: np.ndarray = np.zeros((actions, width, states))
     terminated = np.zeros((actions, width, states), bool)
     for state, of_state in transitions.items():
         if len(of_state) != actions:

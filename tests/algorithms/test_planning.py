@@ -1,0 +1,173 @@
+"""Planning against linear programming (HiGHS), NumPy and closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+from scipy.sparse import csr_array, vstack
+
+from rljax.algorithms import planning
+from rljax.envs.finite import sparse, split_states, worlds
+from tests.envs.finite.test_mdp import matrices
+
+STATES, ACTIONS, WIDTH = 15, 3, 4
+
+
+def by_linear_program(successors, shares, rewards, discount, terminal):
+    """V*: the least function that no action improves on (Puterman 1994, section 6.9).
+
+    HiGHS is exact to its tolerances only; so its solution says which actions are best, and their equations are solved.
+    """
+    states = np.arange(STATES)
+    table = np.zeros((ACTIONS, STATES, STATES))
+    for action in range(ACTIONS):
+        for k in range(WIDTH):
+            np.add.at(table[action], (states, successors[action, k]), np.where(terminal, 0.0, shares[action, k]))
+    rewards = np.where(terminal, 0.0, rewards)
+    constraints = vstack([csr_array(discount * matrix - np.eye(STATES)) for matrix in table])
+    result = linprog(np.ones(STATES), A_ub=constraints, b_ub=-rewards.ravel(), bounds=(None, None), method="highs")
+    assert result.success
+    best = (rewards + discount * table @ result.x).argmax(0)
+    exact = np.linalg.solve(np.eye(STATES) - discount * table[best, states], rewards[best, states])
+    size = 1 + np.abs(exact).max()
+    assert np.abs(exact - result.x).max() < 1e-5 * size
+    assert (rewards + discount * table @ exact <= exact + 1e-12 * size).all()
+    return exact
+
+
+def random_process(seed):
+    """Shares of very different size, ties, states that end or do not, any discount."""
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(WIDTH, 10.0 ** rng.uniform(-1, 1)), (ACTIONS, STATES)).swapaxes(1, 2)
+    rewards = rng.normal(size=(ACTIONS, STATES)) * 10.0 ** rng.uniform(-2, 2)
+    successors = rng.integers(0, STATES, (ACTIONS, WIDTH, STATES))
+    if seed % 3 == 0:
+        rewards = np.round(rewards)
+    if seed % 5 == 0:  # two actions that are the same
+        successors[1], shares[1], rewards[1] = successors[0], shares[0], rewards[0]
+    discount = float(np.float32(rng.choice([0.0, 0.5, 0.9, 0.99])))
+    return successors, shares, rewards, discount, np.arange(STATES) < seed % 4
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+def test_bounds_hold_on_hundreds_of_processes_against_a_linear_program(double):
+    """The exact process is that of the float64 numbers; the one of float32 has rounded probabilities and rewards."""
+    with jax.enable_x64(double):
+        solvers = {
+            "value iteration": planning.value_iteration,
+            "in blocks": functools.partial(planning.value_iteration, blocks=3),
+            "policy iteration": planning.policy_iteration,
+            "modified": planning.modified_policy_iteration,
+        }
+        solvers = {name: jax.jit(jax.vmap(solver)) for name, solver in solvers.items()}
+        seeds = range(200)
+        mdps = [sparse(*random_process(seed), dtype=np.float64 if double else np.float32) for seed in seeds]
+        exact = np.stack([by_linear_program(*random_process(seed)) for seed in seeds])
+        together = jax.tree.map(lambda *x: jnp.stack(x), *mdps)
+        for name, solver in solvers.items():
+            solution = solver(together)
+            error = np.abs(np.asarray(solution.values) - exact).max(1)
+            assert (error <= np.asarray(solution.bound) + 1e-13).all(), name
+            # And the bounds are worth having.
+            size = 1e-6 + np.abs(exact).max(1) * (1e-9 if double else 1e-3)
+            assert (np.asarray(solution.bound) <= size).all(), name
+            policies = np.asarray(solution.policy)
+            chosen = np.take_along_axis(np.asarray(solution.action_values), policies[..., None], -1)[..., 0]
+            assert (np.abs(chosen - exact).max(1) <= 2 * np.asarray(solution.bound) + 1e-6 * size).all(), name
+            assert (np.asarray(solution.sweeps) < 10_000).all(), name
+
+
+def test_policy_iteration_ends_though_all_actions_are_equal():
+    mdp = worlds.garnet(50, 1, 3, discount=0.9)
+    same = mdp.replace(
+        rewards=jnp.tile(mdp.rewards, (4, 1)),
+        probabilities=jnp.tile(mdp.probabilities, (4, 1, 1)),
+        successors=jnp.tile(mdp.successors, (4, 1, 1)),
+    )
+    solution = jax.jit(planning.policy_iteration)(same)
+    assert int(solution.sweeps) == 1
+    np.testing.assert_array_equal(solution.policy, 0)
+
+
+def test_toy_texts_have_their_known_values():
+    """Against an exact solve in NumPy of the optimal policy's equations, which no other policy beats."""
+    with jax.enable_x64(True):
+        known = {"frozen_lake": 0.41464036, "cliff_walking": -12.24789770, "taxi": 6.32746431}
+        for name, value in known.items():
+            mdp = worlds.WORLDS[name](dtype=np.float64)
+            solution = jax.jit(planning.value_iteration)(mdp, tolerance=1e-9)
+            table, policy = matrices(mdp), np.asarray(solution.policy)
+            states = np.arange(mdp.num_states)
+            rewards = np.asarray(mdp.rewards)
+            matrix = np.eye(mdp.num_states) - 0.99 * table[policy, states]
+            exact = np.linalg.solve(matrix, rewards[policy, states])
+            assert (rewards + 0.99 * table @ exact <= exact + 1e-9).all()
+            np.testing.assert_allclose(solution.values, exact, atol=1e-6)
+            np.testing.assert_allclose(np.asarray(mdp.start) @ exact, value, atol=1e-6)
+
+
+def test_evaluation_without_a_matrix_is_that_with_one():
+    mdp = worlds.garnet(300, 3, 4, discount=0.95, seed=3)
+    policy = jax.random.randint(jax.random.key(0), (300,), 0, 3)
+    exact = np.linalg.solve(
+        np.eye(300) - 0.95 * matrices(mdp)[policy, np.arange(300)], np.asarray(mdp.rewards)[policy, np.arange(300)]
+    )
+    for method in ("direct", "bicgstab"):
+        values = jax.jit(planning.policy_evaluation, static_argnames="method")(mdp, policy, method=method)
+        np.testing.assert_allclose(values, exact, atol=2e-4)
+    solutions = [planning.policy_iteration(mdp, method=method) for method in ("direct", "bicgstab")]
+    np.testing.assert_array_equal(solutions[0].policy, solutions[1].policy)
+
+
+def test_span_stops_long_before_the_change_does():
+    """In an ergodic process all values change alike: the span closes at once, the change only as γ^n."""
+    mdp = worlds.garnet(200, 4, 20, discount=0.99)
+    solution = planning.value_iteration(mdp, tolerance=1e-2)
+    assert int(solution.sweeps) < 30
+    assert float(solution.residuals[int(solution.sweeps) - 1]) > 1e-2
+    assert np.isnan(solution.residuals[int(solution.sweeps) :]).all()
+    blocks = planning.value_iteration(worlds.gridworld(["S" + "." * 62 + "G"]), blocks=8)
+    assert int(blocks.sweeps) < int(planning.value_iteration(worlds.gridworld(["S" + "." * 62 + "G"])).sweeps) + 1
+    with pytest.raises(ValueError, match="must divide 200 states"):
+        planning.value_iteration(mdp, blocks=3)
+
+
+def test_backward_induction_counts_the_steps_that_are_left():
+    """On a corridor the goal is worth 1 once there are steps enough to reach it."""
+    mdp = worlds.gridworld("S...G", discount=1.0)
+    values, policies = planning.backward_induction(mdp, 4)
+    np.testing.assert_allclose(values[0], [1, 1, 1, 1, 0])
+    np.testing.assert_allclose(values[2], [0, 0, 1, 1, 0])
+    np.testing.assert_allclose(values[4], 0)
+    assert policies.shape == (4, 5)
+    assert int(policies[0, 0]) == worlds.RIGHT
+    paid, _ = planning.backward_induction(mdp, 1, last=jnp.array([0.0, 7.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(paid[0], [7, 7, 7, 1, 0])
+
+
+def test_soft_values_are_those_of_their_policy_and_become_hard_ones():
+    mdp = worlds.garnet(30, 4, 3, discount=0.9)
+    temperature = 0.7
+    values, policy = planning.soft_value_iteration(mdp, temperature)
+    np.testing.assert_allclose(policy.sum(-1), 1.0, rtol=1e-5)
+    entropy = -(policy * jnp.log(policy)).sum(-1)
+    table, probs = matrices(mdp), np.asarray(policy)
+    under = np.einsum("sa,ast->st", probs, table)
+    rewards = (probs * np.asarray(mdp.rewards).T).sum(-1) + temperature * np.asarray(entropy)
+    np.testing.assert_allclose(values, np.linalg.solve(np.eye(30) - 0.9 * under, rewards), atol=1e-3)
+    hard = planning.value_iteration(mdp).values
+    np.testing.assert_allclose(planning.soft_value_iteration(mdp, 1e-3)[0], hard, atol=0.02)
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+def test_states_are_split_over_devices():
+    mdp = worlds.garnet(64, 3, 4)
+    split = split_states(mdp, jax.devices()[:4])
+    assert [x.data.shape for x in split.successors.addressable_shards] == [(3, 4, 16)] * 4
+    solve = jax.jit(planning.value_iteration)
+    np.testing.assert_allclose(solve(split).values, solve(mdp).values, rtol=1e-5)
+    with pytest.raises(ValueError, match="63 states do not divide over 4 devices"):
+        split_states(worlds.garnet(63, 3, 4), jax.devices()[:4])
