@@ -1,0 +1,241 @@
+"""Benchmark of planning: beside pymdptoolbox and QuantEcon, against the memory's bandwidth, and as problems grow.
+
+    python -m benchmarks.planning                      # everything: minutes
+    python -m benchmarks.planning --parts peers
+    python -m benchmarks.planning --parts grid --cells 10000000
+
+The peers need `make install-peers`. Times are of the solution alone: compilation is apart, and so is what the peers do
+when a problem is made. `python -m benchmarks.planning --parts growth` also draws benchmarks/planning.png.
+"""
+
+import dataclasses
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from benchmarks.common import peak_memory_mb, time_of, write
+from rljax.algorithms import planning
+from rljax.envs.finite import MDP
+from rljax.envs.finite.worlds import garnet, gridworld_of_cells
+from rljax.training.versions import hardware, versions
+
+ROOT = Path(__file__).parents[1]
+Part = Literal["peers", "grid", "growth"]
+METHODS: dict[str, Callable[..., planning.Solution]] = {
+    "value_iteration": planning.value_iteration,
+    "modified_policy_iteration": planning.modified_policy_iteration,
+}
+EPSILON = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    parts: tuple[Part, ...] = ("peers", "grid", "growth")
+    """Parts of the benchmark; each has a result file of its own."""
+    cells: int = 10_000_000
+    """Of the large grid."""
+    peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
+    """The interpreter of the peers."""
+    patience: float = 300.0
+    """Seconds after which a peer is stopped."""
+
+
+def main(settings: Settings) -> None:
+    parts = {"peers": beside_peers, "grid": large_grid, "growth": growth}
+    for part in settings.parts:
+        record = parts[part](settings)
+        write(
+            f"planning-{part}",
+            {"kind": "profile"}
+            | record
+            | {
+                "peak_memory_mb": peak_memory_mb(),
+                "hardware": hardware(),
+                "versions": versions(),
+                "command": f"python -m benchmarks.planning --parts {part}",
+            },
+        )
+
+
+def solved(mdp: MDP, method: str, **options: Any) -> tuple[float, float, planning.Solution]:
+    """Seconds to compile, seconds to solve (the best of three), and the solution."""
+    solve = jax.jit(lambda mdp: METHODS[method](mdp, **options))
+    begin = time.perf_counter()
+    compiled = solve.lower(mdp).compile()
+    compile_seconds = time.perf_counter() - begin
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        solution = jax.block_until_ready(compiled(mdp))
+        times.append(time.perf_counter() - begin)
+        if times[-1] > 20:
+            break
+    return compile_seconds, min(times), solution
+
+
+def beside_peers(settings: Settings) -> dict[str, Any]:
+    """Random and grid processes of 10^4 and 10^5 states, by two methods of three libraries, to the same ε."""
+    problems = {
+        "random, 4 actions, 5 successors": lambda n: garnet(n, 4, 5, discount=0.99),
+        "grid with slip": lambda n: grid(n, 0.99),
+    }
+    rows = []
+    for name, make in problems.items():
+        for states in (10_000, 100_000):
+            mdp = make(states)
+            for method in METHODS:
+                compile_seconds, seconds, solution = solved(mdp, method, tolerance=EPSILON)
+                rows.append(
+                    [name, mdp.num_states, method, "rljax", int(solution.sweeps), seconds, "–", float(solution.bound)]
+                )
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / "mdp.npz"
+                    # Terminal states as the peers know them: they lead to themselves, for nothing.
+                    ends, own = np.asarray(mdp.terminal), np.arange(mdp.num_states, dtype=np.int32)
+                    first = np.arange(mdp.probabilities.shape[1])[:, None] == 0
+                    np.savez(
+                        path,
+                        successors=np.where(ends, own, mdp.successors),
+                        probabilities=np.where(ends, first, mdp.probabilities),
+                        rewards=mdp.rewards,
+                        discount=mdp.discount,
+                    )
+                    for library in ("pymdptoolbox", "quantecon"):
+                        result = peer(settings, path, library, method)
+                        took = result.get("seconds")
+                        rows.append(
+                            [
+                                name, mdp.num_states, method, library, result.get("iterations", "–"),
+                                took or f"stopped after {settings.patience:.0f}",
+                                f"{took / seconds:.1f}×" if took else f"> {settings.patience / seconds:.0f}×", "–",
+                            ]
+                        )  # fmt: skip
+                print(*rows[-3:], sep="\n", flush=True)
+    return {
+        "title": f"Planning beside other libraries, {jax.default_backend()}, to ε = {EPSILON}",
+        "columns": ["problem", "states", "method", "library", "sweeps", "seconds", "rljax is faster by", "certified"],
+        "rows": rows,
+        "notes": "rljax computes in float32, the others in float64. pymdptoolbox and rljax stop value iteration by the "
+        "span of the last change, QuantEcon by its size; rljax returns values that are certain to ε, pymdptoolbox "
+        "those of its last sweep, of which only the differences are. Making the problems is not counted.",
+    }
+
+
+def peer(settings: Settings, path: Path, library: str, method: str) -> dict[str, Any]:
+    command = [str(settings.peers_python), "benchmarks/peers/planning.py", "--input", str(path), "--library", library]
+    command += ["--method", method, "--epsilon", str(EPSILON)]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=settings.patience)
+    except subprocess.TimeoutExpired:
+        return {}
+    if done.returncode:
+        raise SystemExit(f"error: {library} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def grid(states: int, discount: float) -> MDP:
+    """A square with a goal in a corner, a wall in every tenth cell, and slip."""
+    side = round(states**0.5)
+    cells = np.where(np.random.default_rng(0).uniform(size=(side, side)) < 0.1, "#", ".")
+    cells[0, 0], cells[-1, -1] = "S", "G"
+    return gridworld_of_cells(cells, 0.2, discount, None, -0.01, "GH", "#", "S", "", None, np.float32)
+
+
+def large_grid(settings: Settings) -> dict[str, Any]:
+    """Ten million cells: time, memory, and bandwidth against what the memory can do."""
+    begin = time.perf_counter()
+    mdp = jax.block_until_ready(grid(settings.cells, 0.99))
+    build_seconds = time.perf_counter() - begin
+    compile_seconds, seconds, solution = solved(mdp, "value_iteration", tolerance=1e-3)
+    sweeps = int(solution.sweeps)
+    traffic = mdp.num_bytes - mdp.start.nbytes + 2 * 4 * mdp.num_states  # read once, with values read and written
+    stream = stream_rate()
+    rate = traffic * sweeps / seconds
+    rows = [
+        ["states", mdp.num_states],
+        ["size of the problem (MB)", mdp.num_bytes / 1e6],
+        ["making it (s)", build_seconds],
+        ["compiling (s)", compile_seconds],
+        ["solving to ε = 1e-3 (s)", seconds],
+        ["sweeps", sweeps],
+        ["certified error", float(solution.bound)],
+        ["bandwidth of the sweeps (GB/s)", rate / 1e9],
+        ["bandwidth of a triad a + s b (GB/s)", stream / 1e9],
+        ["share", f"{rate / stream:.0%}"],
+    ]
+    for row in rows:
+        print(*row, flush=True)
+    return {
+        "title": f"Value iteration on a grid of {mdp.num_states:,} cells, {jax.default_backend()}",
+        "columns": ["quantity", "value"],
+        "rows": rows,
+        "notes": "Bandwidth counts each array of the problem once for each sweep, and the values read and written once.",
+    }
+
+
+def stream_rate() -> float:
+    """Bytes per second of a + s b, in a loop, on arrays far larger than the caches."""
+    size = 20_000_000
+    seconds = time_of(lambda a, b: (b, a + 0.5 * b), (jnp.ones(size), jnp.ones(size)), 20)
+    return 3 * 4 * size / seconds
+
+
+def growth(settings: Settings) -> dict[str, Any]:
+    """Time against states, actions, successors and 1/(1-γ), each alone."""
+    base = {"num_states": 10_000, "num_actions": 4, "successors": 5, "discount": 0.9}
+    ranges: dict[str, list[Any]] = {
+        "num_states": [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
+        "num_actions": [1, 2, 4, 8, 16, 32],
+        "successors": [1, 2, 4, 8, 16, 32],
+        "discount": [0.5, 0.9, 0.97, 0.99, 0.997, 0.999],
+    }
+    rows = []
+    for name, values in ranges.items():
+        for value in values:
+            if name == "discount":
+                # Random processes mix at once; how far it is to the goal of a grid is what makes a discount costly.
+                mdp = grid(10_000, value)
+            else:
+                mdp = garnet(**(base | {name: value}))
+            _, seconds, solution = solved(mdp, "value_iteration", tolerance=EPSILON)
+            sweeps = int(solution.sweeps)
+            rows.append([name, value, sweeps, 1e3 * seconds, 1e6 * seconds / sweeps])
+            print(*rows[-1], flush=True)
+    draw(rows)
+    return {
+        "title": f"Value iteration as problems grow, {jax.default_backend()}",
+        "columns": ["of", "value", "sweeps", "ms", "µs a sweep"],
+        "rows": rows,
+        "notes": "Random processes of 10,000 states, 4 actions, 5 successors and γ = 0.9 but for what changes; γ changes "
+        "on a grid of 100 x 100 cells.",
+    }
+
+
+def draw(rows: list[list[Any]], path: Path = ROOT / "benchmarks" / "planning.png") -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    panels = {"num_states": "states", "num_actions": "actions", "successors": "successors", "discount": "1/(1-γ)"}
+    for axes, (name, label) in zip(figure.subplots(1, 4), panels.items(), strict=True):
+        of_panel = [row for row in rows if row[0] == name]
+        x = [1 / (1 - row[1]) if name == "discount" else row[1] for row in of_panel]
+        axes.loglog(x, [row[3] for row in of_panel], "o-", color="#0072B2")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+        axes.set_ylabel("ms" if name == "num_states" else "")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
