@@ -95,7 +95,7 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
         for states in (10_000, 100_000):
             mdp = make(states)
             for method in METHODS:
-                compile_seconds, seconds, solution = solved(mdp, method, tolerance=EPSILON)
+                _, seconds, solution = solved(mdp, method, tolerance=EPSILON)
                 rows.append(
                     [name, mdp.num_states, method, "rljax", int(solution.sweeps), seconds, "–", float(solution.bound)]
                 )
@@ -180,7 +180,7 @@ def large_grid(settings: Settings) -> dict[str, Any]:
         "title": f"Value iteration on a grid of {mdp.num_states:,} cells, {jax.default_backend()}",
         "columns": ["quantity", "value"],
         "rows": rows,
-        "notes": "Bandwidth counts each array of the problem once for each sweep, and the values read and written once.",
+        "notes": "Bandwidth counts each array once for each sweep, and the values as read once and written once.",
     }
 
 
@@ -203,11 +203,8 @@ def growth(settings: Settings) -> dict[str, Any]:
     rows = []
     for name, values in ranges.items():
         for value in values:
-            if name == "discount":
-                # Random processes mix at once; how far it is to the goal of a grid is what makes a discount costly.
-                mdp = grid(10_000, value)
-            else:
-                mdp = garnet(**(base | {name: value}))
+            # Random processes mix at once; how far it is to the goal of a grid is what makes a discount costly.
+            mdp = grid(10_000, value) if name == "discount" else garnet(**(base | {name: value}))
             _, seconds, solution = solved(mdp, "value_iteration", tolerance=EPSILON)
             sweeps = int(solution.sweeps)
             rows.append([name, value, sweeps, 1e3 * seconds, 1e6 * seconds / sweeps])
@@ -217,8 +214,8 @@ def growth(settings: Settings) -> dict[str, Any]:
         "title": f"Value iteration as problems grow, {jax.default_backend()}",
         "columns": ["of", "value", "sweeps", "ms", "µs a sweep"],
         "rows": rows,
-        "notes": "Random processes of 10,000 states, 4 actions, 5 successors and γ = 0.9 but for what changes; γ changes "
-        "on a grid of 100 x 100 cells.",
+        "notes": "Random processes of 10,000 states, 4 actions, 5 successors and γ = 0.9 but for what changes; γ "
+        "changes on a grid of 100 x 100 cells.",
     }
 
 
