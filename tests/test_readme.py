@@ -22,7 +22,7 @@ def run(code, folder):
 
 
 def test_python_examples_of_the_readme_run(tmp_path):
-    first, second, robots, _ = blocks()
+    first, second, robots, *_ = blocks()
     assert "200_000" in first
     assert "length=100)" in second
     code = first.replace("200_000", "4096") + second.replace("length=100)", "length=2)")
@@ -38,6 +38,11 @@ def test_the_example_of_replay_runs(tmp_path):
     assert " 20_000," in replay
     code = "import jax\nimport rljax\nfrom rljax import training\n" + replay.replace(" 20_000,", " 1200,")
     assert "(4, 25000)" in run(code + "print(result.state.experience.replay.data.reward.shape)\n", tmp_path)
+
+
+def test_the_example_of_planning_runs(tmp_path):
+    code = "import rljax\n" + blocks()[4] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
+    assert "0.415 15" in run(code, tmp_path)
 
 
 def test_files_that_the_readme_names_exist():
