@@ -1,0 +1,43 @@
+"""experiments/planning.py as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(folder, *flags):
+    command = [sys.executable, str(ROOT / "experiments" / "planning.py"), "--runs", str(folder / "runs"), *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_map_is_solved_printed_and_drawn(tmp_path):
+    (tmp_path / "maze.txt").write_text("S..\n.#.\n..G\n")
+    done = run(tmp_path, "--map", "maze.txt", "--discount", "0.9", "--method", "policy_iteration")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1] == "↓ # ↓"
+    assert lines[2] == "→ → G"
+    folder = tmp_path / "runs" / "planning" / "maze"
+    assert {path.name for path in folder.iterdir()} == {"solution.npz", "summary.json", "values.png"}
+    assert abs(json.loads((folder / "summary.json").read_text())["value_of_start"] - 0.9**3) < 1e-5
+    with np.load(folder / "solution.npz") as solution:
+        assert solution["policy"].shape == (9,)
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path):
+    (tmp_path / "bad.txt").write_text("S..\n.G\n")
+    for flags, message in (
+        (("--world", "txi"), "unknown world 'txi'; did you mean taxi?"),
+        (("--map", "bad.txt"), "lines must all have one length, got [3, 2]"),
+        (("--world", "taxi", "--slip", "0.1"), "taxi does not take slip"),
+    ):
+        done = run(tmp_path, *flags)
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert message in done.stderr
+        assert not (tmp_path / "runs").exists()
