@@ -117,8 +117,8 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
                         rows.append(
                             [
                                 name, mdp.num_states, method, library, result.get("iterations", "–"),
-                                took or f"stopped after {settings.patience:.0f}",
-                                f"{took / seconds:.1f}×" if took else f"> {settings.patience / seconds:.0f}×", "–",
+                                took or result.get("error", f"stopped after {settings.patience:.0f}"),
+                                f"{took / seconds:.1f}×" if took else "–", "–",
                             ]
                         )  # fmt: skip
                 print(*rows[-3:], sep="\n", flush=True)
@@ -140,7 +140,7 @@ def peer(settings: Settings, path: Path, library: str, method: str) -> dict[str,
     except subprocess.TimeoutExpired:
         return {}
     if done.returncode:
-        raise SystemExit(f"error: {library} failed: {done.stderr.strip().splitlines()[-1]}")
+        return {"error": done.stderr.strip().splitlines()[-1].rpartition(".")[2][:80]}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -160,7 +160,7 @@ class Agent(sac.Agent):
         def one(params: PyTree) -> jax.Array:
             return jnp.squeeze(self.critic.apply(params, x, False), -1)  # type: ignore[arg-type]
 
-        return over_ensemble(one, self.config.num_critics)(params)
+        return over_ensemble(one, self.config.num_critics, self.config.precision)(params)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
         """One step of the critics towards r + γ (min Q(s', a') - α log π(a'|s')), all in one batch (figure 2)."""
@@ -174,7 +174,7 @@ class Agent(sac.Agent):
             return value[..., 0], changed
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
-            values, changed = over_ensemble(one, self.config.num_critics)(params)
+            values, changed = over_ensemble(one, self.config.num_critics, self.config.precision)(params)
             value, next_value = jnp.split(values, 2, axis=-1)
             soft_value = next_value.min(0) - self.temperature(learner.params, hyper) * log_prob
             target = jax.lax.stop_gradient(batch.reward + batch.discount * soft_value)

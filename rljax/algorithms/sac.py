@@ -196,7 +196,7 @@ class Agent:
             rngs = {"dropout": jax.random.fold_in(key, index)} if self.config.dropout else None
             return self.critic.apply(params, obs, action, rngs=rngs)  # type: ignore[return-value]
 
-        return over_ensemble(one, members)(params, jnp.arange(members))
+        return over_ensemble(one, members, self.config.precision)(params, jnp.arange(members))
 
     def temperature(self, params: PyTree, hyper: Hyper) -> jax.Array:
         return hyper.initial_temperature * jnp.exp(params["log_temperature"])

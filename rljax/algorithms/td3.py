@@ -222,7 +222,7 @@ class Agent:
         def one(params: PyTree) -> jax.Array:
             return self.critic.apply(params, obs, action)  # type: ignore[return-value]
 
-        return over_ensemble(one, 2)(params)
+        return over_ensemble(one, 2, self.config.precision)(params)
 
     def value(self, output: jax.Array) -> jax.Array:
         """The expected return that a critic's output means."""

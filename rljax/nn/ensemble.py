@@ -6,14 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rljax.nn.precision import Precision
 
-def over_ensemble(function: Callable[..., Any], members: int) -> Callable[..., Any]:
-    """`jax.vmap(function)` over the first axis of all arguments; on a CPU one after the other.
 
-    Accelerators multiply a batch of matrices in one call. XLA's CPU backend takes them one at a time anyway, at about
-    the same rate (benchmarks/sac.py measures both), and cannot batch products in bfloat16 (nn/precision.py).
+def over_ensemble(function: Callable[..., Any], members: int, precision: Precision) -> Callable[..., Any]:
+    """`jax.vmap(function)` over the first axis of all arguments; on a CPU in bfloat16 one after the other.
+
+    XLA's CPU backend cannot batch products in bfloat16 (nn/precision.py).
     """
-    if jax.default_backend() != "cpu":
+    if precision == "float32" or jax.default_backend() != "cpu":
         return jax.vmap(function)
 
     def one_by_one(*args: Any) -> Any:
