@@ -68,12 +68,15 @@ def main(settings: Settings) -> None:
         )
 
 
-def solved(mdp: MDP, method: str, **options: Any) -> tuple[float, float, planning.Solution]:
-    """Seconds to compile, seconds to solve (the best of three), and the solution."""
-    solve = jax.jit(lambda mdp: METHODS[method](mdp, **options))
+def compiled_for(mdp: MDP, method: str, **options: Any) -> tuple[Any, float]:
+    """The program, and the seconds that it took to compile."""
+    lowered = jax.jit(lambda mdp: METHODS[method](mdp, **options)).lower(mdp)
     begin = time.perf_counter()
-    compiled = solve.lower(mdp).compile()
-    compile_seconds = time.perf_counter() - begin
+    return lowered.compile(), time.perf_counter() - begin
+
+
+def solved(mdp: MDP, compiled: Any) -> tuple[float, planning.Solution]:
+    """Seconds to solve (the best of three), and the solution."""
     times = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -81,7 +84,7 @@ def solved(mdp: MDP, method: str, **options: Any) -> tuple[float, float, plannin
         times.append(time.perf_counter() - begin)
         if times[-1] > 20:
             break
-    return compile_seconds, min(times), solution
+    return min(times), solution
 
 
 def beside_peers(settings: Settings) -> dict[str, Any]:
@@ -100,7 +103,8 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
             )
             set_up = time.perf_counter() - begin
             for method in METHODS:
-                compile_seconds, seconds, solution = solved(mdp, method, tolerance=EPSILON)
+                compiled, compile_seconds = compiled_for(mdp, method, tolerance=EPSILON)
+                seconds, solution = solved(mdp, compiled)
                 case = [name, mdp.num_states, method]
                 own = [int(solution.sweeps), set_up, seconds, f"compiled in {compile_seconds:.1f} s", "–"]
                 rows.append([*case, "rljax", *own])
@@ -165,7 +169,9 @@ def large_grid(settings: Settings) -> dict[str, Any]:
     begin = time.perf_counter()
     mdp = jax.block_until_ready(grid(settings.cells, 0.99))
     build_seconds = time.perf_counter() - begin
-    compile_seconds, seconds, solution = solved(mdp, "value_iteration", tolerance=1e-3)
+    compiled, compile_seconds = compiled_for(mdp, "value_iteration", tolerance=1e-3)
+    seconds, solution = solved(mdp, compiled)
+    memory = compiled.memory_analysis()
     sweeps = int(solution.sweeps)
     traffic = mdp.num_bytes - mdp.start.nbytes + 2 * 4 * mdp.num_states  # read once, with values read and written
     stream = stream_rate()
@@ -173,6 +179,8 @@ def large_grid(settings: Settings) -> dict[str, Any]:
     rows = [
         ["states", mdp.num_states],
         ["size of the problem (MB)", mdp.num_bytes / 1e6],
+        ["of the solution, with Q (MB)", memory.output_size_in_bytes / 1e6],
+        ["used by the solver besides (MB)", memory.temp_size_in_bytes / 1e6],
         ["making it (s)", build_seconds],
         ["compiling (s)", compile_seconds],
         ["solving to ε = 1e-3 (s)", seconds],
@@ -213,7 +221,7 @@ def growth(settings: Settings) -> dict[str, Any]:
         for value in values:
             # Random processes mix at once; how far it is to the goal of a grid is what makes a discount costly.
             mdp = grid(10_000, value) if name == "discount" else garnet(**(base | {name: value}))
-            _, seconds, solution = solved(mdp, "value_iteration", tolerance=EPSILON)
+            seconds, solution = solved(mdp, compiled_for(mdp, "value_iteration", tolerance=EPSILON)[0])
             sweeps = int(solution.sweeps)
             rows.append([name, value, sweeps, 1e3 * seconds, 1e6 * seconds / sweeps])
             print(*rows[-1], flush=True)

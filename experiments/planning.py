@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import tyro
 
+from rljax import experiment
 from rljax.algorithms import planning
 from rljax.envs.finite import MDP, world
 from rljax.envs.finite.worlds import FROZEN_LAKE_8X8
@@ -38,8 +39,12 @@ class Settings:
     """Probability of going to a side instead (grids only); the world's own where not given."""
     discount: float | None = None
     """γ; the world's own where not given."""
-    method: Literal["value_iteration", "policy_iteration", "modified_policy_iteration"] = "value_iteration"
+    method: Literal["value_iteration", "policy_iteration", "modified_policy_iteration", "soft_value_iteration"] = (
+        "value_iteration"
+    )
     """How."""
+    temperature: float = 0.1
+    """α of soft value iteration."""
     tolerance: float = 1e-5
     """Certified error at which value iteration stops."""
     double: bool = False
@@ -48,6 +53,8 @@ class Settings:
     """Where run folders lie."""
     name: str | None = None
     """Name of the run folder; the world's where not given."""
+    overwrite: bool = False
+    """Move a run of that name aside (to NAME.1, NAME.2, …)."""
 
 
 def make(settings: Settings) -> tuple[MDP, list[str] | None]:
@@ -72,16 +79,23 @@ def make(settings: Settings) -> tuple[MDP, list[str] | None]:
 def main(settings: Settings) -> planning.Solution:
     if settings.double:
         jax.config.update("jax_enable_x64", True)
+    if not settings.temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {settings.temperature}")
+    name = settings.name or (settings.map.stem if settings.map else settings.world)
+    folder = settings.runs / "planning" / name
+    if folder.exists() and not settings.overwrite:
+        raise ValueError(f"{folder} holds a run already; overwrite it, or choose another name")
     mdp, rows = make(settings)
     solve = getattr(planning, settings.method)
     options = {} if settings.method == "policy_iteration" else {"tolerance": settings.tolerance}
+    if settings.method == "soft_value_iteration":
+        options["temperature"] = settings.temperature
     begin = time.perf_counter()
     solution = jax.block_until_ready(jax.jit(lambda mdp: solve(mdp, **options))(mdp))
     seconds = time.perf_counter() - begin
 
-    name = settings.name or (settings.map.stem if settings.map else settings.world)
-    folder = settings.runs / "planning" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    experiment.set_aside(folder)
+    folder.mkdir(parents=True)
     count = int(solution.sweeps)
     np.savez(
         folder / "solution.npz", values=solution.values, action_values=solution.action_values, policy=solution.policy,
@@ -94,12 +108,14 @@ def main(settings: Settings) -> planning.Solution:
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     if rows is not None:
-        policy = np.asarray(solution.policy).reshape(len(rows), -1)
+        policy = np.asarray(solution.policy if solution.policy.ndim == 1 else solution.policy.argmax(-1))
+        policy = policy.reshape(len(rows), -1)
         print(arrows(rows, policy, ARROWS["gridworld" if settings.map else settings.world]))
         heat_map(rows, np.asarray(solution.values), folder / "values.png")
+    certainty = f"certain to {solution.bound:.1e}" if np.isfinite(solution.bound) else "not certified, for γ = 1"
     print(
-        f"{mdp.num_states:,} states, {mdp.num_actions} actions: V(start) = {summary['value_of_start']:.6f}, certain to "
-        f"{summary['bound']:.1e}, after {count} sweeps in {seconds:.2f} s with compilation\nrun folder: {folder}"
+        f"{mdp.num_states:,} states, {mdp.num_actions} actions: V(start) = {summary['value_of_start']:.6f}, "
+        f"{certainty}, after {count} sweeps in {seconds:.2f} s with compilation\nrun folder: {folder}"
     )
     return solution
 

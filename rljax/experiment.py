@@ -113,9 +113,8 @@ def run(
         _require_pictures(algorithm.env)
     name = settings.name or _default_name(algorithm, settings)
     folder = settings.runs / experiment / name
-    if settings.overwrite and not settings.resume and folder.exists():
-        place = next(p for n in itertools.count(1) if not (p := folder.with_name(f"{name}.{n}")).exists())
-        folder.rename(place)
+    if settings.overwrite and not settings.resume:
+        set_aside(folder)
     keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
     result = training.train(
         algorithm,
@@ -138,6 +137,12 @@ def run(
         film = _film(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
         _summarize(result, hyper, film)
     return result
+
+
+def set_aside(folder: Path) -> None:
+    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …)."""
+    if folder.exists():
+        folder.rename(next(p for n in itertools.count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists()))
 
 
 def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:

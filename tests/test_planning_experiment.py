@@ -27,6 +27,14 @@ def test_a_map_is_solved_printed_and_drawn(tmp_path):
     assert abs(json.loads((folder / "summary.json").read_text())["value_of_start"] - 0.9**3) < 1e-5
     with np.load(folder / "solution.npz") as solution:
         assert solution["policy"].shape == (9,)
+    again = run(tmp_path, "--map", "maze.txt", "--method", "soft_value_iteration", "--temperature", "0.01")
+    assert again.returncode == 2
+    assert "maze holds a run already; overwrite it, or choose another name" in again.stderr
+    soft = run(tmp_path, "--map", "maze.txt", "--method", "soft_value_iteration", "--overwrite")
+    assert soft.returncode == 0, soft.stderr
+    assert (folder.with_name("maze.1") / "solution.npz").is_file()
+    with np.load(folder / "solution.npz") as solution:
+        assert solution["policy"].shape == (9, 4)
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
@@ -35,6 +43,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
         (("--world", "txi"), "unknown world 'txi'; did you mean taxi?"),
         (("--map", "bad.txt"), "lines must all have one length, got [3, 2]"),
         (("--world", "taxi", "--slip", "0.1"), "taxi does not take slip"),
+        (("--temperature", "0"), "temperature must be above 0, got 0.0"),
     ):
         done = run(tmp_path, *flags)
         assert done.returncode == 2

@@ -8,6 +8,8 @@ Haarnoja et al. 2017 (arXiv 1702.08165) the entropy-regularised one.
 All are pure functions of arrays: jit them, vmap them over MDPs of one shape, shard states over devices.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -17,6 +19,8 @@ from flax import struct
 from rljax.envs.finite import MDP
 
 Method = Literal["direct", "bicgstab"]
+PATIENCE = 30
+"""Sweeps without a smaller change, once changes are of the size of rounding, after which there is nothing to gain."""
 
 
 class Solution(struct.PyTreeNode):
@@ -25,7 +29,7 @@ class Solution(struct.PyTreeNode):
     Fields:
       values: f [S], V.
       action_values: f [S, A], Q: one backup of `values`.
-      policy: int32 [S], greedy in Q; of equal actions the first.
+      policy: int32 [S], greedy in Q; of equal actions the first. Soft value iteration has its probabilities, f [S, A].
       bound: f [], how far `values` may be from V* in any state, rounding included; infinite where nothing is certain
         (γ = 1).
       residuals: f [max_sweeps], the largest change of each sweep; NaN after the last one.
@@ -58,25 +62,33 @@ def value_iteration(
     """
     if mdp.num_states % blocks:
         raise ValueError(f"value_iteration: blocks = {blocks} must divide {mdp.num_states} states")
+    backup = mdp.backup if blocks == 1 else functools.partial(_blockwise, mdp, blocks=blocks)
     start = jnp.zeros_like(mdp.rewards[0]) if values is None else values
     start = jnp.where(mdp.terminal, 0.0, start)
+    return _solution(mdp, *_iterated(mdp, lambda v: (backup(v), None), start, tolerance, max_sweeps, blocks == 1))
 
-    def sweep(carry: tuple) -> tuple:
-        values, _, residuals, count = carry
-        new = mdp.backup(values) if blocks == 1 else _blockwise(mdp, values, blocks)
-        low, high = _span(mdp, new - values)
-        return new, (low, high), residuals.at[count].set(jnp.maximum(-low, high)), count + 1
 
-    def going(carry: tuple) -> jax.Array:
-        values, (low, high), _, count = carry
-        return (count < max_sweeps) & ~_settled(mdp, values, low, high, tolerance, blocks)
+def soft_value_iteration(
+    mdp: MDP, temperature: float, tolerance: float = 1e-6, max_sweeps: int = 10_000
+) -> Solution:  # fmt: skip
+    """Value iteration with an entropy bonus α H(π) in every state: V = α log Σ exp(Q/α), π = exp((Q - V)/α).
 
-    infinite = jnp.asarray(jnp.inf, start.dtype)
-    residuals = jnp.full(max_sweeps, jnp.nan, start.dtype)
-    values, _, residuals, count = jax.lax.while_loop(
-        going, sweep, (start, (-infinite, infinite), residuals, jnp.int32(0))
+    The soft backup is monotone and moves with a constant as the hard one does, so that the same bounds hold.
+    """
+
+    def backup(values: jax.Array) -> jax.Array:
+        q = jnp.stack(mdp.action_values(values), -1)
+        return jnp.where(mdp.terminal, 0.0, temperature * jax.nn.logsumexp(q / temperature, axis=-1))
+
+    start = jnp.zeros_like(mdp.rewards[0])
+    values, residuals, count = _iterated(mdp, lambda v: (backup(v), None), start, tolerance, max_sweeps)
+    solution = _solution(mdp, values, residuals, count, backup)
+    # Of the logarithm and the exponentials, over and above a hard backup's.
+    rounding = jnp.finfo(start.dtype).eps * (mdp.num_actions + 4) * (temperature + jnp.abs(solution.values).max())
+    return solution.replace(
+        policy=jax.nn.softmax(solution.action_values / temperature),
+        bound=solution.bound + 2 * rounding / jnp.maximum(1 - mdp.discount, 1e-30),
     )
-    return _solution(mdp, values, residuals, count)
 
 
 def policy_evaluation(mdp: MDP, policy: jax.Array, method: Method = "direct", tolerance: float = 1e-6) -> jax.Array:
@@ -125,63 +137,76 @@ def modified_policy_iteration(
     mdp: MDP, evaluations: int = 20, tolerance: float = 1e-6, max_sweeps: int = 10_000
 ) -> Solution:
     """Value iteration with `evaluations` cheaper backups under the greedy policy after each full one."""
-    start = jnp.zeros_like(mdp.rewards[0])
 
-    def improve(carry: tuple) -> tuple:
-        values, _, _, residuals, count = carry
-        q = mdp.action_values(values)
-        new, policy = q[0], jnp.zeros(mdp.num_states, jnp.int32)
-        for action in range(1, len(q)):
-            policy, new = jnp.where(q[action] > new, action, policy), jnp.maximum(new, q[action])
-        low, high = _span(mdp, new - values)
+    def evaluate(values: jax.Array, policy: jax.Array) -> jax.Array:
         under = mdp.under(policy)
-        evaluated = jax.lax.fori_loop(0, evaluations, lambda _, v: under.action_values(v)[0], new)
-        return evaluated, new, (low, high), residuals.at[count].set(jnp.maximum(-low, high)), count + 1
+        return jax.lax.fori_loop(0, evaluations, lambda _, v: under.action_values(v)[0], values)
 
-    def going(carry: tuple) -> jax.Array:
-        _, new, (low, high), _, count = carry
-        return (count < max_sweeps) & ~_settled(mdp, new, low, high, tolerance, 1)
-
-    infinite = jnp.asarray(jnp.inf, start.dtype)
-    carry = (start, start, (-infinite, infinite), jnp.full(max_sweeps, jnp.nan, start.dtype), jnp.int32(0))
-    _, values, _, residuals, count = jax.lax.while_loop(going, improve, carry)
-    return _solution(mdp, values, residuals, count)
+    start = jnp.zeros_like(mdp.rewards[0])
+    found = _iterated(
+        mdp, lambda v: _greedy(mdp.action_values(v)), start, tolerance, max_sweeps, then=evaluate
+    )  # fmt: skip
+    return _solution(mdp, *found)
 
 
-def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """The best for a given number of steps: values [horizon + 1, S] and policies int32 [horizon, S], first step first.
+def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) -> Solution:
+    """The best for a given number of steps. What `Solution` holds has one more axis, the first step first.
+
+    Values are [horizon + 1, S], ending with `last`; action values [horizon, S, A]; policies [horizon, S]. The bound is
+    that of rounding.
 
     Args:
       last: values [S] of where the last step leads; zeros by default.
     """
     last = jnp.zeros_like(mdp.rewards[0]) if last is None else last
 
-    def step(values: jax.Array, _: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        q = jnp.stack(mdp.action_values(values))
-        return q.max(0), (q.max(0), q.argmax(0).astype(jnp.int32))
-
-    _, (values, policies) = jax.lax.scan(step, last, None, horizon, reverse=True)
-    return jnp.concatenate([values, last[None]]), policies
-
-
-def soft_value_iteration(
-    mdp: MDP, temperature: float, tolerance: float = 1e-6, max_sweeps: int = 10_000
-) -> tuple[jax.Array, jax.Array]:
-    """Values [S] and the policy's probabilities [S, A] with an entropy bonus α H(π): V = α log Σ exp(Q/α)."""
-
-    def sweep(carry: tuple) -> tuple:
-        values, _, count = carry
+    def step(carry: tuple, _: Any) -> tuple[tuple, tuple]:
+        values, error = carry
         q = jnp.stack(mdp.action_values(values), -1)
-        new = jnp.where(mdp.terminal, 0.0, temperature * jax.nn.logsumexp(q / temperature, axis=-1))
-        return new, jnp.abs(new - values).max(), count + 1
+        new = q.max(-1)
+        error = mdp.discount * error + _rounding(mdp, values)
+        return (new, error), (new, q, q.argmax(-1).astype(jnp.int32), jnp.abs(new - values).max())
 
-    def going(carry: tuple) -> jax.Array:
-        _, change, count = carry
-        return (count < max_sweeps) & (mdp.discount * change > tolerance * (1 - mdp.discount))
+    start = last, jnp.zeros_like(mdp.discount)
+    (_, bound), (values, q, policy, residuals) = jax.lax.scan(step, start, None, horizon, reverse=True)
+    return Solution(jnp.concatenate([values, last[None]]), q, policy, bound, residuals, jnp.int32(horizon))
 
-    start = jnp.zeros_like(mdp.rewards[0])
-    values, _, _ = jax.lax.while_loop(going, sweep, (start, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)))
-    return values, jax.nn.softmax(jnp.stack(mdp.action_values(values), -1) / temperature)
+
+def _iterated(
+    mdp: MDP, sweep: Callable[[jax.Array], tuple[jax.Array, Any]], start: jax.Array, tolerance: float,
+    max_sweeps: int, synchronous: bool = True, then: Callable[[jax.Array, Any], jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """Values, residuals and the number of sweeps, of `sweep(values) -> (new values, more)` and `then(new, more)`.
+
+    It ends where what is left is below half the tolerance, or where the changes are rounding and fall no further.
+    """
+
+    def left(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+        size = jnp.maximum(-low, high)
+        change = (high - low) / 2 if synchronous else size
+        return change, jnp.where(mdp.discount < 1, _horizon(mdp) * change, size)
+
+    def body(carry: tuple) -> tuple:
+        values, _, (lowest, since), residuals, count = carry
+        new, more = sweep(values)
+        low, high = _span(mdp, new - values)
+        change, error = left(low, high)
+        since = jnp.where(change < lowest, 0, since + 1)
+        stalled = (since >= PATIENCE) & (change <= 2 * _rounding(mdp, new))
+        residuals = residuals.at[count].set(jnp.maximum(-low, high))
+        done = (error <= tolerance / 2) | stalled
+        if then is not None:
+            new = jax.lax.cond(done, lambda new, _: new, then, new, more)
+        return new, done, (jnp.minimum(lowest, change), since), residuals, count + 1
+
+    progress = jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)
+    residuals = jnp.full(max_sweeps, jnp.nan, start.dtype)
+    values, _, _, residuals, count = jax.lax.while_loop(
+        lambda carry: ~carry[1] & (carry[4] < max_sweeps),
+        body,
+        (start, jnp.array(False), progress, residuals, jnp.int32(0)),
+    )
+    return values, residuals, count
 
 
 def _blockwise(mdp: MDP, values: jax.Array, blocks: int) -> jax.Array:
@@ -220,26 +245,29 @@ def _rounding(mdp: MDP, values: jax.Array) -> jax.Array:
     return terms * precision * (jnp.abs(mdp.rewards).max() + mdp.discount * jnp.abs(values).max())
 
 
-def _settled(
-    mdp: MDP, values: jax.Array, low: jax.Array, high: jax.Array, tolerance: float, blocks: int
-) -> jax.Array:  # fmt: skip
-    """Whether what is left is below the tolerance, or is rounding."""
-    change = (high - low) / 2 if blocks == 1 else jnp.maximum(-low, high)
-    left = jnp.where(mdp.discount < 1, _horizon(mdp) * change, jnp.maximum(-low, high))
-    return (left <= tolerance / 2) | (change <= 2 * _rounding(mdp, values))
-
-
-def _solution(mdp: MDP, values: jax.Array, residuals: jax.Array, count: jax.Array) -> Solution:
+def _solution(
+    mdp: MDP,
+    values: jax.Array,
+    residuals: jax.Array,
+    count: jax.Array,
+    backup: Callable[[jax.Array], jax.Array] | None = None,
+) -> Solution:
     """With the bound that one more backup proves, whatever was done before it; the middle of what it leaves open."""
-    q = mdp.action_values(values)
-    new, policy = q[0], jnp.zeros(mdp.num_states, jnp.int32)
-    for action in range(1, len(q)):
-        policy, new = jnp.where(q[action] > new, action, policy), jnp.maximum(new, q[action])
+    new = (backup or mdp.backup)(values)
     low, high = _span(mdp, new - values)
     values = jnp.where(mdp.terminal, 0.0, new + _horizon(mdp) * (low + high) / 2)
     bound = _horizon(mdp) * (high - low) / 2 + 2 * _rounding(mdp, new) / jnp.maximum(1 - mdp.discount, 1e-30)
     bound = jnp.where(mdp.discount < 1, bound, jnp.inf)
-    return Solution(values, jnp.stack(mdp.action_values(values), -1), policy, bound, residuals, count)
+    q = mdp.action_values(values)
+    return Solution(values, jnp.stack(q, -1), _greedy(q)[1], bound, residuals, count)
+
+
+def _greedy(action_values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The largest of each state, and which it is; of equal ones the first."""
+    best, policy = action_values[0], jnp.zeros(action_values[0].shape, jnp.int32)
+    for action, value in enumerate(action_values[1:], start=1):
+        policy, best = jnp.where(value > best, action, policy), jnp.maximum(best, value)
+    return best, policy
 
 
 def _matrix(mdp: MDP) -> jax.Array:

@@ -138,28 +138,62 @@ def test_span_stops_long_before_the_change_does():
 def test_backward_induction_counts_the_steps_that_are_left():
     """On a corridor the goal is worth 1 once there are steps enough to reach it."""
     mdp = worlds.gridworld("S...G", discount=1.0)
-    values, policies = planning.backward_induction(mdp, 4)
+    solution = planning.backward_induction(mdp, 4)
+    values, policies = solution.values, solution.policy
     np.testing.assert_allclose(values[0], [1, 1, 1, 1, 0])
     np.testing.assert_allclose(values[2], [0, 0, 1, 1, 0])
     np.testing.assert_allclose(values[4], 0)
     assert policies.shape == (4, 5)
     assert int(policies[0, 0]) == worlds.RIGHT
-    paid, _ = planning.backward_induction(mdp, 1, last=jnp.array([0.0, 7.0, 0.0, 0.0, 0.0]))
-    np.testing.assert_allclose(paid[0], [7, 7, 7, 1, 0])
+    assert solution.action_values.shape == (4, 5, 4)
+    np.testing.assert_allclose(solution.action_values[0, 3, worlds.RIGHT], 1.0)
+    np.testing.assert_allclose(solution.residuals, 1.0)  # with every step that is left, one more cell
+    assert float(solution.bound) < 1e-5
+    paid = planning.backward_induction(mdp, 1, last=jnp.array([0.0, 7.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(paid.values[0], [7, 7, 7, 1, 0])
+
+
+def test_backward_induction_is_within_its_bound_of_float64():
+    solve = jax.jit(planning.backward_induction, static_argnums=1)
+    for seed in range(20):
+        process = random_process(seed)
+        computed = solve(sparse(*process, dtype=np.float32), 30)
+        with jax.enable_x64(True):
+            exact = np.asarray(solve(sparse(*process, dtype=np.float64), 30).values)
+        assert np.abs(computed.values - exact).max() <= float(computed.bound)
 
 
 def test_soft_values_are_those_of_their_policy_and_become_hard_ones():
     mdp = worlds.garnet(30, 4, 3, discount=0.9)
     temperature = 0.7
-    values, policy = planning.soft_value_iteration(mdp, temperature)
+    solution = planning.soft_value_iteration(mdp, temperature)
+    policy = solution.policy
     np.testing.assert_allclose(policy.sum(-1), 1.0, rtol=1e-5)
     entropy = -(policy * jnp.log(policy)).sum(-1)
     table, probs = matrices(mdp), np.asarray(policy)
     under = np.einsum("sa,ast->st", probs, table)
     rewards = (probs * np.asarray(mdp.rewards).T).sum(-1) + temperature * np.asarray(entropy)
-    np.testing.assert_allclose(values, np.linalg.solve(np.eye(30) - 0.9 * under, rewards), atol=1e-3)
+    exact = np.linalg.solve(np.eye(30) - 0.9 * under, rewards)
+    np.testing.assert_allclose(solution.values, exact, atol=1e-3)
     hard = planning.value_iteration(mdp).values
-    np.testing.assert_allclose(planning.soft_value_iteration(mdp, 1e-3)[0], hard, atol=0.02)
+    np.testing.assert_allclose(planning.soft_value_iteration(mdp, 1e-3).values, hard, atol=0.02)
+
+
+def test_soft_values_are_within_their_bound():
+    """Of those in float64, iterated for long by the definition."""
+    solve = jax.jit(planning.soft_value_iteration)
+    for seed in range(40):
+        successors, shares, rewards, discount, terminal = random_process(seed)
+        temperature = 10.0 ** (seed % 4 - 2)
+        solution = solve(sparse(successors, shares, rewards, discount, terminal), temperature)
+        values = np.zeros(STATES)
+        for _ in range(4000):
+            q = rewards + discount * (shares * values[successors]).sum(1)
+            top = q.max(0)
+            values = np.where(terminal, 0.0, top + temperature * np.log(np.exp((q - top) / temperature).sum(0)))
+        error, bound = np.abs(solution.values - values).max(), float(solution.bound)
+        assert error <= bound
+        assert bound <= 1e-5 + 2e-3 * np.abs(values).max()
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")

@@ -168,7 +168,7 @@ def sparse(
             f"mdp: successor {successors[action, k, state]} of state {state}, action {action} is not a state; there "
             f"are {states}"
         )
-    return _checked(successors.astype(np.int32), probabilities, rewards, discount, terminal, start, dtype)
+    return _checked(successors.astype(np.int32, copy=False), probabilities, rewards, discount, terminal, start, dtype)
 
 
 def dense(
