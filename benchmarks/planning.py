@@ -9,6 +9,7 @@ when a problem is made. `python -m benchmarks.planning --parts growth` also draw
 """
 
 import dataclasses
+import functools
 import json
 import subprocess
 import tempfile
@@ -29,7 +30,7 @@ from rljax.envs.finite.worlds import garnet, gridworld_of_cells
 from rljax.training.versions import hardware, versions
 
 ROOT = Path(__file__).parents[1]
-Part = Literal["peers", "grid", "growth"]
+Part = Literal["peers", "grid", "growth", "together"]
 METHODS: dict[str, Callable[..., planning.Solution]] = {
     "value_iteration": planning.value_iteration,
     "modified_policy_iteration": planning.modified_policy_iteration,
@@ -41,7 +42,7 @@ EPSILON = 1e-2
 class Settings:
     """What to measure."""
 
-    parts: tuple[Part, ...] = ("peers", "grid", "growth")
+    parts: tuple[Part, ...] = ("peers", "grid", "growth", "together")
     """Parts of the benchmark; each has a result file of its own."""
     cells: int = 10_000_000
     """Of the large grid."""
@@ -52,7 +53,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    parts = {"peers": beside_peers, "grid": large_grid, "growth": growth}
+    parts = {"peers": beside_peers, "grid": large_grid, "growth": growth, "together": together}
     for part in settings.parts:
         record = parts[part](settings)
         write(
@@ -232,6 +233,28 @@ def growth(settings: Settings) -> dict[str, Any]:
         "rows": rows,
         "notes": "Random processes of 10,000 states, 4 actions, 5 successors and γ = 0.9 but for what changes; γ "
         "changes on a grid of 100 x 100 cells.",
+    }
+
+
+def together(settings: Settings) -> dict[str, Any]:
+    """Many small processes in one program, by vmap."""
+    rows = []
+    for number in (1, 16, 256, 4096):
+        processes = [garnet(50, 4, 5, discount=0.9, seed=seed) for seed in range(number)]
+        mdps = jax.tree.map(lambda *x: jnp.stack(x), *processes)
+        for method, solver in METHODS.items():
+            compiled = (
+                jax.jit(jax.vmap(functools.partial(solver, tolerance=EPSILON, max_sweeps=1_000))).lower(mdps).compile()
+            )
+            seconds, solution = solved(mdps, compiled)
+            certified = float(solution.bound.max())
+            rows.append([method, number, int(solution.sweeps.max()), 1e3 * seconds, 1e6 * seconds / number, certified])
+            print(*rows[-1], flush=True)
+    return {
+        "title": f"Many small processes at once, {jax.default_backend()}, to ε = {EPSILON}",
+        "columns": ["method", "processes", "sweeps of the slowest", "ms", "µs for each", "largest certified error"],
+        "rows": rows,
+        "notes": "Random processes of 50 states, 4 actions, 5 successors, γ = 0.9.",
     }
 
 

@@ -19,6 +19,8 @@ from flax import struct
 from rljax.envs.finite import MDP
 
 Method = Literal["direct", "bicgstab"]
+BLOCK = 128
+"""Sweeps after which residuals join the history."""
 PATIENCE = 30
 """Sweeps without a smaller change, once changes are of the size of rounding, after which there is nothing to gain."""
 
@@ -55,7 +57,8 @@ def value_iteration(
 
     Args:
       tolerance: of the certified error, in units of reward.
-      max_sweeps: after so many it stops in any case; look at `bound`.
+      max_sweeps: after so many it stops in any case; look at `bound`. It is also the length of `residuals`: with
+        thousands of processes at once a small one saves memory and time.
       blocks: more than 1 backs the states up in so many blocks, each with the new values of those before it
         (Gauss-Seidel): fewer sweeps, each a little slower. It must divide the number of states.
       values: a first guess [S]; zeros by default.
@@ -186,27 +189,37 @@ def _iterated(
         change = (high - low) / 2 if synchronous else size
         return change, jnp.where(mdp.discount < 1, _horizon(mdp) * change, size)
 
-    def body(carry: tuple) -> tuple:
-        values, _, (lowest, since), residuals, count = carry
+    def one(carry: tuple) -> tuple:
+        values, _, (lowest, since), recent, count = carry
         new, more = sweep(values)
         low, high = _span(mdp, new - values)
         change, error = left(low, high)
         since = jnp.where(change < lowest, 0, since + 1)
         stalled = (since >= PATIENCE) & (change <= 2 * _rounding(mdp, new))
-        residuals = residuals.at[count].set(jnp.maximum(-low, high))
+        recent = recent.at[count % BLOCK].set(jnp.maximum(-low, high))
         done = (error <= tolerance / 2) | stalled
         if then is not None:
             new = jax.lax.cond(done, lambda new, _: new, then, new, more)
-        return new, done, (jnp.minimum(lowest, change), since), residuals, count + 1
+        return new, done, (jnp.minimum(lowest, change), since), recent, count + 1
+
+    def block(carry: tuple) -> tuple:
+        # Under vmap a loop selects between old and new of all that it carries: the whole history, but once in a while.
+        values, done, progress, residuals, first = carry
+        last = jnp.minimum(first + BLOCK, max_sweeps)
+        recent = jnp.full(BLOCK, jnp.nan, start.dtype)
+        values, done, progress, recent, count = jax.lax.while_loop(
+            lambda carry: ~carry[1] & (carry[4] < last), one, (values, done, progress, recent, first)
+        )
+        return values, done, progress, jax.lax.dynamic_update_slice(residuals, recent, (first,)), count
 
     progress = jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)
-    residuals = jnp.full(max_sweeps, jnp.nan, start.dtype)
+    residuals = jnp.full(-(-max_sweeps // BLOCK) * BLOCK, jnp.nan, start.dtype)
     values, _, _, residuals, count = jax.lax.while_loop(
         lambda carry: ~carry[1] & (carry[4] < max_sweeps),
-        body,
+        block,
         (start, jnp.array(False), progress, residuals, jnp.int32(0)),
     )
-    return values, residuals, count
+    return values, residuals[:max_sweeps], count
 
 
 def _blockwise(mdp: MDP, values: jax.Array, blocks: int) -> jax.Array:
