@@ -71,9 +71,7 @@ def value_iteration(
     return _solution(mdp, *_iterated(mdp, lambda v: (backup(v), None), start, tolerance, max_sweeps, blocks == 1))
 
 
-def soft_value_iteration(
-    mdp: MDP, temperature: float, tolerance: float = 1e-6, max_sweeps: int = 10_000
-) -> Solution:  # fmt: skip
+def soft_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-6, max_sweeps: int = 10_000) -> Solution:
     """Value iteration with an entropy bonus α H(π) in every state: V = α log Σ exp(Q/α), π = exp((Q - V)/α).
 
     The soft backup is monotone and moves with a constant as the hard one does, so that the same bounds hold.
@@ -146,9 +144,7 @@ def modified_policy_iteration(
         return jax.lax.fori_loop(0, evaluations, lambda _, v: under.action_values(v)[0], values)
 
     start = jnp.zeros_like(mdp.rewards[0])
-    found = _iterated(
-        mdp, lambda v: _greedy(mdp.action_values(v)), start, tolerance, max_sweeps, then=evaluate
-    )  # fmt: skip
+    found = _iterated(mdp, lambda v: _greedy(mdp.action_values(v)), start, tolerance, max_sweeps, then=evaluate)
     return _solution(mdp, *found)
 
 
