@@ -1,6 +1,7 @@
 """What every file in `experiments/` does alike: flags, the run folder, seeds and sweeps, the curve, the summary."""
 
 import dataclasses
+import functools
 import itertools
 import sys
 import warnings
@@ -14,7 +15,10 @@ import tyro
 
 import rljax
 from rljax import training
+from rljax.algorithms import offline_settings
 from rljax.algorithms.base import Algorithm
+from rljax.algorithms.offline import continued
+from rljax.data import Dataset, normalized_score
 from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical
 from rljax.training.runner import Result
@@ -58,6 +62,20 @@ class Run:
     """Film one episode of the final policy (of the first member): video.mp4."""
 
 
+@dataclasses.dataclass(frozen=True)
+class OfflineRun:
+    """What is the same for every algorithm that learns from a dataset."""
+
+    dataset: Path = Path("dataset.hdf5")
+    """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
+    env: str | None = None
+    """The task, as rljax.make takes it: what the dataset says where not given. Without one there is no evaluation."""
+    total_steps: int = 1_000_000
+    """Updates of each member."""
+    online_steps: int = 0
+    """Environment steps after those, in which the same agent acts and goes on learning."""
+
+
 def main(
     experiment: Callable[[Any], Any],
     settings: Any,
@@ -71,20 +89,98 @@ def main(
 
     Bad input ends with one line and exit code 2, a run stopped by a signal with 128 plus its number, as shells do.
     """
+
+    def default(arguments: list[str]) -> Any:
+        task = canonical(_argument(arguments, "env") or settings.env)
+        fast = accelerated and _argument(arguments, "engine") != "native" and training.expect_accelerator()
+        known = {**tasks, **(accelerated or {})} if fast else tasks
+        return dataclasses.replace(known.get(task, settings()), env=task)
+
+    _main(experiment, settings, default)
+
+
+def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str) -> None:
+    """The same for an algorithm that learns from a dataset: the defaults depend on its task (offline_settings.py)."""
+
+    def default(arguments: list[str]) -> Any:
+        path, task = _argument(arguments, "dataset"), _argument(arguments, "env")
+        if path is not None:
+            task = task or load_dataset(Path(path)).metadata.task
+        elif not {"-h", "--help"} & set(arguments):
+            raise ValueError("--dataset is missing: a file or folder of data; experiments/collect.py makes some")
+        task = canonical(task) if task else None
+        return settings(env=task, config=offline_settings.config(algorithm, task))
+
+    _main(experiment, settings, default)
+
+
+def _main(experiment: Callable[[Any], Any], settings: Any, default: Callable[[list[str]], Any]) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:]
     try:
-        task = canonical(_argument(arguments, "env") or settings.env)
-        if accelerated and _argument(arguments, "engine") != "native" and training.expect_accelerator():
-            tasks = {**tasks, **accelerated}
-        default = dataclasses.replace(tasks.get(task, settings()), env=task)
-        program = Path(sys.argv[0]).name
-        parsed = tyro.cli(settings, prog=program, args=arguments, default=default, config=(tyro.conf.OmitArgPrefixes,))
+        parsed = tyro.cli(
+            settings, prog=Path(sys.argv[0]).name, args=arguments, default=default(arguments),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )  # fmt: skip
         result = experiment(parsed)
     except (ValueError, FloatingPointError) as error:
         sys.exit(_failure(error))
     if isinstance(result, Result) and result.interrupted is not None:
         sys.exit(128 + result.interrupted)
+
+
+@functools.lru_cache(maxsize=1)
+def load_dataset(path: Path) -> Dataset:
+    """The dataset of a path, read once."""
+    from rljax.data import formats
+
+    return formats.load(path)
+
+
+def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], settings: Any) -> Result:
+    """Trains on the dataset of `settings` (an `OfflineRun` with `run`), then online for `online_steps`.
+
+    Args:
+      experiment: first part of the folder, such as "iql".
+      make_algorithm: `(env, dataset, online) -> Algorithm`.
+    """
+    dataset, how = load_dataset(settings.dataset), settings.run
+    task = settings.env or dataset.metadata.task
+    env = rljax.make(task) if task else spaces_of(dataset)
+    if env.max_episode_steps is None:
+        print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
+        how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
+    if settings.online_steps and not task:
+        raise ValueError("online_steps needs a task to act in: --env")
+    result = run(experiment, lambda: make_algorithm(env, dataset, False), settings.total_steps, how)
+    _compare(result, dataset, task)
+    if not settings.online_steps or result.interrupted is not None:
+        return result
+    assert result.folder is not None
+    how = dataclasses.replace(how, name=f"{result.folder.name}-online")
+    online = functools.partial(make_algorithm, env, dataset, True)
+    result = run(experiment, online, settings.online_steps, how, initialize=continued(result.state))
+    _compare(result, dataset, task)
+    return result
+
+
+def spaces_of(dataset: Dataset) -> Environment:
+    """Something to learn for where there is no simulator, with actions bounded as the dataset's are."""
+    obs, action = np.asarray(dataset.obs), np.asarray(dataset.action)
+    low, high = action.min(0), action.max(0)
+    # An action that never varies has no range.
+    bounds = {"action_low": low.tolist(), "action_high": np.where(high > low, high, low + 1.0).tolist()}
+    return rljax.make("spaces_only", observation_size=obs.shape[-1], **bounds)
+
+
+def _compare(result: Result, dataset: Dataset, task: str | None) -> None:
+    """How the policy does beside what the data show."""
+    line = f"returns of the dataset's episodes: mean {dataset.returns.mean():.1f}, best {dataset.returns.max():.1f}"
+    if result.evaluation is not None:
+        means = [member["deterministic"]["mean"] for member in result.evaluation["members"]]
+        if (score := normalized_score(canonical(task) if task else None, means)) is not None:
+            line += f"; normalised scores of the policy: {', '.join(f'{value:.1f}' for value in score)}"
+    print(line)
 
 
 def run(
@@ -93,6 +189,7 @@ def run(
     total_steps: int,
     settings: Run,
     extra: dict[str, Any] | None = None,
+    initialize: Callable[[Any], Any] | None = None,
 ) -> Result:
     """Trains as `settings` say, into `runs/<experiment>/<name>`, draws the curve and prints where everything is.
 
@@ -101,6 +198,7 @@ def run(
       make_algorithm: called once devices are set up; nothing of JAX may have run before.
       total_steps: of each member.
       extra: what else config.json should hold.
+      initialize: changes the first state of a run that starts anew (see `training.train`).
     """
     for field, least in (("seed", 0), ("seeds", 1), ("evaluation_episodes", 1), ("final_episodes", 0)):
         if getattr(settings, field) < least:
@@ -132,6 +230,7 @@ def run(
         progress=settings.progress,
         wandb=settings.wandb,
         settings=extra,
+        initialize=initialize,
     )
     if result.interrupted is None:
         film = _film(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
@@ -164,7 +263,8 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
 
 def _default_name(algorithm: Algorithm, settings: Run) -> str:
     spec = algorithm.env.spec or {"name": algorithm.env.name}
-    parts = [str(spec["name"]).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
+    what = spec["name"] if algorithm.data is None else algorithm.data.metadata.name
+    parts = [str(what).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
     if settings.seeds > 1:
         parts.append(f"to{settings.seed + settings.seeds - 1}")
     parts += [f"sweep-{text.partition('=')[0].strip()}" for text in settings.sweep]

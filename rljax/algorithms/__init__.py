@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-NAMES = ("crossq", "dqn", "ppo", "pqn", "sac", "td3")
+NAMES = ("bc", "cql", "crossq", "dqn", "iql", "ppo", "pqn", "rlpd", "sac", "td3", "td3_bc")
 
 
 def get(name: str) -> ModuleType:

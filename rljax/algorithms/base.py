@@ -48,18 +48,22 @@ class Algorithm(NamedTuple):
       init: `(key) -> state`; everything that training carries, hyperparameters (`state.hyper`) included.
       step: `(state) -> (state, metrics)`; one training iteration.
       policy: `(state) -> Policy`.
-      steps_per_iteration: environment steps made by one call of `step`, over all environments and devices.
+      steps_per_iteration: environment steps made by one call of `step`, over all environments and devices; updates,
+        for an offline algorithm.
       name, env, config, make: what was made from what, for the run folder and for sharding.
+      data: the dataset of an algorithm that learns from one, `(state, data) -> (state, metrics)`: always an argument,
+        since XLA would copy a constant into the program. None for others.
     """
 
     init: Callable[[Key], Any]
-    step: Callable[[Any], tuple[Any, Metrics]]
+    step: Callable[..., tuple[Any, Metrics]]
     policy: Callable[[Any], Policy]
     steps_per_iteration: int
     name: str
     env: Environment
     config: Any
     make: Callable[..., "Algorithm"]
+    data: Any = None
 
 
 def require(config: Any, field: str, valid: bool, allowed: str) -> None:

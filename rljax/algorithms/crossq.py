@@ -19,7 +19,7 @@ from flax import struct
 
 from rljax.algorithms import sac
 from rljax.algorithms.base import Algorithm, Devices, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig
+from rljax.algorithms.off_policy import Learner, ReplayConfig, assemble
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.batch_renorm import BatchRenorm
@@ -153,7 +153,7 @@ class Agent(sac.Agent):
         """By the running statistics, for acting and for the values of what follows."""
         return self._distribution(self.actor.apply(params, obs, False))  # type: ignore[arg-type]
 
-    def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
+    def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:  # type: ignore[override]
         """Of every critic by the running statistics, [num_critics, batch]."""
         x = jnp.concatenate([obs, action], -1)
 
@@ -222,7 +222,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     Raises:
       ValueError: the environment's spaces do not fit.
     """
-    return sac.assemble("crossq", env, config or Config(), Agent, Hyper, make, axis_name)
+    return assemble("crossq", env, config or Config(), Agent, Hyper, make, axis_name)
 
 
 def _with_statistics(learner: Learner, part: str, changed: PyTree) -> Learner:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Devices, episode_metrics, require
-from rljax.data import Batch, Replay, ReplayState
+from rljax.algorithms.base import Algorithm, Devices, Policy, episode_metrics, require
+from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
+from rljax.data.prepared import Prepared
 from rljax.data.replay import narrow
 from rljax.envs import AutoReset, Environment, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
@@ -119,6 +120,20 @@ class Learner(struct.PyTreeNode):
         return self.replace(targets=self.targets | {part: moved})
 
 
+class State(struct.PyTreeNode):
+    """All of training: save it, and it resumes bit for bit."""
+
+    iteration: jax.Array
+    key: Key
+    hyper: Any
+    learner: Learner
+    experience: Experience
+
+    @property
+    def params(self) -> PyTree:
+        return self.learner.params
+
+
 class Collector:
     """Acts in the environments and fills the replay buffer. Holds constants; what changes is in `Experience`.
 
@@ -127,16 +142,28 @@ class Collector:
       config: settings.
       prioritized: whether the buffer keeps priorities.
       axis_name: mesh axis over which environments and batches are split.
+      statistics: of observations, where they are not to be learned.
     """
 
-    def __init__(self, env: Environment, config: ReplayConfig, prioritized: bool = False, axis_name: str | None = None):
+    def __init__(
+        self,
+        env: Environment,
+        config: ReplayConfig,
+        prioritized: bool = False,
+        axis_name: str | None = None,
+        statistics: running_statistics.Statistics | None = None,
+    ):
         self.env, self.config, self.prioritized, self.devices = env, config, prioritized, Devices(axis_name)
+        self.statistics = statistics
 
     def init(self, key: Key) -> Experience:
         envs = self._envs()
         env_state = envs.reset(self.devices.local(key))
         replay = self._replay(env_state).init()
-        statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
+        if self.statistics is None:
+            statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
+        else:
+            statistics = jax.tree.map(jnp.copy, self.statistics)
         return Experience(replay, statistics, env_state)
 
     def collect(
@@ -164,19 +191,25 @@ class Collector:
         # Where an episode has used a reset state; a reset may cost as much as a step.
         env_state = jax.lax.cond(done.any(), refresh, lambda env_state: env_state, env_state)
         statistics = experience.obs_statistics
-        if self.config.normalize_observation:
+        if self.config.normalize_observation and self.statistics is None:
             statistics = running_statistics.update(statistics, obs, self.devices.axis_name)
         return Experience(buffer, statistics, env_state), episode_metrics(metrics, done, self.devices.axis_name)
 
     def sample(
-        self, experience: Experience, key: Key, discount: Any, importance_exponent: Any = 0.0
-    ) -> Batch:  # fmt: skip
+        self,
+        experience: Experience,
+        key: Key,
+        discount: Any,
+        importance_exponent: Any = 0.0,
+        batch_size: int | None = None,
+    ) -> Batch:
         """`num_updates` batches, leaves [num_updates, batch_size, …], with observations normalised."""
         c, devices = self.config, self.devices.count
-        if c.batch_size % devices:
-            raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices} devices")
+        batch_size = batch_size or c.batch_size
+        if batch_size % devices:
+            raise ValueError(f"batch_size = {batch_size} does not divide over {devices} devices")
         replay = self._replay(experience.env_state)
-        shape = (c.num_updates, c.batch_size // devices)
+        shape = (c.num_updates, batch_size // devices)
         batch = replay.sample(
             experience.replay, self.devices.local(key), shape[0] * shape[1], discount, importance_exponent
         )  # fmt: skip
@@ -269,3 +302,85 @@ def continuous(env: Environment, name: str) -> RescaleAction:
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         raise ValueError(f"{name} needs observations [n], {env!r} has {obs}")
     return RescaleAction(env)
+
+
+def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..., tuple[jax.Array, PyTree]]:
+    """The function of a `Policy`: normalises, asks the agent, and rescales to the environment's units."""
+
+    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
+        obs = jnp.asarray(obs)
+        obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
+        return agent_env.rescale(agent.act(variables["params"], obs, key, deterministic)), memory
+
+    return act
+
+
+def assemble(
+    name: str, env: Environment, config: Any, agent_type: Any, hyper_type: Any, make: Any, axis_name: str | None,
+    prepared: Prepared | None = None, random_start: bool = True,
+) -> Algorithm:  # fmt: skip
+    """The algorithm of an agent whose `init`, `act` and `learn` are as those of `sac.Agent`.
+
+    Args:
+      prepared: a dataset, of which each batch has `config.offline_share`; `step` then takes the data as well.
+      random_start: the first `learning_starts` actions are random; else they are the agent's.
+    """
+    c = config
+    agent_env = continuous(env, name)
+    size = agent_env.action_space.shape[0]
+    steps_per_iteration = c.steps_per_iteration * env.steps_per_action
+    agent = agent_type(c, env.observation_space.shape[0], size, axis_name)
+    statistics = None if prepared is None else prepared.statistics
+    collector = Collector(agent_env, c, axis_name=axis_name, statistics=statistics)
+    offline = 0 if prepared is None else round(c.offline_share * c.batch_size)
+
+    def init(key: Key) -> State:
+        key, actor_key, critic_key, env_key = jax.random.split(key, 4)
+        hyper = hyper_type(**{field: jnp.float32(getattr(c, field)) for field in hyper_type.__dataclass_fields__})
+        return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), collector.init(env_key))
+
+    def step(state: State, *data: Dataset) -> tuple[State, Metrics]:
+        key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
+        hyper = annealed(state.hyper, state.iteration * float(steps_per_iteration), c)
+        learning = state.iteration >= c.first_learning_iteration
+        trained = state.iteration > c.first_learning_iteration
+
+        def act(obs: jax.Array, key: Key) -> jax.Array:
+            exploring, sampling = jax.random.split(key)
+            action = agent.act(state.params["policy"], obs, sampling, False)
+            if not random_start:
+                return action
+            uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), minval=-1.0)
+            return jnp.where(trained, action, uniform)
+
+        def learn(learner: Learner) -> tuple[Learner, Metrics]:
+            return agent.learn(learner, batches, collector.devices.local(learn_key), hyper)
+
+        experience, metrics = collector.collect(state.experience, act_key, act)
+        batches = collector.sample(experience, sample_key, hyper.discount, batch_size=c.batch_size - offline)
+        if prepared is not None:
+            batches = batches.replace(reward=batches.reward * prepared.scale + prepared.bias)
+        for dataset in data if offline else ():
+            own = collector.devices.local(jax.random.fold_in(sample_key, 1))
+            drawn = dataset.sample(own, c.num_updates * offline // collector.devices.count, hyper.discount)
+            batches = _joined(batches, drawn, c.num_updates)
+        learner, of_updates = when(learning, learn, state.learner)
+        metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
+        state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
+        return state, metrics
+
+    def policy(state: State) -> Policy:
+        variables = {"params": state.params["policy"], "obs_statistics": state.experience.obs_statistics}
+        return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
+
+    return Algorithm(init, step, policy, steps_per_iteration, name, env, c, make, prepared and prepared.dataset)
+
+
+def _joined(online: Batch, offline: OfflineBatch, num_updates: int) -> Batch:
+    """Each batch [num_updates, n, …] with its share of what was drawn from a dataset [num_updates * m, …]."""
+
+    def join(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.concatenate([x, y.reshape(num_updates, -1, *y.shape[1:]).astype(x.dtype)], axis=1)
+
+    names = online.__dataclass_fields__
+    return online.replace(**{name: join(getattr(online, name), getattr(offline, name)) for name in names})

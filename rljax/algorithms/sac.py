@@ -19,17 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Devices, Policy, require
-from rljax.algorithms.off_policy import (
-    Collector,
-    Experience,
-    Learner,
-    ReplayConfig,
-    annealed,
-    continuous,
-    delayed_updates,
-    when,
-)
+from rljax.algorithms.base import Algorithm, Devices, require
+from rljax.algorithms.off_policy import Learner, ReplayConfig, assemble, delayed_updates
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.distributions import TanhGaussian
@@ -71,6 +62,8 @@ class Config(ReplayConfig):
     """Widths of the hidden layers of policy and critics."""
     activation: str = "relu"
     """Activation of the hidden layers."""
+    initial_log_std: float = 0.0
+    """Added to the logarithm of the policy's deviation; -1 in the code of CQL."""
     layer_norm: bool = False
     """Layer normalisation in the critics (DroQ)."""
     dropout: float = 0.0
@@ -112,20 +105,6 @@ class Hyper(struct.PyTreeNode):
     target_entropy_per_dim: jax.Array
 
 
-class State(struct.PyTreeNode):
-    """All of training: save it, and it resumes bit for bit."""
-
-    iteration: jax.Array
-    key: Key
-    hyper: Any
-    learner: Learner
-    experience: Experience
-
-    @property
-    def params(self) -> PyTree:
-        return self.learner.params
-
-
 class Actor(nn.Module):
     """Observations [..., n] to a distribution over actions [..., d] in [-1, 1]."""
 
@@ -137,7 +116,7 @@ class Actor(nn.Module):
         c = self.config
         output = MLP(c.hidden, c.activation, 2 * self.size, 0.01, dot_general=dot_general_of(c.precision))(obs)
         mean, log_std = jnp.split(output, 2, axis=-1)
-        return TanhGaussian(mean, jnp.clip(log_std, -20.0, 2.0))  # the bounds of 2018b's code
+        return TanhGaussian(mean, jnp.clip(log_std + c.initial_log_std, -20.0, 2.0))  # the bounds of 2018b's code
 
 
 class Critic(nn.Module):
@@ -188,15 +167,24 @@ class Agent:
         """Of the parameters of the policy and observations [..., n]."""
         return self.actor.apply(params, obs)  # type: ignore[return-value]
 
-    def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key) -> jax.Array:
-        """Of every critic, [num_critics, batch]; the key is for dropout."""
+    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        """Actions [..., d] in [-1, 1]."""
+        distribution = self.policy(params, obs)
+        return distribution.mode() if deterministic else distribution.sample(key)
+
+    def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
+        """Of every critic, [num_critics, batch]; the key is for dropout.
+
+        With `each`, every critic has observations and actions of its own, which then lead with [num_critics].
+        """
         members = self.config.num_critics
 
-        def one(params: PyTree, index: jax.Array) -> jax.Array:
+        def one(params: PyTree, index: jax.Array, *own: jax.Array) -> jax.Array:
             rngs = {"dropout": jax.random.fold_in(key, index)} if self.config.dropout else None
-            return self.critic.apply(params, obs, action, rngs=rngs)  # type: ignore[return-value]
+            return self.critic.apply(params, *(own or (obs, action)), rngs=rngs)  # type: ignore[return-value]
 
-        return over_ensemble(one, members, self.config.precision)(params, jnp.arange(members))
+        own = (obs, action) if each else ()
+        return over_ensemble(one, members, self.config.precision)(params, jnp.arange(members), *own)
 
     def temperature(self, params: PyTree, hyper: Hyper) -> jax.Array:
         return hyper.initial_temperature * jnp.exp(params["log_temperature"])
@@ -275,53 +263,3 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
       ValueError: the environment's spaces do not fit.
     """
     return assemble("sac", env, config or Config(), Agent, Hyper, make, axis_name)
-
-
-def assemble(
-    name: str, env: Environment, config: Any, agent_type: Any, hyper_type: Any, make: Any, axis_name: str | None
-) -> Algorithm:
-    """The algorithm of an agent whose policy and `learn` are as those of `Agent` here; CrossQ's is another."""
-    c = config
-    agent_env = continuous(env, name)
-    size = agent_env.action_space.shape[0]
-    steps_per_iteration = c.steps_per_iteration * env.steps_per_action
-    agent = agent_type(c, env.observation_space.shape[0], size, axis_name)
-    collector = Collector(agent_env, c, axis_name=axis_name)
-
-    def init(key: Key) -> State:
-        key, actor_key, critic_key, env_key = jax.random.split(key, 4)
-        hyper = hyper_type(**{field: jnp.float32(getattr(c, field)) for field in hyper_type.__dataclass_fields__})
-        return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), collector.init(env_key))
-
-    def step(state: State) -> tuple[State, Metrics]:
-        key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
-        hyper = annealed(state.hyper, state.iteration * float(steps_per_iteration), c)
-        learning = state.iteration >= c.first_learning_iteration
-        trained = state.iteration > c.first_learning_iteration
-
-        def act(obs: jax.Array, key: Key) -> jax.Array:
-            exploring, sampling = jax.random.split(key)
-            uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), minval=-1.0)
-            return jnp.where(trained, agent.policy(state.params["policy"], obs).sample(sampling), uniform)
-
-        def learn(learner: Learner) -> tuple[Learner, Metrics]:
-            return agent.learn(learner, batches, collector.devices.local(learn_key), hyper)
-
-        experience, metrics = collector.collect(state.experience, act_key, act)
-        batches = collector.sample(experience, sample_key, hyper.discount)
-        learner, of_updates = when(learning, learn, state.learner)
-        metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
-        state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
-        return state, metrics
-
-    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
-        obs = collector.normalize(variables["obs_statistics"], jnp.asarray(obs))
-        distribution = agent.policy(variables["params"], obs)
-        action = distribution.mode() if deterministic else distribution.sample(key)
-        return agent_env.rescale(action), memory
-
-    def policy(state: State) -> Policy:
-        variables = {"params": state.params["policy"], "obs_statistics": state.experience.obs_statistics}
-        return Policy(variables, (), act)
-
-    return Algorithm(init, step, policy, steps_per_iteration, name, env, c, make)

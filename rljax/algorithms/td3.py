@@ -216,6 +216,11 @@ class Agent:
         """Actions [..., d], of the parameters of the policy and observations [..., n]."""
         return self.actor.apply(params, obs)  # type: ignore[return-value]
 
+    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        """Actions [..., d] in [-1, 1], with the noise of exploration unless deterministic."""
+        action = self.policy(params, obs)
+        return action if deterministic else perturbed(action, key, self.config.exploration_noise)
+
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """What both say, [2, batch] or [2, batch, num_atoms]."""
 

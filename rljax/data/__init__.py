@@ -1,5 +1,17 @@
-"""Replay on the device."""
+"""Replay on the device, and offline datasets."""
 
+from rljax.data.dataset import Dataset, Metadata, OfflineBatch, concatenate, normalized_score
 from rljax.data.replay import Batch, Replay, ReplayState
+from rljax.data.stream import Stream
 
-__all__ = ["Batch", "Replay", "ReplayState"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Metadata",
+    "OfflineBatch",
+    "Replay",
+    "ReplayState",
+    "Stream",
+    "concatenate",
+    "normalized_score",
+]

@@ -163,6 +163,7 @@ for _name, _factory, _alias, _limit in (
 ):
     register(_name, f"rljax.envs.{_factory}", (_alias,), _limit)
 
+register("spaces_only", "rljax.envs.spaces_only:SpacesOnly")
 for _prefix in ("brax", "playground", "gymnax", "gymnasium"):
     register_adapter(_prefix, f"rljax.envs.adapters.{_prefix}:make")
 register_adapter("finite", "rljax.envs.finite.environment:make")

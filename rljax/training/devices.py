@@ -67,21 +67,28 @@ def _has_sharded_field(value: Any) -> bool:
 def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
     """The same algorithm with its environments split over the mesh and gradients and statistics averaged across it.
 
+    A dataset is split too; without environments, each device draws its share of a batch from its own share of the data.
+
     Raises:
       ValueError: the environments, or a device's share of a batch, do not divide.
     """
     devices, config = mesh.size, algorithm.config
-    if config.num_envs % devices:
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    if not _has_sharded_field(state):
+        if config.batch_size % devices:
+            raise ValueError(f"batch_size = {config.batch_size} does not divide over {devices} devices")
+    elif config.num_envs % devices:
         raise ValueError(f"num_envs = {config.num_envs} does not divide over {devices} devices")
-    try:
-        dataclasses.replace(config, num_envs=config.num_envs // devices)
-    except ValueError as error:
-        raise ValueError(f"on each of {devices} devices: {error}") from None
+    else:
+        try:
+            dataclasses.replace(config, num_envs=config.num_envs // devices)
+        except ValueError as error:
+            raise ValueError(f"on each of {devices} devices: {error}") from None
     local = algorithm.make(algorithm.env, config, axis_name=AXIS)
-    specs = partition_specs(jax.eval_shape(algorithm.init, jax.random.key(0)))
-    replicated = PartitionSpec()
+    specs = partition_specs(state)
+    replicated, data = PartitionSpec(), () if algorithm.data is None else (PartitionSpec(AXIS),)
     # check_vma is off because random keys of a device's own make replication undecidable for it; a test compares
     # the replicas instead.
     init = jax.shard_map(local.init, mesh=mesh, in_specs=replicated, out_specs=specs, check_vma=False)
-    step = jax.shard_map(local.step, mesh=mesh, in_specs=(specs,), out_specs=(specs, replicated), check_vma=False)
+    step = jax.shard_map(local.step, mesh=mesh, in_specs=(specs, *data), out_specs=(specs, replicated), check_vma=False)
     return algorithm._replace(init=init, step=step)

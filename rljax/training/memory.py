@@ -11,14 +11,15 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_memory(state: Any, members: int, devices: int, saved: bool) -> None:
-    """Refuses a state that does not fit.
+def check_memory(state: Any, members: int, devices: int, saved: bool, data_bytes: int = 0) -> None:
+    """Refuses a state that does not fit, with the data that it learns from.
 
     Args:
       state: the state of one member (shapes suffice).
       members: how many are trained together.
       devices: over how many devices they, or a single one's environments and replay, are split.
       saved: whether checkpoints are written, for which a CPU copies the state.
+      data_bytes: of the dataset.
 
     Raises:
       ValueError: with the memory needed, what takes most of it, and the memory that is free.
@@ -29,8 +30,14 @@ def check_memory(state: Any, members: int, devices: int, saved: bool) -> None:
     needed = sum(sizes.values()) * copies
     if not on_cpu and members == 1:
         needed = math.ceil(needed / devices)
+    needed += data_bytes
     free = free_bytes()
     if free is not None and needed > free:
+        if data_bytes > needed / 2:
+            raise ValueError(
+                f"training needs {_gigabytes(needed)} of memory, {_gigabytes(data_bytes)} of it for the dataset, and "
+                f"{_gigabytes(free)} are free; stream it in blocks (rljax.data.Stream)"
+            )
         largest = max(sizes, key=lambda name: sizes[name])
         raise ValueError(
             f"training needs {_gigabytes(needed)} of memory{' with its checkpoints' if saved and on_cpu else ''}, most "

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rljax.algorithms.base import Algorithm
+from rljax.data import Stream
 from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate
 from rljax.types import Key, Metrics, PyTree
@@ -21,8 +22,9 @@ class Program:
 
     Fields:
       init: `(key_data, hyper) -> (state, totals)`; key data as plain integers, which every process can hand in.
-      run: `(state, totals, iteration, count) -> (state, totals, finite)`: `count` training steps, which add their
-        metrics to the totals; the first two arguments are donated; `finite` tells whether all parameters are.
+      run: `(state, totals, iteration, count, *data) -> (state, totals, finite)`: `count` training steps, which add
+        their metrics to the totals; the first two arguments are donated; `finite` tells whether all parameters are.
+      place: puts a dataset where `run` wants it.
       reset: `(totals) -> totals`, empty again.
       policy: `(state) -> Policy`.
       evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
@@ -33,6 +35,7 @@ class Program:
 
     init: Callable[..., tuple[Any, PyTree]]
     run: Callable[..., tuple[Any, PyTree, jax.Array]]
+    place: Callable[[PyTree], PyTree]
     reset: Callable[[PyTree], PyTree]
     policy: Callable[[Any], PyTree]
     evaluate: Callable[[Any, np.ndarray, int], tuple[Episodes, Episodes]]
@@ -77,6 +80,8 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
             placement = f"1 device ({members} members do not divide over {mesh.size})"
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
+    shares = mesh.size if members is None else 1
+    data = () if algorithm.data is None else (_shapes(algorithm.data, shares),)
 
     def over_members(function: Callable[..., Any], *mapped: bool, in_turn: bool = False) -> Callable[..., Any]:
         """Maps over the arguments marked, and splits them over the mesh where that was chosen."""
@@ -104,13 +109,15 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
 
     def init(key_data: jax.Array, hyper: dict[str, jax.Array]) -> tuple[Any, PyTree]:
         state = algorithm.init(wrap(key_data))
-        totals = _zero_totals(jax.eval_shape(algorithm.step, state)[1])
+        totals = _zero_totals(jax.eval_shape(algorithm.step, state, *data)[1])
         return (state.replace(hyper=state.hyper.replace(**hyper)) if hyper else state), totals
 
-    def run(state: Any, totals: PyTree, iteration: jax.Array, count: jax.Array) -> tuple[Any, PyTree, jax.Array]:
+    def run(
+        state: Any, totals: PyTree, iteration: jax.Array, count: jax.Array, *data: Any
+    ) -> tuple[Any, PyTree, jax.Array]:
         def body(index: jax.Array, carry: tuple[Any, PyTree]) -> tuple[Any, PyTree]:
             state, totals = carry
-            state, metrics = algorithm.step(state)
+            state, metrics = algorithm.step(state, *data)
             return state, add(totals, metrics, iteration + index)
 
         state, totals = jax.lax.fori_loop(0, count, body, (state, totals))
@@ -131,7 +138,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         return over_members(play, True, True)
 
     one_state = jax.eval_shape(algorithm.init, jax.random.key(0, impl=key_impl))
-    state_at = totals_at = here = None
+    state_at = totals_at = here = data_at = None
     if mesh.size > 1 and (split_members or members is None):
         # Named, because a program is compiled anew when its arguments come with another placement than before.
         here = NamedSharding(mesh, whole)
@@ -139,6 +146,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         if members is None:
             state_at = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition_specs(one_state))
             totals_at = here
+        data_at = NamedSharding(mesh, split) if members is None else here
 
     def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return jax.jit(function, **{k: v for k, v in options.items() if v is not None})
@@ -150,18 +158,28 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     return Program(
         init=compiled(over_members(init, True, True), out_shardings=both),
         run=compiled(
-            over_members(run, True, True, False, False, in_turn=in_turn),
+            over_members(run, True, True, False, False, *(False for _ in data), in_turn=in_turn),
             donate_argnums=(0, 1),
-            in_shardings=both and (*both, here, here),
+            in_shardings=both and (*both, here, here, *(data_at for _ in data)),
             out_shardings=both and (*both, totals_at),
         ),
+        place=lambda data: jax.device_put(_trimmed(data, shares), data_at or mesh.devices.flat[0]),
         reset=compiled(reset, donate_argnums=0, in_shardings=both and (totals_at,), out_shardings=totals_at),
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
-        metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state)[1])),
+        metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state, *data)[1])),
         devices=mesh.size if split_members or members is None else 1,
         placement=placement,
     )
+
+
+def _trimmed(data: PyTree, shares: int) -> PyTree:
+    """Without the last few rows, which do not divide."""
+    return jax.tree.map(lambda x: x[: x.shape[0] // shares * shares], data)
+
+
+def _shapes(data: PyTree, shares: int) -> PyTree:
+    return jax.eval_shape(lambda x: _trimmed(x, shares), data.example if isinstance(data, Stream) else data)
 
 
 def _zero_totals(metrics: Metrics) -> PyTree:

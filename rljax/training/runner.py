@@ -11,7 +11,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms.base import Algorithm, config_to_dict
+from rljax.data import Stream
 from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.checkpoint import Checkpointer
@@ -116,6 +117,7 @@ def train(
     tensorboard: bool = True,
     wandb: bool = False,
     settings: dict[str, Any] | None = None,
+    initialize: Callable[[Any], Any] | None = None,
 ) -> Result:
     """Trains one agent, or many in one program.
 
@@ -136,6 +138,7 @@ def train(
       devices: how many devices to use; all where None.
       progress, tensorboard, wandb: what to show and where to log besides metrics.csv.
       settings: what else config.json should hold.
+      initialize: changes the first state of a run that starts anew, such as `offline.continued(state)`.
 
     Raises:
       ValueError: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed or holds
@@ -152,13 +155,15 @@ def train(
     description = _describe(algorithm, keys, swept, total_steps, settings)
     out = None if folder is None else Path(folder)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
-    check_memory(example, members or 1, program.devices, out is not None)
+    data = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
+    data_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(data))
+    check_memory(example, members or 1, program.devices, out is not None, data_bytes)
     if out is not None:
         _open_folder(out, description, resume)
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(_signals())
-        runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out)
-        runner.start(stack, keep_checkpoints, resume)
+        runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out, algorithm.data)
+        runner.start(stack, keep_checkpoints, resume, initialize)
         runner.open_logs(stack, progress, tensorboard, description if wandb else None)
         runner.run(interrupt, evaluation_episodes)
         return Result(
@@ -186,6 +191,7 @@ class _Runner:
         keys: Key,
         swept: dict[str, np.ndarray],
         folder: Path | None,
+        data: Any,
     ):
         self.program, self.plan, self.steps_per_iteration = program, plan, steps_per_iteration
         self.keys, self.swept, self.folder = keys, swept, folder
@@ -198,13 +204,17 @@ class _Runner:
         """Members that diverged."""
         self.saved: int | None = None
         self.checkpointer: Checkpointer | None = None
+        self.stream = data if isinstance(data, Stream) else None
+        self.data = () if data is None or self.stream else (program.place(data),)
 
     @property
     def steps(self) -> int:
         """Environment steps made; counted here, where an int has no largest value."""
         return self.iteration * self.steps_per_iteration
 
-    def start(self, stack: contextlib.ExitStack, keep: int, resume: bool) -> None:
+    def start(
+        self, stack: contextlib.ExitStack, keep: int, resume: bool, initialize: Callable[[Any], Any] | None
+    ) -> None:
         """Makes the first state, or restores the last, and compiles the loop by running it for no steps."""
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
@@ -219,9 +229,18 @@ class _Runner:
                 self.iteration = self.saved = restored.iteration
                 self.seconds = restored.progress["seconds"]
                 self.state, self.totals = restored.item["training"], restored.item["totals"]
-        self.state, self.totals, finite = self.program.run(self.state, self.totals, np.int32(0), np.int32(0))
+        if initialize is not None and not self.iteration:
+            # A copy, for the state is donated and what it was made from may still be in use.
+            self.state = jax.tree.map(jnp.copy, initialize(self.state))
+        self.state, self.totals, finite = self.run_slice(0)
         jax.block_until_ready(finite)
         self.compile_seconds = time.perf_counter() - begin
+
+    def run_slice(self, count: int) -> tuple[Any, Any, jax.Array]:
+        """So many training steps from where it stands, with the data for them."""
+        if self.stream is not None:
+            self.data = (self.stream.at(self.iteration, self.program.place),)
+        return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
 
     def open_logs(
         self, stack: contextlib.ExitStack, progress: bool, tensorboard: bool, wandb: dict[str, Any] | None
@@ -257,10 +276,10 @@ class _Runner:
         while self.iteration < plan.total and not interrupt:
             to_log = min(plan.log - self.iteration % plan.log, plan.total - self.iteration)
             count = min(to_log, max(1, int(speed * SLICE_SECONDS)))
+            if self.stream is not None:
+                count = min(count, self.stream.left(self.iteration))
             begin = time.perf_counter()
-            self.state, self.totals, all_finite = self.program.run(
-                self.state, self.totals, np.int32(self.iteration), np.int32(count)
-            )
+            self.state, self.totals, all_finite = self.run_slice(count)
             finite = np.atleast_1d(np.asarray(all_finite))
             elapsed = time.perf_counter() - begin
             speed = count / elapsed
@@ -414,6 +433,7 @@ def _describe(
         "algorithm": algorithm.name,
         "env": algorithm.env.spec,
         "config": config_to_dict(algorithm.config),
+        "data": None if algorithm.data is None else dataclasses.asdict(algorithm.data.metadata),
         "keys": np.asarray(jax.random.key_data(keys)).tolist(),
         "key_impl": str(jax.random.key_impl(keys)),
         "hyper": {name: values.tolist() for name, values in swept.items()},
@@ -434,7 +454,7 @@ def _open_folder(folder: Path, description: dict[str, Any], resume: bool) -> Non
             before = json.loads(path.read_text())
         except ValueError:
             raise ValueError(f"{path} cannot be read, so the run cannot be resumed") from None
-        for part in ("algorithm", "env", "config", "keys", "key_impl", "hyper"):
+        for part in ("algorithm", "env", "config", "data", "keys", "key_impl", "hyper"):
             if before.get(part) != description[part]:
                 raise ValueError(
                     f"{folder} holds another run: {_difference(part, before.get(part), description[part])}"

@@ -1,0 +1,235 @@
+"""Makes offline datasets from our own agents, as D4RL's were: random, medium, medium-replay, medium-expert, expert.
+
+    python experiments/collect.py --env hopper
+    python experiments/collect.py --env half_cheetah --expert runs/sac/half_cheetah-seed0 --transitions 200_000
+
+expert: SAC with the settings of experiments/sac.py, trained to the end (or the run given by --expert). medium: SAC of
+another seed, stopped at the first evaluation that reaches --medium-share of the expert's return. medium-replay: all
+that this agent had gone through by then. medium-expert: as much of each. Policies act with the noise they were trained
+with.
+
+What is made already is not made again. The files, in D4RL's layout, lie in runs/datasets beside `<task>.json`, which
+says what was run, the scores and the files' SHA-256 sums.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rljax
+from experiments import sac
+from rljax import experiment, training
+from rljax.data import Dataset, Metadata, concatenate, formats, normalized_score
+from rljax.envs import AutoReset
+from rljax.training.evaluate import evaluate
+from rljax.training.progress import ProgressBar
+from rljax.types import Key, Transition
+
+KINDS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+VERSION = "v0"
+LANES = 64
+"""Environments that act side by side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Makes the datasets of one task."""
+
+    env: str = "hopper"
+    """The task, as rljax.make takes it; one that experiments/sac.py learns."""
+    kinds: tuple[str, ...] = KINDS
+    """Which to make."""
+    transitions: int = 1_000_000
+    """Of random, medium and expert; medium-expert has twice as many."""
+    expert: Path | None = None
+    """Folder of a trained run; one is trained where not given."""
+    medium_share: float = 0.4
+    """Of the expert's return, at which the medium agent stops."""
+    evaluate_every: int = 10_000
+    """Steps between the evaluations of the medium agent."""
+    seed: int = 0
+    """The expert's; the medium agent's is seed + 1."""
+    runs: Path = Path("runs")
+    """Agents are trained in runs/collect, and the files lie in runs/datasets."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+def main(settings: Settings) -> None:
+    if unknown := sorted(set(settings.kinds) - set(KINDS)):
+        raise ValueError(f"kinds = {', '.join(unknown)} is not allowed; they must be of {', '.join(KINDS)}")
+    if settings.transitions < LANES:
+        raise ValueError(f"transitions = {settings.transitions} is not allowed; it must be at least {LANES}")
+    if not 0 < settings.medium_share < 1:
+        raise ValueError(f"medium_share = {settings.medium_share} is not allowed; it must be in (0, 1)")
+    Collection(settings).make()
+
+
+class Collection:
+    """The datasets of one task; agents are trained when they are first needed."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.env = settings, rljax.make(settings.env)
+        self.folder = settings.runs / "datasets"
+        self.key = jax.random.key(settings.seed + 1_000_003)
+        self.path = self.folder / f"{settings.env}.json"
+        self.record: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def make(self) -> None:
+        for kind in self.settings.kinds:
+            path = self.folder / f"{self.settings.env}-{kind}-{VERSION}.hdf5"
+            if path.exists():
+                print(f"{path} is there already")
+                continue
+            dataset = self.dataset(kind)
+            returns = dataset.returns
+            # The last episode may have been cut.
+            returns = returns[:-1] if len(returns) > 1 else returns
+            score = normalized_score(self.settings.env, returns.mean())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            formats.save_d4rl(dataset, path)
+            self.record[kind] = {
+                "file": path.name,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "transitions": dataset.size,
+                "episodes": len(dataset.ends),
+                "mean_return": float(returns.mean()),
+                "best_return": float(returns.max()),
+                "normalized_score": None if score is None else float(score),
+                "policy": dataset.metadata.policy,
+            }
+            self.path.write_text(json.dumps(self.record, indent=2) + "\n")
+            print(f"{path}: {dataset.size:,} transitions, mean return {returns.mean():.1f}")
+
+    def dataset(self, kind: str) -> Dataset:
+        name = f"{self.settings.env}-{kind}-{VERSION}"
+        if kind == "random":
+            return self.roll_out(None, name, "uniformly random actions", 0)
+        if kind == "expert":
+            policy, folder, steps = self.expert()
+            return self.roll_out(policy, name, f"SAC after {steps:,} steps ({folder.name})", 1)
+        if kind == "medium-expert":
+            halves = [self.stored(other) for other in ("medium", "expert")]
+            policy = "; ".join(str(half.metadata.policy) for half in halves)
+            return concatenate(halves, Metadata(name, self.settings.env, policy, VERSION))
+        result, agent_env = self.medium()
+        about = f"SAC of seed {self.settings.seed + 1} after {result.steps:,} steps"
+        if kind == "medium":
+            return self.roll_out(result.policy, name, about, 2)
+        replay = result.state.experience.replay
+        metadata = Metadata(name, self.settings.env, f"all {about}, from the first random one on", VERSION)
+        return Dataset.of(in_order(replay, agent_env), metadata)
+
+    def stored(self, kind: str) -> Dataset:
+        path = self.folder / f"{self.settings.env}-{kind}-{VERSION}.hdf5"
+        return formats.load(path) if path.exists() else self.dataset(kind)
+
+    def expert(self) -> tuple[Any, Path, int]:
+        """The policy, its run folder, and the steps it trained."""
+        folder = self.settings.expert
+        if folder is None:
+            folder = self.settings.runs / "collect" / f"{self.settings.env}-expert"
+            settings = self.of_task()
+            self.train(sac.make(settings), self.settings.seed, settings.total_steps, folder, 100)
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        return rljax.load(folder), folder, evaluation["steps"]
+
+    def medium(self) -> tuple[training.runner.Result, Any]:
+        """What the medium agent's training left, and its environment with actions in [-1, 1]."""
+        policy, _, _ = self.expert()
+        episodes = jax.jit(lambda p, k: evaluate(self.env, p, k, 50))(policy, jax.random.fold_in(self.key, 100))
+        target = self.settings.medium_share * float(episodes.returns.mean())
+        settings = self.of_task()
+        algorithm = sac.make(settings)
+        folder = self.settings.runs / "collect" / f"{self.settings.env}-medium"
+        for steps in range(self.settings.evaluate_every, settings.total_steps + 1, self.settings.evaluate_every):
+            if (folder / "steps.json").exists() and steps < json.loads((folder / "steps.json").read_text()):
+                continue
+            result = self.train(algorithm, self.settings.seed + 1, steps, folder, 20)
+            reached = result.evaluation["members"][0]["deterministic"]["mean"]
+            print(f"medium: return {reached:.1f} after {result.steps:,} steps, to reach {target:.1f}", flush=True)
+            (folder / "steps.json").write_text(json.dumps(steps))
+            if reached >= target:
+                return result, rljax.envs.RescaleAction(self.env)
+        raise ValueError(f"the medium agent did not reach {target:.1f} in {settings.total_steps:,} steps")
+
+    def of_task(self) -> sac.Settings:
+        """SAC's settings for the task; rates that fall over the whole training do so where it stops early, too."""
+        return dataclasses.replace(sac.TASKS.get(self.settings.env, sac.Settings()), env=self.settings.env)
+
+    def train(
+        self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int
+    ) -> training.runner.Result:  # fmt: skip
+        result = training.train(
+            algorithm, jax.random.key(seed), steps, folder=folder, resume=True, evaluate_every=0,
+            final_episodes=episodes, progress=self.settings.progress, tensorboard=False,
+        )  # fmt: skip
+        if result.interrupted is not None:
+            raise SystemExit(128 + result.interrupted)
+        return result
+
+    def roll_out(self, policy: Any, name: str, about: str, stream: int) -> Dataset:
+        """Lets a policy act, or chance, and keeps the first `transitions`."""
+        metadata = Metadata(name, self.settings.env, about, VERSION)
+        key = jax.random.fold_in(self.key, stream)
+        return Dataset.of(
+            roll_out(self.env, policy, self.settings.transitions, key, self.settings.progress), metadata
+        )  # fmt: skip
+
+
+def roll_out(env: Any, policy: Any, transitions: int, key: Key, progress: bool) -> Transition:
+    """What the policy goes through, or uniformly random actions: whole episodes one after the other, the last one cut.
+
+    Each of `LANES` environments makes one lane of episodes; the unfinished end of a lane is left out.
+    """
+    envs, limit = AutoReset(env, LANES), env.max_episode_steps or 1000
+    slice_length = 250
+
+    @jax.jit
+    def act(state: Any, key: Key) -> tuple[Any, Transition]:
+        def step(state: Any, key: Key) -> tuple[Any, Transition]:
+            if policy is None:
+                action = jax.vmap(env.action_space.sample)(jax.random.split(key, LANES))
+            else:
+                action = policy(key, state.obs, deterministic=False)
+            after = envs.step(state, action)
+            return after, envs.transition(state, action, after)
+
+        return jax.lax.scan(step, state, jax.random.split(key, slice_length))
+
+    state, refresh = jax.jit(envs.reset)(jax.random.fold_in(key, 0)), jax.jit(envs.refresh)
+    # A lane may lose an episode at its end.
+    wanted = -(-transitions // LANES) + limit
+    slices: list[Transition] = []
+    bar = ProgressBar(wanted * LANES, 0, progress)
+    while len(slices) * slice_length < wanted:
+        state, slice_ = act(state, jax.random.fold_in(key, len(slices) + 1))
+        state = refresh(state, jax.random.fold_in(key, 1_000_000 + len(slices)))
+        slices.append(jax.tree.map(np.asarray, slice_))
+        bar.update(len(slices) * slice_length * LANES, 0.0)
+    bar.close()
+    lanes = jax.tree.map(lambda *x: np.concatenate(x).swapaxes(0, 1), *slices)  # [LANES, time, …]
+    done = lanes.terminated | lanes.truncated
+    whole = [np.flatnonzero(row)[-1] + 1 if row.any() else 0 for row in done]
+    return jax.tree.map(lambda x: np.concatenate([row[:n] for row, n in zip(x, whole)])[:transitions], lanes)
+
+
+def in_order(replay: Any, agent_env: Any) -> Transition:
+    """All that a replay buffer holds, environment after environment, each cut at its end."""
+    count, head, length = int(replay.count), int(replay.head), replay.data.reward.shape[1]
+    order = (head - count + np.arange(count)) % length
+    data = jax.tree.map(lambda x: np.asarray(x)[:, order], replay.data)
+    truncated = data.truncated.copy()
+    truncated[:, -1] |= ~data.terminated[:, -1]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data.replace(truncated=truncated))
+    return flat.replace(action=np.asarray(agent_env.rescale(jnp.asarray(flat.action))))
+
+
+if __name__ == "__main__":
+    experiment.main(main, Settings, {})

@@ -1,0 +1,43 @@
+"""RLPD: SAC from demonstrations, half of each batch, without pre-training.
+
+    python experiments/rlpd.py --dataset runs/datasets/hopper-expert-v0.hdf5
+    python experiments/rlpd.py --dataset … --num-updates 5 --policy-delay 5     # a quarter of the time
+
+Everything is left in runs/rlpd/<name>: settings, metrics, checkpoints, evaluation, learning curve.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import rljax
+from rljax import experiment
+from rljax.algorithms import rlpd
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Trains RLPD in an environment, with demonstrations. The defaults of --config depend on the dataset's task."""
+
+    dataset: Path = Path("dataset.hdf5")
+    """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
+    env: str | None = None
+    """The task, as rljax.make takes it: what the dataset says where not given."""
+    total_steps: int = 100_000
+    """Environment steps of each member."""
+    config: rlpd.Config = dataclasses.field(default_factory=rlpd.Config)
+    run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
+
+
+def main(settings: Settings) -> experiment.Result:
+    dataset = experiment.load_dataset(settings.dataset)
+    task = settings.env or dataset.metadata.task
+    if task is None:
+        raise ValueError("rlpd acts in a task, and the dataset does not say which: --env")
+    env = rljax.make(task)
+    return experiment.run(
+        "rlpd", lambda: rlpd.make(env, settings.config, dataset), settings.total_steps, settings.run
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    experiment.main_offline(main, Settings, "rlpd")

@@ -1,0 +1,200 @@
+"""CQL: values that are low where there are no data; and Cal-QL, whose values are of the right size to continue online.
+
+Kumar et al. 2020, "Conservative Q-learning for offline reinforcement learning" (CQL, arXiv 2006.04779): SAC with a
+penalty on the values of actions that the data do not have, eq. 4, CQL(H).
+Nakamoto et al. 2023, "Cal-QL: calibrated offline RL pre-training for efficient online fine-tuning" (arXiv 2303.05479):
+no value of the policy's actions is pushed below the return that the data had from there.
+"""
+
+import dataclasses
+from math import log
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rljax.algorithms import sac
+from rljax.algorithms.base import Algorithm, require
+from rljax.algorithms.off_policy import Learner
+from rljax.algorithms.offline import OfflineConfig, assemble
+from rljax.data import Batch, Dataset
+from rljax.data.prepared import Prepared
+from rljax.envs import Environment
+from rljax.types import Key, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OfflineConfig, sac.Config):
+    """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's."""
+
+    learning_rate: float = 3e-5
+    """Of the policy: slower than the critics (section 6 and appendix F)."""
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """Widths of the hidden layers of policy and critics."""
+    initial_log_std: float = -1.0
+    """Added to the logarithm of the policy's deviation."""
+    penalty_weight: float = 10.0
+    """α of eq. 4: what a unit of the gap between sampled actions and those of the data costs."""
+    num_actions: int = 10
+    """Actions drawn uniformly, by the policy at s, and by the policy at s': as many of each (appendix F)."""
+    penalty_draws: int = 0
+    """Actions of all those, drawn by their weight in the penalty, that its gradient is taken of: the same gradient on
+    average for a third of the products. 0 takes it of all."""
+    lagrange: bool = False
+    """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30)."""
+    target_gap: float = 0.8
+    """τ of the gap (AntMaze)."""
+    max_target: bool = False
+    """Targets take the best of num_actions of the policy's actions (AntMaze)."""
+    entropy_in_target: bool = False
+    """Whether the values of targets have SAC's entropy bonus."""
+    calibrated: bool = False
+    """Cal-QL: the penalty pushes no value of the policy's actions below the return-to-go of the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_actions",):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("penalty_weight", "penalty_draws"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+
+
+class Hyper(sac.Hyper):
+    """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
+
+    penalty_weight: jax.Array
+    target_gap: jax.Array
+
+
+class Agent(sac.Agent):
+    """SAC's networks, with the penalty in the update of the critics."""
+
+    config: Config
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether batches need a return-to-go."""
+        return self.config.calibrated
+
+    def init(self, actor_key: Key, critic_key: Key) -> Learner:
+        learner = super().init(actor_key, critic_key)
+        params = learner.params | ({"log_penalty_weight": jnp.zeros(())} if self.config.lagrange else {})
+        return Learner.init(params, targets=("critic",))
+
+    def target(self, learner: Learner, batch: Batch, keys: Any, hyper: Hyper) -> jax.Array:  # type: ignore[override]
+        """r + γ min Q(s', a'), [batch]; of the best a' of several where `max_target` says so."""
+        c, (action_key, _, dropout_key) = self.config, keys
+        distribution = self.policy(learner.params["policy"], batch.next_obs)
+        action_keys = jax.random.split(action_key, c.num_actions if c.max_target else 1)
+        action, log_prob = jax.vmap(distribution.sample_and_log_prob)(action_keys)
+        next_obs = jnp.broadcast_to(batch.next_obs, (*action.shape[:2], self.obs_size))
+        value = self.values(learner.targets["critic"], next_obs, action, dropout_key).min(0)
+        if c.entropy_in_target:
+            value = value - self.temperature(learner.params, hyper) * log_prob
+        return batch.reward + batch.discount * value.max(0)
+
+    def candidates(self, learner: Learner, batch: Batch, key: Key) -> tuple[jax.Array, jax.Array]:
+        """Actions [3 num_actions, batch, d] and their log-densities: uniform, of π(·|s), and of π(·|s').
+
+        All are evaluated at s.
+        """
+        count, policy = self.config.num_actions, learner.params["policy"]
+        uniform_key, here_key, next_key = jax.random.split(key, 3)
+        shape = (count, *batch.action.shape)
+        uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
+        parts = [(uniform, jnp.full(shape[:-1], self.action_size * log(0.5)))]
+        for obs, own_key in ((batch.obs, here_key), (batch.next_obs, next_key)):
+            parts.append(jax.vmap(self.policy(policy, obs).sample_and_log_prob)(jax.random.split(own_key, count)))
+        actions, log_probs = zip(*parts, strict=True)
+        return jnp.concatenate(actions), jnp.concatenate(log_probs)
+
+    def floor(self, batch: Any) -> jax.Array:
+        """What the values of candidates count as at least, [3 num_actions, batch] (Cal-QL, eq. 5.1)."""
+        count = self.config.num_actions
+        none = jnp.full((count, *batch.reward.shape), -jnp.inf)
+        if not self.config.calibrated:
+            return jnp.concatenate([none] * 3)
+        own = jnp.broadcast_to(batch.return_to_go, none.shape)
+        return jnp.concatenate([none, own, own])
+
+    def values_and_soft_maximum(
+        self, critics: PyTree, learner: Learner, batch: Batch, key: Key
+    ) -> tuple[jax.Array, jax.Array]:
+        """Q(s, a) of the data, and log Σ exp(Q(s, a') - log-density) of candidates a' (eq. 4); [num_critics, batch].
+
+        With `penalty_draws` the gradient of the second is that of a few candidates, drawn by their weight, for
+        ∇ log Σ exp f = Σ softmax(f) ∇f is an expectation.
+        """
+        c = self.config
+        candidate_key, dropout_key, draw_key = jax.random.split(key, 3)
+        action, log_prob = self.candidates(learner, batch, candidate_key)
+        floor, draws = self.floor(batch), c.penalty_draws
+        # A pass for each kind of candidate: what lies between the layers stays in a CPU's cache.
+        chunks = action.reshape(3, c.num_actions, *action.shape[1:])
+        obs = jnp.broadcast_to(batch.obs, (c.num_actions, *batch.obs.shape))
+        of_candidates = jax.lax.stop_gradient(critics) if draws else critics
+        value = jax.lax.map(lambda chunk: self.values(of_candidates, obs, chunk, dropout_key), chunks)
+        value = jnp.moveaxis(value, 0, 1).reshape(c.num_critics, *log_prob.shape)
+        logits = jnp.maximum(value, floor) - log_prob
+        soft_maximum = jax.nn.logsumexp(logits, axis=1)
+        if not draws:
+            return self.values(critics, batch.obs, batch.action, dropout_key), soft_maximum
+        index = jax.random.categorical(draw_key, logits, axis=1, shape=(draws, c.num_critics, batch.reward.shape[0]))
+        index = jnp.moveaxis(index, 0, 1)  # [num_critics, draws, batch]
+        drawn = jax.vmap(lambda i: jnp.take_along_axis(action, i[..., None], axis=0))(index)
+        data = jnp.broadcast_to(batch.action, (c.num_critics, 1, *batch.action.shape))
+        actions = jnp.concatenate([data, drawn], axis=1)
+        obs = jnp.broadcast_to(batch.obs, (*actions.shape[:3], self.obs_size))
+        values = self.values(critics, obs, actions, dropout_key, each=True)
+        # A value below its floor counts as the floor, which has no gradient.
+        above = jnp.take_along_axis(value, index, axis=1) > jnp.take_along_axis(floor[None], index, axis=1)
+        gradient_only = (above * (values[:, 1:] - jax.lax.stop_gradient(values[:, 1:]))).mean(1)
+        return values[:, 0], soft_maximum + gradient_only
+
+    def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:  # type: ignore[override]
+        """One step of the critics on their errors and the penalty (eq. 4), and of the target critics after them."""
+        c, (*target_keys, penalty_key) = self.config, jax.random.split(key, 4)
+        target = self.target(learner, batch, target_keys, hyper)
+        weight = hyper.penalty_weight
+        if c.lagrange:
+            weight = weight * jnp.clip(jnp.exp(learner.params["log_penalty_weight"]), 0.0, 1e6)
+
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            value, soft_maximum = self.values_and_soft_maximum(params, learner, batch, penalty_key)
+            error = jnp.square(value - target).mean(-1).sum()
+            gap = (soft_maximum - value).mean(-1)
+            return error + weight * gap.sum(), (error, gap.mean(), value.mean())
+
+        (_, (error, gap, value)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
+        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.move_target("critic", hyper.target_rate)
+        metrics = {"loss/critic": error, "value/mean": value, "value/gap": gap}
+        if c.lagrange:
+            # Dual ascent on eq. 30, in the logarithm: the factor grows while the gap is above its target.
+            slope = -weight * (self.devices.mean(gap) - hyper.target_gap)
+            learner = learner.descend("log_penalty_weight", slope, hyper.critic_learning_rate)
+            metrics["value/penalty_weight"] = weight
+        return learner, metrics
+
+
+def make(
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    axis_name: str | None = None,
+) -> Algorithm:
+    """CQL on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
+
+    Args:
+      env: what is acted in; offline only its spaces count, and evaluation.
+      config: settings; the defaults where None.
+      dataset: what to learn from; without one, the algorithm can only load a policy.
+      online: act and learn in the environment as well (see offline.py).
+      axis_name: mesh axis over which the functions run under `shard_map`.
+
+    Raises:
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+    """
+    return assemble("cql", env, config or Config(), Agent, Hyper, make, dataset, online, axis_name)

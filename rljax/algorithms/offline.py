@@ -1,0 +1,120 @@
+"""What the offline algorithms share: settings, and the loop of updates from a dataset.
+
+One iteration draws `num_updates` batches from the dataset, which is an argument of `step`, and learns from them; a step
+is one update. Made with `online=True`, the same agent acts in the environment and learns from batches of which a share
+is the dataset's: the loop of off_policy.py, on the same state of the learner (`continued`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rljax.algorithms import off_policy
+from rljax.algorithms.base import Algorithm, Devices, Policy, require
+from rljax.algorithms.off_policy import Learner, acting, annealed, continuous
+from rljax.data import Dataset
+from rljax.data.prepared import Prepared, RewardScale, prepare
+from rljax.envs import Environment
+from rljax.ops import running_statistics
+from rljax.types import Key, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineConfig:
+    """Settings of every offline algorithm, before a `ReplayConfig` among the bases of its `Config`.
+
+    Those of environments and replay hold where it continues online.
+    """
+
+    normalize_observation: bool = True
+    """Observations are shifted and scaled by the dataset's mean and deviation."""
+    reward_scale: RewardScale = "none"
+    """returns: rewards times 1000 / (highest - lowest return of an episode), as IQL has it for MuJoCo."""
+    reward_bias: float = 0.0
+    """Added to each (scaled) reward; -1 for AntMaze."""
+    offline_share: float = 0.5
+    """Online: the part of each batch that is the dataset's (a half in Cal-QL and RLPD)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        allowed = get_args(RewardScale)
+        require(self, "reward_scale", self.reward_scale in allowed, f"one of {', '.join(allowed)}")
+        require(self, "offline_share", 0 <= self.offline_share < 1, "in [0, 1)")
+
+
+class State(struct.PyTreeNode):
+    """All of training but the data: save it, and it resumes bit for bit."""
+
+    iteration: jax.Array
+    key: Key
+    hyper: Any
+    learner: Learner
+    obs_statistics: running_statistics.Statistics
+
+    @property
+    def params(self) -> PyTree:
+        return self.learner.params
+
+
+def assemble(
+    name: str, env: Environment, config: Any, agent_type: Any, hyper_type: Any, make: Callable[..., Algorithm],
+    dataset: Dataset | Prepared | None, online: bool, axis_name: str | None, random_start: bool = False,
+) -> Algorithm:  # fmt: skip
+    """The algorithm of an agent whose `init`, `act` and `learn` are as those of `iql.Agent`.
+
+    Args:
+      dataset: what to learn from; None is enough to load a policy.
+      online: act and learn in the environment as well.
+      random_start: online, the first `learning_starts` actions are random; else they are the agent's.
+    """
+    agent_env = continuous(env, name)
+    prepared = prepare(dataset, env.observation_space, env.action_space, config)
+    make = functools.partial(make, dataset=prepared, online=online)
+    if online:
+        return off_policy.assemble(
+            name, env, config, agent_type, hyper_type, make, axis_name, prepared, random_start
+        )  # fmt: skip
+    c, devices = config, Devices(axis_name)
+    agent = agent_type(c, env.observation_space.shape[0], env.action_space.shape[0], axis_name)
+
+    def init(key: Key) -> State:
+        key, actor_key, critic_key = jax.random.split(key, 3)
+        hyper = hyper_type(**{field: jnp.float32(getattr(c, field)) for field in hyper_type.__dataclass_fields__})
+        statistics = jax.tree.map(jnp.copy, prepared.statistics)
+        return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), statistics)
+
+    def step(state: State, data: Dataset) -> tuple[State, Metrics]:
+        key, sample_key, learn_key = jax.random.split(state.key, 3)
+        if c.batch_size % devices.count:
+            raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices.count} devices")
+        hyper = annealed(state.hyper, state.iteration * float(c.num_updates), c)
+        size = c.batch_size // devices.count
+        batches = data.sample(devices.local(sample_key), c.num_updates * size, hyper.discount)
+        batches = jax.tree.map(lambda x: x.reshape(c.num_updates, size, *x.shape[1:]), batches)
+        learner, metrics = agent.learn(state.learner, batches, devices.local(learn_key), hyper)
+        return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
+
+    def policy(state: State) -> Policy:
+        variables = {"params": state.params["policy"], "obs_statistics": state.obs_statistics}
+        return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
+
+    return Algorithm(init, step, policy, c.num_updates, name, env, c, make, prepared.dataset)
+
+
+def continued(state: Any) -> Callable[[Any], Any]:
+    """Puts the learner of an offline state into a fresh online one: the `initialize` of `training.train`."""
+    return lambda fresh: fresh.replace(learner=state.learner)
+
+
+def each_batch(
+    update: Callable[[Learner, Any, Key], tuple[Learner, Metrics]], learner: Learner, batches: Any, key: Key
+) -> tuple[Learner, Metrics]:
+    """One update with each of the batches [num_updates, batch, …]; the means of their metrics."""
+    keys = jax.random.split(key, batches.reward.shape[0])
+    learner, metrics = jax.lax.scan(lambda learner, x: update(learner, *x), learner, (batches, keys))
+    return learner, jax.tree.map(jnp.mean, metrics)

@@ -1,0 +1,114 @@
+"""TD3+BC: the policy maximises Q and stays near the data; and ReBRAC, whose critics stay near them too.
+
+Fujimoto and Gu 2021, "A minimalist approach to offline reinforcement learning" (TD3+BC, arXiv 2106.06860), eq. 3 to 5.
+Tarasov et al. 2023, "Revisiting the minimalist approach to offline reinforcement learning" (ReBRAC, arXiv 2305.09836):
+a penalty in the targets as well, deeper networks with layer normalisation, larger batches.
+
+`Config()` is the algorithm of 2021; `REBRAC` below are settings of 2023.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rljax.algorithms import td3
+from rljax.algorithms.base import Algorithm, require
+from rljax.algorithms.off_policy import Learner
+from rljax.algorithms.offline import OfflineConfig, assemble
+from rljax.data import Dataset, OfflineBatch
+from rljax.data.prepared import Prepared
+from rljax.envs import Environment
+from rljax.types import Key, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OfflineConfig, td3.Config):
+    """Settings of TD3+BC; further ones are TD3's. One iteration is two updates, of which one is the policy's too."""
+
+    value_weight: float = 2.5
+    """α of eq. 5: what Q, divided by its mean size, counts beside the mean squared distance to the data's actions; in
+    ReBRAC, whose distance is summed over d dimensions, it is 1 / (β₁ d)."""
+    target_penalty: float = 0.0
+    """β₂ of ReBRAC: what the squared distance of the target policy's next action from the data's takes off a target."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("value_weight", "target_penalty"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "num_atoms", self.num_atoms == 0, "0")
+
+
+REBRAC = Config(
+    batch_size=1024, learning_rate=1e-3, critic_learning_rate=1e-3, hidden=(256, 256, 256), layer_norm=True,
+    normalize_observation=False, policy_value="min", value_weight=1 / (0.01 * 6), target_penalty=0.01,
+)  # fmt: skip
+"""For HalfCheetah's medium data (table 6); β₁ and β₂ differ from dataset to dataset."""
+
+
+class Hyper(td3.Hyper):
+    """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
+
+    value_weight: jax.Array
+    target_penalty: jax.Array
+
+
+class Agent(td3.Agent):
+    """TD3's networks, whose policy imitates as well."""
+
+    config: Config
+
+    def target(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> jax.Array:  # type: ignore[override]
+        """TD3's; less β₂ ‖ã - a'‖², with the action a' that the data have next (ReBRAC, eq. 4)."""
+        target = super().target(learner, batch, key, hyper)
+        if not self.config.target_penalty:
+            return target
+        action = self.policy(learner.targets["policy"], batch.next_obs)
+        action = td3.perturbed(action, key, hyper.target_noise, hyper.target_noise_clip)
+        distance = jnp.square(action - batch.next_action).sum(-1)
+        return target - batch.discount * hyper.target_penalty * distance
+
+    def update_policy(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:  # type: ignore[override]
+        """One step up α Q(s, π(s)) / mean |Q| - (π(s) - a)² (eq. 5), and of all targets after it."""
+
+        def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
+            action, critics = self.policy(params, batch.obs), learner.params["critic"]
+            if self.config.policy_value == "min":
+                value = self.critics(critics, batch.obs, action).min(0)
+            else:
+                first = jax.tree.map(lambda x: x[0], critics)
+                value = self.critic.apply(first, batch.obs, action)  # type: ignore[assignment]
+            size = jax.lax.stop_gradient(jnp.abs(value).mean())
+            distance = jnp.square(action - batch.action).mean()
+            return distance - hyper.value_weight * value.mean() / size, distance
+
+        (error, distance), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        learner = learner.move_target("policy", hyper.target_rate).move_target("critic", hyper.target_rate)
+        return learner, {"loss/policy": error, "policy/squared_distance": distance}
+
+
+def make(
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    axis_name: str | None = None,
+) -> Algorithm:
+    """TD3+BC on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
+
+    Args:
+      env: what is acted in; offline only its spaces count, and evaluation.
+      config: settings; the defaults where None.
+      dataset: what to learn from; without one, the algorithm can only load a policy.
+      online: act and learn in the environment as well (see offline.py).
+      axis_name: mesh axis over which the functions run under `shard_map`.
+
+    Raises:
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+    """
+    c = config or Config()
+    if online and c.target_penalty:
+        raise ValueError("td3_bc: online, target_penalty must be 0: what an agent does has no next action of the data")
+    return assemble("td3_bc", env, c, Agent, Hyper, make, dataset, online, axis_name)

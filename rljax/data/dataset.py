@@ -1,0 +1,216 @@
+"""Offline datasets: transitions of whole episodes in order, held on the device and sampled inside the compiled step.
+
+A `Dataset` is a pytree whose leaves all lead with the transitions, so that it is an argument of a compiled function,
+and can be split over devices along that axis. `rljax.data.formats` reads and writes files.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax.data.replay import Batch
+from rljax.ops import running_statistics
+from rljax.types import Key, Transition
+
+REFERENCE_RETURNS = {
+    "half_cheetah": (-280.178953, 12135.0),
+    "hopper": (-20.272305, 3234.3),
+    "walker2d": (1.629008, 4592.3),
+    "ant": (-325.6, 3879.7),
+}
+"""Returns of a random policy and of an expert, by task (Fu et al. 2020, D4RL, arXiv 2004.07219, appendix)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What is known of a dataset besides its arrays; all of it may be missing."""
+
+    name: str = "dataset"
+    """What errors and tables call it."""
+    task: str | None = None
+    """The environment, as `rljax.make` takes it."""
+    policy: str | None = None
+    """What acted, in words."""
+    version: str | None = None
+    """Of the recipe that made it."""
+    sha256: str | None = None
+    """Of the file it was read from, which a run that is resumed must find again."""
+    normalization: str = "none"
+    """What was done to observations, rewards and actions since."""
+
+
+class OfflineBatch(Batch):
+    """A batch of a dataset, leaves [batch, …].
+
+    Fields:
+      next_action: what the data did in `next_obs`; at an episode's end, where they did nothing there, `action`.
+      return_to_go: the rewards from here to the end of the episode, discounted as `Dataset.discounted` was told.
+    """
+
+    next_action: jax.Array
+    return_to_go: jax.Array
+
+
+class Dataset(Transition):
+    """Transitions in order, leaves [N, …], NumPy's or JAX's; an episode ends where `terminated` or `truncated` says.
+
+    Fields:
+      next_action: what was done in `next_obs`; at an episode's end, where nothing was, `action`.
+      return_to_go: f32 [N], the rewards from here to the end of the episode, which a truncated one does not outlive.
+      metadata: static.
+    """
+
+    next_action: jax.Array
+    return_to_go: jax.Array
+    metadata: Metadata = struct.field(pytree_node=False, default=Metadata())
+
+    @classmethod
+    def of(cls, transitions: Transition, metadata: Metadata | None = None) -> "Dataset":
+        """Of transitions [N, …] in order; NumPy in, NumPy out. The last episode may be open: it is cut at the end.
+
+        Raises:
+          ValueError: shapes that do not fit, nothing, or values that are not finite; in one line, with the place.
+        """
+        metadata = metadata or Metadata()
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+            t = jax.tree.map(_narrow, transitions)
+        t = t.replace(reward=t.reward.astype(np.float32))
+        _check(t, metadata.name)
+        truncated = t.truncated & ~t.terminated
+        truncated[-1] |= ~t.terminated[-1]
+        last = t.terminated | truncated
+        following = t.action[np.arange(len(last)) + ~last]
+        to_go = _returns_to_go(t.reward, np.flatnonzero(last) + 1, 1.0)
+        return cls(t.obs, t.action, t.reward, t.terminated, truncated, t.next_obs, following, to_go, metadata)
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.reward.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory of the arrays."""
+        return sum(x.nbytes for x in jax.tree.leaves(self))
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Where each episode ends, exclusive: int [episodes]."""
+        return np.flatnonzero(np.asarray(self.terminated) | np.asarray(self.truncated)) + 1
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each episode begins: int [episodes]."""
+        return np.concatenate([[0], self.ends[:-1]])
+
+    @property
+    def returns(self) -> np.ndarray:
+        """The sum of rewards of each episode, f64 [episodes]."""
+        return np.add.reduceat(np.asarray(self.reward, np.float64), self.starts)
+
+    def discounted(self, discount: float) -> "Dataset":
+        """With `return_to_go` discounted by γ."""
+        return self.replace(return_to_go=_returns_to_go(np.asarray(self.reward), self.ends, discount))
+
+    def best(self, share: float) -> "Dataset":
+        """The episodes with the highest returns: this share of them, rounded up."""
+        if not 0 < share <= 1:
+            raise ValueError(f"{self.metadata.name}: a share of episodes lies in (0, 1], {share} does not")
+        count = int(np.ceil(round(share * len(self.ends), 6)))  # 0.07 × 100 is 7.000000000000001
+        kept = np.sort(np.argsort(-self.returns, kind="stable")[:count])
+        index = np.concatenate([np.arange(self.starts[i], self.ends[i]) for i in kept])
+        return jax.tree.map(lambda x: np.asarray(x)[index], self)
+
+    def statistics(self) -> running_statistics.Statistics:
+        """Mean and variance of the observations, as `running_statistics.normalize` takes them."""
+
+        def moment(x: Any, of: Callable[..., np.ndarray], times: int) -> jax.Array:
+            x = np.asarray(x)
+            floating = jnp.issubdtype(x.dtype, jnp.floating)  # others are not normalized, and hold a scalar 0
+            return jnp.float32(of(x, axis=0, dtype=np.float64) * times if floating else 0)
+
+        mean = jax.tree.map(lambda x: moment(x, np.mean, 1), self.obs)
+        m2 = jax.tree.map(lambda x: moment(x, np.var, self.size), self.obs)
+        return running_statistics.Statistics(jnp.float32(self.size), mean, m2)
+
+    def sample(self, key: Key, batch_size: int, discount: Any) -> OfflineBatch:
+        """Draws transitions, uniformly and with replacement; compiled, so the arrays must be an argument there.
+
+        Args:
+          discount: γ; a batch's own is 0 after a termination. A truncated step, and one where the data were cut,
+            keeps it.
+        """
+        index = jax.random.randint(key, (batch_size,), 0, self.size)
+        at = jax.tree.map(lambda x: x[index], self)
+        return OfflineBatch(
+            obs=at.obs,
+            action=at.action,
+            reward=at.reward,
+            next_obs=at.next_obs,
+            discount=jnp.where(at.terminated, 0.0, discount),
+            index=index,
+            weight=jnp.ones(batch_size),
+            next_action=at.next_action,
+            return_to_go=at.return_to_go,
+        )
+
+
+def concatenate(datasets: Sequence[Dataset], metadata: Metadata | None = None) -> Dataset:
+    """One after the other, as one."""
+    arrays = [d.replace(metadata=Metadata()) for d in datasets]
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *arrays)
+    return joined.replace(metadata=metadata or datasets[0].metadata)
+
+
+def normalized_score(task: str | None, returns: Any) -> Any:
+    """100 (R - random) / (expert - random), with D4RL's references; None for a task that has none."""
+    if task not in REFERENCE_RETURNS:
+        return None
+    low, high = REFERENCE_RETURNS[task]
+    return 100 * (np.asarray(returns) - low) / (high - low)
+
+
+def _narrow(x: Any) -> np.ndarray:
+    """As NumPy's, floating point as float32 (without a copy where it is that already)."""
+    x = np.asarray(x)
+    return x.astype(np.float32, copy=False) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _returns_to_go(reward: np.ndarray, ends: np.ndarray, discount: float) -> Any:
+    from scipy.signal import lfilter
+
+    result, start = np.empty(len(reward), np.float32), 0
+    for end in ends:
+        result[start:end] = lfilter([1.0], [1.0, -discount], reward[start:end][::-1].astype(np.float64))[::-1]
+        start = end
+    return result
+
+
+def _check(t: Transition, name: str) -> None:
+    """Refuses what is not a dataset."""
+    size = len(t.reward) if t.reward.ndim else 0
+    if size == 0:
+        raise ValueError(f"{name}: no transitions")
+    leaves = {
+        field + jax.tree_util.keystr(path): x
+        for field in ("obs", "action", "reward", "terminated", "truncated", "next_obs")
+        for path, x in jax.tree_util.tree_leaves_with_path(getattr(t, field))
+    }
+    for field, x in leaves.items():
+        if x.shape[:1] != (size,):
+            raise ValueError(f"{name}: {field} has the shape {x.shape}, and there are {size} rewards")
+        if field in ("reward", "terminated", "truncated") and x.ndim != 1:
+            raise ValueError(f"{name}: {field} must have one axis, and has the shape {x.shape}")
+        if np.issubdtype(x.dtype, np.floating) and not (good := np.isfinite(x).reshape(size, -1).all(1)).all():
+            raise ValueError(f"{name}: {field} is not finite at transition {int(np.argmin(good))}")
+    for field in ("terminated", "truncated"):
+        if leaves[field].dtype != bool:
+            raise ValueError(f"{name}: {field} must be boolean, and is {leaves[field].dtype}")
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (t.obs, t.next_obs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{name}: obs and next_obs differ in shape or type: {shapes[0]} and {shapes[1]}")

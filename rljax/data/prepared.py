@@ -1,0 +1,84 @@
+"""A dataset as an agent learns from it: normalised, scaled, its actions in [-1, 1]."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.data.dataset import Dataset
+from rljax.ops import running_statistics
+from rljax.spaces import Box
+
+RewardScale = Literal["none", "returns"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A dataset made ready, and what makes an environment's experience alike.
+
+    Fields:
+      dataset: None where there was none, which is enough to load a policy.
+      statistics: of the observations, with which they were normalised; of nothing where they were not.
+      scale, bias: the rewards were multiplied by one, then the other was added.
+    """
+
+    dataset: Dataset | None
+    statistics: running_statistics.Statistics
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_space: Any, config: Any) -> Prepared:
+    """Makes a dataset ready, on the host; what is ready already stays as it is.
+
+    Args:
+      config: has normalize_observation, reward_scale, reward_bias and discount.
+
+    Raises:
+      ValueError: observations or actions are not of these spaces, or the rewards cannot be scaled.
+    """
+    if isinstance(dataset, Prepared):
+        return dataset
+    nothing = running_statistics.init(jnp.zeros(observation_space.shape))
+    if dataset is None:
+        return Prepared(None, nothing)
+    name = dataset.metadata.name
+    _check_spaces(dataset, observation_space, action_space)
+    statistics, obs, next_obs = nothing, np.asarray(dataset.obs), np.asarray(dataset.next_obs)
+    if config.normalize_observation:
+        statistics = dataset.statistics()
+        obs, next_obs = (np.asarray(running_statistics.normalize(statistics, x)) for x in (obs, next_obs))
+    middle, half = (action_space.high + action_space.low) / 2, (action_space.high - action_space.low) / 2
+    action, next_action = (
+        np.clip((np.asarray(x) - middle) / half, -1.0, 1.0).astype(np.float32)
+        for x in (dataset.action, dataset.next_action)
+    )
+    scale = 1.0
+    if config.reward_scale == "returns":
+        if (spread := np.ptp(dataset.returns)) == 0:
+            raise ValueError(f"{name}: all episodes have the same return, so reward_scale = 'returns' is not possible")
+        scale = float(1000.0 / spread)
+    reward = (np.asarray(dataset.reward) * scale + config.reward_bias).astype(np.float32)
+    steps = ["observations normalised"] * config.normalize_observation
+    steps += [f"rewards times {scale:.6g} plus {config.reward_bias:g}", "actions in [-1, 1]"]
+    metadata = dataclasses.replace(dataset.metadata, normalization=", ".join(steps))
+    ready = dataset.replace(
+        obs=obs, next_obs=next_obs, action=action, next_action=next_action, reward=reward, metadata=metadata
+    )  # fmt: skip
+    return Prepared(ready.discounted(config.discount), statistics, scale, config.reward_bias)
+
+
+def _check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) -> None:
+    name = dataset.metadata.name
+    fields = (("observations", dataset.obs, observation_space), ("actions", dataset.action, action_space))
+    for what, x, space in fields:
+        shape = getattr(x, "shape", (0,))[1:]
+        if not isinstance(space, Box) or shape != space.shape:
+            raise ValueError(f"{name}: {what} have the shape {list(shape)}, the environment's {list(space.shape)}")
+    low, high = np.asarray(dataset.action).min(0), np.asarray(dataset.action).max(0)
+    if (low < action_space.low - 1e-4).any() or (high > action_space.high + 1e-4).any():
+        raise ValueError(
+            f"{name}: actions go from {low.min():g} to {high.max():g}, the environment allows "
+            f"{action_space.low.min():g} to {action_space.high.max():g}"
+        )
