@@ -27,7 +27,7 @@ class Trained:
     act: Callable[..., Any]
     """The deterministic policy, as the driver's own evaluation takes it."""
     steps: int
-    """Environment steps really executed, over all environments."""
+    """Environment steps really executed, over all environments; updates, if it learnt from a dataset."""
     compile_seconds: float | None
     training_seconds: float
     """Without compilation."""
@@ -38,11 +38,20 @@ class Trained:
     """Steps done, and the mean deterministic return then."""
 
 
-def parser(description: str, tasks: Collection[str], task: str, num_envs: int | None) -> argparse.ArgumentParser:
-    """The part of the command line that all drivers have; those that train with one environment give no `num_envs`."""
+def parser(
+    description: str, tasks: Collection[str], task: str, num_envs: int | None, *, offline: bool = False
+) -> argparse.ArgumentParser:
+    """The part of the command line that all drivers have; those that train with one environment give no `num_envs`.
+
+    Args:
+      offline: trains on a dataset, so that what is counted are updates.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--task", choices=tasks, default=task)
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps, over all environments")
+    if offline:
+        parser.add_argument("--updates", type=int, default=1_000_000, help="gradient updates")
+    else:
+        parser.add_argument("--steps", type=int, default=100_000, help="environment steps, over all environments")
     parser.add_argument("--seed", type=int, default=0)
     if num_envs is not None:
         parser.add_argument("--num-envs", type=int, default=num_envs)
@@ -60,9 +69,14 @@ def write(
     algorithm: str,
     **fields: Any,
 ) -> None:
-    """Evaluates, and writes the record of training and evaluation; `fields` are the driver's own."""
+    """Evaluates, and writes the record of training and evaluation; `fields` are the driver's own.
+
+    Args:
+      evaluate: the return of each episode; of none where only speed is measured.
+    """
     peak_memory_mb = _peak_memory_mb()
     returns = evaluate()
+    mean_return = float(np.mean(returns)) if returns else None
     optional = {"timed_steps": trained.timed_steps, "curve": trained.curve}
     timed_steps = trained.timed_steps or trained.steps
     rate = timed_steps / trained.training_seconds
@@ -77,7 +91,8 @@ def write(
         "training_seconds": trained.training_seconds,
         "steps_per_second_one_run": rate,
         "steps_per_second_all_seeds": None,
-        "returns_deterministic": [float(np.mean(returns))],  # one for each seed, the mean over its episodes
+        # One for each seed, the mean over its episodes.
+        "returns_deterministic": None if mean_return is None else [mean_return],
         "returns_stochastic": None,
         "evaluation_episodes": len(returns),
         "peak_memory_mb": peak_memory_mb,
@@ -92,21 +107,25 @@ def write(
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    unit = "updates" if hasattr(arguments, "updates") else "steps"
+    result = "" if mean_return is None else f", return {mean_return:.1f} over {len(returns)} episodes"
     print(
-        f"{record['implementation']} {arguments.task}: {timed_steps:,} steps in {trained.training_seconds:.1f} s, "
-        f"{rate:,.0f} steps/s, return {np.mean(returns):.1f} "
-        f"over {len(returns)} episodes -> {arguments.output}"
+        f"{record['implementation']} {arguments.task}: {timed_steps:,} {unit} in {trained.training_seconds:.1f} s, "
+        f"{rate:,.0f} {unit}/s{result} -> {arguments.output}"
     )
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command to repeat, without the place of the output, which is nobody else's."""
+    """The command to repeat, without places on this machine, which are nobody else's."""
     words = ["python", f"benchmarks/peers/{Path(sys.argv[0]).name}"]
     for name, value in vars(arguments).items():
+        flag = [] if name == "algorithm" else [f"--{name.replace('_', '-')}"]  # the one that has no flag
         if value is True:
-            words.append(f"--{name.replace('_', '-')}")
-        elif value is not None and value is not False and name != "output":
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += flag
+        elif isinstance(value, list):
+            words += [*flag, *map(str, value)] if value else []
+        elif value is not None and value is not False and name not in ("output", "corl"):
+            words += [*flag, value.name if isinstance(value, Path) else str(value)]
     return shlex.join([*words, "--output", "results.json"])
 
 

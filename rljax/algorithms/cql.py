@@ -73,7 +73,7 @@ class Agent(sac.Agent):
 
     @property
     def calibrated(self) -> bool:
-        """Whether batches need a return-to-go."""
+        """Whether batches need returns-to-go."""
         return self.config.calibrated
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:

@@ -220,6 +220,28 @@ class Collector:
         # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
         return jax.tree.map(lambda x: x.reshape(shape[1], shape[0], *x.shape[1:]).swapaxes(0, 1), batch)
 
+    def like_dataset(
+        self, experience: Experience, batches: Batch, prepared: Prepared, discount: Any, with_returns: bool
+    ) -> OfflineBatch:
+        """Batches `sample`d here as those of a dataset: rewards scaled, and returns-to-go where they are asked for.
+
+        Those are -inf where the episode goes on. What was done next is not known; `action` stands in.
+        """
+
+        def scaled(reward: jax.Array) -> jax.Array:
+            return reward * prepared.scale + prepared.bias
+
+        horizon = self.env.max_episode_steps or 1000
+        replay = self._replay(experience.env_state)
+        own = {name: getattr(batches, name) for name in batches.__dataclass_fields__} | {
+            "reward": scaled(batches.reward)
+        }
+        flat = batches.index.reshape(-1)
+        following = jnp.full(flat.shape, -jnp.inf)
+        if with_returns:
+            following = replay.returns_to_go(experience.replay, flat, discount, horizon, scaled)
+        return OfflineBatch(**own, next_action=batches.action, return_to_go=following.reshape(batches.index.shape))
+
     def prioritize(self, experience: Experience, index: jax.Array, priority: jax.Array) -> Experience:
         """Sets the priorities of what was sampled; both of any shape."""
         replay = self._replay(experience.env_state)
@@ -359,7 +381,8 @@ def assemble(
         experience, metrics = collector.collect(state.experience, act_key, act)
         batches = collector.sample(experience, sample_key, hyper.discount, batch_size=c.batch_size - offline)
         if prepared is not None:
-            batches = batches.replace(reward=batches.reward * prepared.scale + prepared.bias)
+            calibrated = getattr(agent, "calibrated", False)
+            batches = collector.like_dataset(experience, batches, prepared, hyper.discount, calibrated)
         for dataset in data if offline else ():
             own = collector.devices.local(jax.random.fold_in(sample_key, 1))
             drawn = dataset.sample(own, c.num_updates * offline // collector.devices.count, hyper.discount)

@@ -5,6 +5,7 @@ slices. Inserting writes one column, whatever the size of the buffer: inside a c
 state donated, XLA does so without a copy (a test reads it off the compiled program).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -181,6 +182,30 @@ class Replay:
             raise ValueError(f"Replay: sequences of {length} steps do not fit {self.length} steps per environment")
         index = self._draw_uniformly(state, key, batch_size, length)
         return self._take(state, self._following(index, length).T)
+
+    def returns_to_go(
+        self,
+        state: ReplayState,
+        index: jax.Array,
+        discount: Any,
+        horizon: int,
+        reward: Callable[[jax.Array], jax.Array] = lambda reward: reward,
+    ) -> jax.Array:
+        """The discounted rewards from each item [batch] to the end of its episode; -inf where that is not known.
+
+        It is not where the episode goes on, or for more than `horizon` steps.
+
+        Args:
+          reward: what becomes of the rewards first.
+        """
+        window = self._following(index, horizon)
+        age = (index % self.length - (state.head - state.count)) % self.length
+        env, time = window // self.length, window % self.length
+        kept = age[:, None] + jnp.arange(horizon) < state.count
+        done = (state.data.terminated[env, time] | state.data.truncated[env, time]) & kept
+        going = jnp.cumprod(1 - jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1)
+        total = jnp.sum(reward(state.data.reward[env, time]) * going * discount ** jnp.arange(horizon), axis=1)
+        return jnp.where(done.any(1), total, -jnp.inf)
 
     def prioritize(self, state: ReplayState, index: jax.Array, priority: jax.Array) -> ReplayState:
         """Sets the priorities (positive, exponent included) of windows drawn before."""

@@ -204,3 +204,30 @@ def test_a_compiled_loop_holds_one_copy(prioritized):
     assert memory.temp_size_in_bytes < replay.num_bytes / 50
     copies = re.findall(r"= \w+\[2,100000[^=]* copy\(", compiled.as_text())
     assert not copies
+
+
+def test_returns_to_go_are_known_where_the_episode_ended_within_the_horizon():
+    """Two environments in a ring that has come around, beside sums worked out over the history."""
+    rng, length, steps, horizon = np.random.default_rng(0), 20, 33, 8
+    scalar, flag, vector = jnp.float32(0), jnp.array(False), jnp.zeros(1)
+    replay = Replay(Transition(vector, vector, scalar, flag, flag, vector), 2 * length, num_envs=2)
+    reward = rng.normal(size=(steps, 2)).astype(np.float32)
+    terminated = rng.random((steps, 2)) < 0.15
+    truncated = (rng.random((steps, 2)) < 0.1) & ~terminated
+    state, insert = replay.init(), jax.jit(replay.insert)
+    for t in range(steps):
+        obs = jnp.zeros((2, 1))
+        state = insert(state, Transition(obs, obs, reward[t], terminated[t], truncated[t], obs))
+    index, expected = [], []
+    for env in range(2):
+        for first in range(steps - length, steps):
+            window = range(first, min(steps, first + horizon))
+            end = next((t for t in window if terminated[t, env] or truncated[t, env]), None)
+            total = -np.inf
+            if end is not None:
+                total = sum(0.9 ** (t - first) * (2 * reward[t, env] + 1) for t in range(first, end + 1))
+            index.append(env * length + first % length)
+            expected.append(total)
+    assert 0 < np.isinf(expected).sum() < len(expected)
+    found = replay.returns_to_go(state, jnp.array(index), 0.9, horizon, lambda reward: 2 * reward + 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -1,0 +1,374 @@
+"""Benchmark of the offline algorithms: normalised scores on our datasets beside CORL's PyTorch, and updates per second.
+
+    python experiments/collect.py --env hopper                      # first: the datasets, also half_cheetah, walker2d
+    python -m benchmarks.offline                                    # everything; goes on where it was interrupted
+    python -m benchmarks.offline --parts scores --datasets hopper-medium --algorithms iql --seeds 1
+    python -m benchmarks.offline --parts speed --corl ../CORL       # beside CORL (and `make install-peers`)
+    python -m benchmarks.offline --parts table                      # of what is there, and benchmarks/offline.png
+
+Scores are those of the last state over 100 episodes. A seed is one run of `experiments/<algorithm>.py` on one core, as
+many at a time as there are cores; on an accelerator all seeds of a dataset are one program. CORL runs with the settings
+that it publishes for the kind of dataset, for as many updates as ours.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+import rljax
+from benchmarks.common import RESULTS, peak_memory_mb, write
+from rljax import algorithms
+from rljax.algorithms import offline_settings
+from rljax.analysis.statistics import bootstrap_interval
+from rljax.data import formats, normalized_score
+from rljax.training.program import build
+from rljax.training.versions import hardware, versions
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("half_cheetah", "hopper", "walker2d")
+KINDS = ("medium", "medium-replay", "medium-expert")
+UPDATES = {"bc": 50_000, "bc_10": 50_000, "td3_bc": 100_000, "cql": 50_000, "iql": 100_000}
+"""Of a run here, which is a twentieth to a tenth of what is published with: on two cores a million of CQL's take a
+night."""
+FLAGS = {"bc_10": ("--top", "0.1")}
+"""Of experiments/bc.py, for the best tenth of the episodes."""
+CORL = ("bc", "td3_bc", "cql", "iql")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    parts: tuple[str, ...] = ("scores", "peers", "speed", "table")
+    """scores: our seeds; peers: CORL's; speed: updates per second of both; table: results of all runs."""
+    datasets: tuple[str, ...] = tuple(f"{task}-{kind}" for kind in KINDS for task in TASKS)
+    """Of experiments/collect.py, as <task>-<kind>."""
+    algorithms: tuple[str, ...] = tuple(UPDATES)
+    """Which of ours, and of CORL's."""
+    seeds: int = 5
+    """Seeds of ours."""
+    peer_seeds: int = 1
+    """Seeds of CORL's, which take hours each."""
+    updates: int | None = None
+    """Updates of a run, where not those of UPDATES."""
+    runs: Path = ROOT / "runs"
+    """Where the datasets and the runs of the seeds lie."""
+    corl: Path = ROOT.parent / "CORL"
+    """A clone of github.com/corl-team/CORL."""
+    peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
+    """The interpreter of the peers."""
+
+
+def main(settings: Settings) -> None:
+    if unknown := set(settings.algorithms) - set(UPDATES):
+        sys.exit(f"error: unknown algorithms {', '.join(sorted(unknown))}; known: {', '.join(UPDATES)}")
+    if missing := [path for name in settings.datasets if not (path := dataset_path(settings, name)).exists()]:
+        sys.exit(f"error: {missing[0]} is not there; make it with experiments/collect.py")
+    jobs = []
+    if "scores" in settings.parts:
+        jobs += own_jobs(settings)
+    if "peers" in settings.parts:
+        jobs += peer_jobs(settings)
+    run_all(jobs)
+    if "speed" in settings.parts:
+        write("offline-speed", speed(settings))
+    if "table" in settings.parts:
+        write("offline-scores", table(settings))
+        draw(settings)
+
+
+def dataset_path(settings: Settings, name: str) -> Path:
+    return settings.runs / "datasets" / f"{name}-v0.hdf5"
+
+
+def updates_of(settings: Settings, algorithm: str) -> int:
+    return settings.updates or UPDATES[algorithm]
+
+
+def own_folder(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
+    return settings.runs / "offline" / algorithm.partition("_1")[0] / f"{algorithm}-{name}-seed{seed}"
+
+
+def peer_result(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
+    return settings.runs / "offline" / "corl" / f"{algorithm}-{name}-seed{seed}.json"
+
+
+def own_jobs(settings: Settings) -> Iterable[list[str]]:
+    """One command for each seed that is not finished; seeds before algorithms before datasets."""
+    for seed in range(settings.seeds):
+        for algorithm in settings.algorithms:
+            for name in settings.datasets:
+                folder = own_folder(settings, algorithm, name, seed)
+                if (folder / "evaluation.json").exists():
+                    continue
+                command = [sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--resume"]
+                command += ["--dataset", str(dataset_path(settings, name)), "--no-progress", "--name", folder.name]
+                command += ["--total-steps", str(updates_of(settings, algorithm)), "--runs", str(folder.parent.parent)]
+                yield [*command, *FLAGS.get(algorithm, ())]
+
+
+def peer_jobs(settings: Settings) -> Iterable[list[str]]:
+    for seed in range(settings.peer_seeds):
+        for algorithm in set(settings.algorithms) & set(CORL):
+            for name in settings.datasets:
+                result = peer_result(settings, algorithm, name, seed)
+                if result.exists():
+                    continue
+                result.parent.mkdir(parents=True, exist_ok=True)
+                updates = updates_of(settings, algorithm)
+                task, _, kind = name.partition("-")
+                command = [str(settings.peers_python), "benchmarks/peers/corl.py", algorithm, "--task", task]
+                command += ["--dataset", str(dataset_path(settings, name)), "--kind", kind.replace("-", "_")]
+                command += ["--updates", str(updates), "--seed", str(seed), "--threads", "1", "--resume"]
+                command += ["--curve", str(updates // 10), "--corl", str(settings.corl), "--output", str(result)]
+                yield command
+
+
+def run_all(jobs: Iterable[list[str]]) -> None:
+    """Each job on a core of its own."""
+    cores: queue.Queue[int] = queue.Queue()
+    for core in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]:
+        cores.put(core)
+
+    def take_core() -> None:
+        # Of the thread, whose children inherit it.
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {cores.get()})
+
+    def run(command: list[str]) -> None:
+        print(" ".join(command[1:]), flush=True)
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "."})
+
+    with concurrent.futures.ThreadPoolExecutor(cores.qsize(), initializer=take_core) as pool:
+        for job in [pool.submit(run, command) for command in jobs]:
+            job.result()
+
+
+# Scores
+
+
+def own_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict[str, Any] | None:
+    """Score, updates and curve of a run that is finished."""
+    folder = own_folder(settings, algorithm, name, seed)
+    if not (folder / "evaluation.json").exists():
+        return None
+    evaluation, task = json.loads((folder / "evaluation.json").read_text()), name.partition("-")[0]
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("evaluation/return")]
+    member = evaluation["members"][0]
+    return {
+        "implementation": "rljax", "algorithm": algorithm, "dataset": name, "seed": seed,
+        "updates": evaluation["steps"], "episodes": evaluation["episodes"],
+        "score": float(normalized_score(task, member["deterministic"]["mean"])),
+        "stochastic_score": float(normalized_score(task, member["stochastic"]["mean"])),
+        "seconds": float(rows[-1]["seconds"]),
+        "curve": [[int(r["step"]), float(normalized_score(task, float(r["evaluation/return"])))] for r in rows],
+    }  # fmt: skip
+
+
+def corl_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict[str, Any] | None:
+    path = peer_result(settings, algorithm, name, seed)
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return {
+        "implementation": "CORL", "algorithm": algorithm, "dataset": name, "seed": seed, "updates": record["updates"],
+        "episodes": record["evaluation_episodes"], "score": record["normalized_scores"][0],
+        "seconds": record["training_seconds"], "curve": record.get("curve"), "config": record["config"],
+        "versions": record["versions"],
+    }  # fmt: skip
+
+
+def results(settings: Settings) -> list[dict[str, Any]]:
+    found = [
+        of(settings, algorithm, name, seed)
+        for name in settings.datasets
+        for algorithm in UPDATES
+        for of, seeds in ((own_result, settings.seeds), (corl_result, settings.seeds))
+        for seed in range(seeds)
+    ]
+    return [result for result in found if result is not None]
+
+
+def table(settings: Settings) -> dict[str, Any]:
+    """Datasets in rows; ours and CORL's scores, with intervals over seeds, in columns."""
+    found = results(settings)
+    kinds = [
+        (i, a)
+        for a in UPDATES
+        for i in ("rljax", "CORL")
+        if any((r["implementation"], r["algorithm"]) == (i, a) for r in found)
+    ]
+    rows = []
+    for name in settings.datasets:
+        scores = json.loads((settings.runs / "datasets" / f"{name.partition('-')[0]}.json").read_text())
+        own = scores[name.partition("-")[2]]
+        best = normalized_score(name.partition("-")[0], own["best_return"])
+        row: list[Any] = [name, f"{own['normalized_score']:.1f}", f"{best:.1f}"]
+        for implementation, algorithm in kinds:
+            of = [
+                r["score"]
+                for r in found
+                if (r["implementation"], r["algorithm"], r["dataset"]) == (implementation, algorithm, name)
+            ]
+            row.append(_with_interval(of))
+        rows.append(row)
+    labels = {"bc": "BC", "bc_10": "BC, best 10 %", "td3_bc": "TD3+BC", "cql": "CQL", "iql": "IQL"}
+    columns = [labels[a] + ("" if i == "rljax" else " of CORL") for i, a in kinds]
+    lengths = {a: sorted({r["updates"] for r in found if r["algorithm"] == a}) for a in UPDATES}
+    said = ", ".join(f"{labels[a]} {' and '.join(f'{n:,}' for n in n)}" for a, n in lengths.items() if n)
+    return {
+        "kind": "profile",
+        "title": f"Offline, {jax.default_backend()}: normalised scores (D4RL's references) on generated datasets",
+        "columns": ["dataset", "its policy", "its best episode", *columns],
+        "rows": rows,
+        "notes": f"Updates: {said}. Scores of the last state over 100 episodes of the deterministic policy: the mean "
+        "over the seeds [and its bootstrap interval] (how many).",
+        "runs": found,
+        "hardware": hardware(),
+        "versions": versions(),
+        "command": "python -m benchmarks.offline",
+    }
+
+
+def _with_interval(scores: list[float]) -> str:
+    if not scores:
+        return "–"
+    low, high = bootstrap_interval(np.array(scores))
+    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    return f"{np.mean(scores):.1f}{interval} ({len(scores)})"
+
+
+# Speed
+
+
+def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
+    """Updates per second: one run and five seeds in one program; and CORL's, in the same session."""
+    dataset = formats.load(dataset_path(settings, settings.datasets[0]))
+    task = settings.datasets[0].partition("-")[0]
+    env, rows, ratios = rljax.make(task), [], {}
+    for algorithm in ("bc", "td3_bc", "iql", "cql"):
+        if algorithm not in settings.algorithms:
+            continue
+        config = offline_settings.config(algorithm, task)
+        wide = dataclasses.replace(config, precision="float32", **({"penalty_draws": 0} if algorithm == "cql" else {}))
+        kinds = {"float32": wide, "as configured": config}
+        peer = corl_rate(settings, algorithm)
+        if peer:
+            rows.append([f"{algorithm} of CORL", f"{1e3 / peer:.2f}", peer, "–", f"{1e6 / peer / 60:.0f}", "–"])
+        for kind, chosen in kinds.items():
+            made = algorithms.get(algorithm).make(env, chosen, dataset)
+            rate, compile_seconds = rate_of(made, None, seconds)
+            together, _ = rate_of(made, 5, seconds) if kind == "as configured" else (None, None)
+            share = f"{5 * rate / together / 5:.2f}" if together else "–"
+            rows.append(
+                [f"{algorithm}, {kind}", f"{1e3 / rate:.2f}", rate, f"{rate / peer:.2f}×" if peer else "–",
+                 f"{(compile_seconds + 1e6 / rate) / 60:.1f}", share]
+            )  # fmt: skip
+            ratios[f"{algorithm}, {kind}"] = rate / peer if peer else None
+            print(rows[-1], flush=True)
+    return {
+        "kind": "profile",
+        "title": f"Offline, {jax.default_backend()}: updates per second on {settings.datasets[0]}",
+        "columns": ["program", "ms", "updates per second", "over CORL", "minutes for 1M with compilation",
+                    "cost of 5 seeds at once, of 5 runs"],
+        "rows": rows,
+        "ratios": ratios,
+        "notes": "Batches of 256 and the networks of the papers, CORL's with its published settings and PyTorch's own "
+        "number of threads. As configured: products in bfloat16, and for CQL the gradient of one candidate of thirty.",
+        "peak_memory_mb": peak_memory_mb(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "command": "python -m benchmarks.offline --parts speed",
+    }  # fmt: skip
+
+
+def rate_of(algorithm: Any, members: int | None, seconds: float) -> tuple[float, float]:
+    """Updates per second (over all members), the best of several slices, and the seconds until the first."""
+    begin = time.perf_counter()
+    program = build(algorithm, members, None, "threefry2x32")
+    key = jax.random.key(0) if members is None else jax.random.split(jax.random.key(0), members)
+    state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
+    data = program.place(algorithm.data)
+    state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(0), data))
+    compile_seconds = time.perf_counter() - begin
+    count, best, end = 8, 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count), data))
+        elapsed = time.perf_counter() - begin
+        best = max(best, count / elapsed)
+        count = max(1, round(best * seconds / 8))
+    return best * algorithm.steps_per_iteration * (members or 1), compile_seconds
+
+
+def corl_rate(settings: Settings, algorithm: str) -> float | None:
+    """CORL's updates per second, with PyTorch's own number of threads, the better of two runs."""
+    if not settings.corl.exists() or not settings.peers_python.exists():
+        return None
+    name, rates = settings.datasets[0], []
+    task, _, kind = name.partition("-")
+    for _ in range(2):
+        output = settings.runs / "offline" / "corl" / f"speed-{algorithm}.json"
+        command = [str(settings.peers_python), "benchmarks/peers/corl.py", algorithm, "--task", task, "--speed-only"]
+        command += ["--dataset", str(dataset_path(settings, name)), "--kind", kind.replace("-", "_")]
+        command += ["--updates", "300" if algorithm == "cql" else "3000", "--corl", str(settings.corl)]
+        subprocess.run([*command, "--output", str(output)], check=True, cwd=ROOT)
+        rates.append(json.loads(output.read_text())["steps_per_second_one_run"])
+    return max(rates)
+
+
+def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> None:
+    """Learning curves of every dataset: ours solid, CORL's dashed, the data's own policy dotted."""
+    import matplotlib.pyplot as plt
+
+    found = results(settings)
+    colors = dict(zip(UPDATES, plt.rcParams["axes.prop_cycle"].by_key()["color"]))
+    columns = len(TASKS)
+    figure, axes = plt.subplots(
+        -(-len(settings.datasets) // columns), columns, figsize=(3.8 * columns, 2.8 * len(settings.datasets) / columns),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, name in zip(axes.flat, settings.datasets):
+        task, _, kind = name.partition("-")
+        own = json.loads((settings.runs / "datasets" / f"{task}.json").read_text())[kind]
+        axis.axhline(own["normalized_score"], color="grey", linestyle=":", linewidth=1)
+        for result in found:
+            if result["dataset"] == name and result["curve"]:
+                x, y = np.array(result["curve"]).T
+                dashed = result["implementation"] != "rljax"
+                axis.plot(
+                    x, y, color=colors[result["algorithm"]], linestyle="--" if dashed else "-",
+                    linewidth=1.2, alpha=0.9 if dashed else 0.6,
+                )  # fmt: skip
+        axis.set_title(name, fontsize=10)
+        axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
+        axis.tick_params(labelsize=8)
+    handles = [plt.Line2D([], [], color=color, label=name.replace("_", " ")) for name, color in colors.items()]
+    handles += [
+        plt.Line2D([], [], color="k", linestyle="--", label="CORL"),
+        plt.Line2D([], [], color="grey", linestyle=":", label="the data's policy"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.supxlabel("updates", fontsize=9)
+    figure.supylabel("normalised score", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
