@@ -30,7 +30,7 @@ import tyro
 
 import rljax
 from benchmarks.common import RESULTS, peak_memory_mb, write
-from rljax import algorithms
+from rljax import algorithms, training
 from rljax.algorithms import offline_settings
 from rljax.analysis.statistics import bootstrap_interval
 from rljax.data import formats, normalized_score
@@ -99,7 +99,9 @@ def updates_of(settings: Settings, algorithm: str) -> int:
 
 
 def own_folder(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
-    return settings.runs / "offline" / algorithm.partition("_1")[0] / f"{algorithm}-{name}-seed{seed}"
+    """Of one seed; on an accelerator of all."""
+    own = "seeds" if training.expect_accelerator() else f"seed{seed}"
+    return settings.runs / "offline" / algorithm.removesuffix("_10") / f"{algorithm}-{name}-{own}"
 
 
 def peer_result(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
@@ -107,8 +109,9 @@ def peer_result(settings: Settings, algorithm: str, name: str, seed: int) -> Pat
 
 
 def own_jobs(settings: Settings) -> Iterable[list[str]]:
-    """One command for each seed that is not finished; seeds before algorithms before datasets."""
-    for seed in range(settings.seeds):
+    """One command for each seed that is not finished, seed after seed; on an accelerator one for all seeds."""
+    together = training.expect_accelerator()
+    for seed in range(1 if together else settings.seeds):
         for algorithm in settings.algorithms:
             for name in settings.datasets:
                 folder = own_folder(settings, algorithm, name, seed)
@@ -117,6 +120,7 @@ def own_jobs(settings: Settings) -> Iterable[list[str]]:
                 command = [sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--resume"]
                 command += ["--dataset", str(dataset_path(settings, name)), "--no-progress", "--name", folder.name]
                 command += ["--total-steps", str(updates_of(settings, algorithm)), "--runs", str(folder.parent.parent)]
+                command += ["--seeds", str(settings.seeds)] if together else []
                 yield [*command, *FLAGS.get(algorithm, ())]
 
 
@@ -138,15 +142,16 @@ def peer_jobs(settings: Settings) -> Iterable[list[str]]:
 
 
 def run_all(jobs: Iterable[list[str]]) -> None:
-    """Each job on a core of its own."""
-    cores: queue.Queue[int] = queue.Queue()
-    for core in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]:
+    """Each job on a core of its own; on an accelerator one after the other."""
+    alone = training.expect_accelerator() or not hasattr(os, "sched_getaffinity")
+    cores: queue.Queue[Any] = queue.Queue()
+    for core in [None] if alone else os.sched_getaffinity(0):
         cores.put(core)
 
     def take_core() -> None:
         # Of the thread, whose children inherit it.
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {cores.get()})
+        if (core := cores.get()) is not None:
+            os.sched_setaffinity(0, {core})
 
     def run(command: list[str]) -> None:
         print(" ".join(command[1:]), flush=True)
@@ -167,8 +172,10 @@ def own_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict
         return None
     evaluation, task = json.loads((folder / "evaluation.json").read_text()), name.partition("-")[0]
     with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("evaluation/return")]
-    member = evaluation["members"][0]
+        rows = [r for r in csv.DictReader(file) if r.get("evaluation/return") and int(r["seed"]) == seed]
+    member = next((member for member in evaluation["members"] if member["seed"] == seed), None)
+    if member is None:
+        return None
     return {
         "implementation": "rljax", "algorithm": algorithm, "dataset": name, "seed": seed,
         "updates": evaluation["steps"], "episodes": evaluation["episodes"],
