@@ -40,8 +40,26 @@ def test_the_example_of_replay_runs(tmp_path):
     assert "(4, 25000)" in run(code + "print(result.state.experience.replay.data.reward.shape)\n", tmp_path)
 
 
+def test_the_example_of_offline_learning_runs(tmp_path):
+    offline = blocks()[4]
+    assert all(steps in offline for steps in (" 100_000,", " 50_000,"))
+    offline = offline.replace(" 100_000,", " 20,").replace(" 50_000,", " 20,")
+    code = "import jax\nimport numpy as np\nimport rljax\nfrom rljax import training\n"
+    code += "from rljax.data import Dataset, Metadata, formats\nfrom rljax.types import Transition\n"
+    code += "r, none = np.random.default_rng(0), np.zeros(300, bool)\n"
+    code += (
+        "t = Transition(r.normal(size=(300, 11)), r.uniform(-1, 1, (300, 3)), r.normal(size=300), none, none.copy(), "
+    )
+    code += "r.normal(size=(300, 11)))\nt.truncated[99::100] = True\n"
+    code += "import pathlib\npathlib.Path('runs/datasets').mkdir(parents=True)\n"
+    code += "formats.save_d4rl(Dataset.of(t, Metadata('hopper-medium-v0')), 'runs/datasets/hopper-medium-v0.hdf5')\n"
+    assert "20 (1, " in run(
+        code + offline + "print(result.steps, result.state.experience.replay.data.reward.shape)\n", tmp_path
+    )
+
+
 def test_the_example_of_planning_runs(tmp_path):
-    code = "import rljax\n" + blocks()[4] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
+    code = "import rljax\n" + blocks()[5] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
     assert "0.415 15" in run(code, tmp_path)
 
 
