@@ -103,7 +103,7 @@ class Collection:
                 "best_return": float(returns.max()),
                 "normalized_score": None if score is None else float(score),
                 "policy": dataset.metadata.policy,
-            }
+            } | ({"medium_share": self.settings.medium_share} if "medium" in kind else {})
             self.path.write_text(json.dumps(self.record, indent=2) + "\n")
             print(f"{path}: {dataset.size:,} transitions, mean return {returns.mean():.1f}")
 

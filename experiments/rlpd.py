@@ -33,9 +33,8 @@ def main(settings: Settings) -> experiment.Result:
     task = settings.env or dataset.metadata.task
     if task is None:
         raise ValueError("rlpd acts in a task, and the dataset does not say which: --env")
-    env = rljax.make(task)
     return experiment.run(
-        "rlpd", lambda: rlpd.make(env, settings.config, dataset), settings.total_steps, settings.run
+        "rlpd", lambda: rlpd.make(rljax.make(task), settings.config, dataset), settings.total_steps, settings.run
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from rljax import training
 from rljax.algorithms import offline_settings
 from rljax.algorithms.base import Algorithm
 from rljax.algorithms.offline import continued
-from rljax.data import Dataset, normalized_score
+from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical
 from rljax.training.runner import Result
@@ -74,6 +74,8 @@ class OfflineRun:
     """Updates of each member."""
     online_steps: int = 0
     """Environment steps after those, in which the same agent acts and goes on learning."""
+    block_size: int = 0
+    """Transitions of each block that is streamed to a device where the dataset does not fit; 0 keeps all there."""
 
 
 def main(
@@ -146,13 +148,29 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
     """
     dataset, how = load_dataset(settings.dataset), settings.run
     task = settings.env or dataset.metadata.task
+    if settings.online_steps < 0:
+        raise ValueError(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
+    _set_up_devices(how)  # before the environment, which may be the first to use JAX
     env = rljax.make(task) if task else spaces_of(dataset)
     if env.max_episode_steps is None:
         print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
         how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
     if settings.online_steps and not task:
         raise ValueError("online_steps needs a task to act in: --env")
-    result = run(experiment, lambda: make_algorithm(env, dataset, False), settings.total_steps, how)
+    if settings.online_steps:
+        make_algorithm(env, None, True)  # what cannot go on online is refused now, and not after all updates
+    if settings.block_size < 0:
+        raise ValueError(f"block_size = {settings.block_size} is not allowed; it must be 0 or more")
+
+    def offline() -> Algorithm:
+        algorithm = make_algorithm(env, dataset, False)
+        if not settings.block_size:
+            return algorithm
+        # So that a transition is learned from about once while its block is there.
+        iterations = max(1, settings.block_size // (algorithm.config.batch_size * algorithm.config.num_updates))
+        return algorithm._replace(data=Stream(algorithm.data, settings.block_size, iterations))
+
+    result = run(experiment, offline, settings.total_steps, how)
     _compare(result, dataset, task)
     if not settings.online_steps or result.interrupted is not None:
         return result
@@ -204,8 +222,7 @@ def run(
         if getattr(settings, field) < least:
             raise ValueError(f"{field} = {getattr(settings, field)} is not allowed; it must be at least {least}")
     seeds, hyper = _members(settings)
-    if settings.devices is not None or len(seeds) > 1:
-        training.use_cpu_cores(settings.devices)
+    _set_up_devices(settings)
     algorithm = make_algorithm()
     if settings.video:
         _require_pictures(algorithm.env)
@@ -236,6 +253,12 @@ def run(
         film = _film(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
         _summarize(result, hyper, film)
     return result
+
+
+def _set_up_devices(settings: Run) -> None:
+    """Several members are trained on all cores of a CPU; a second call changes nothing."""
+    if settings.devices is not None or len(_members(settings)[0]) > 1:
+        training.use_cpu_cores(settings.devices)
 
 
 def set_aside(folder: Path) -> None:
@@ -302,7 +325,8 @@ def _summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) 
     from rljax.analysis.plots import learning_curve
 
     assert result.folder is not None
-    if any(row.get("evaluation/return") is not None for row in result.rows) or result.evaluation is None:
+    evaluated = any(row.get("evaluation/return") is not None for row in result.rows)
+    if evaluated or (result.evaluation is None and any("episode/return" in row for row in result.rows)):
         learning_curve(result.folder, path=result.folder / "learning_curve.png")
     console = Console()
     if result.evaluation is not None:

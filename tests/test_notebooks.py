@@ -18,7 +18,7 @@ SMALL = {
     },
     "03_off_policy": {"STEPS": 1200, "EPISODES": 2, "TEMPERATURES": [0.01, 1.0]},
     "04_planning": {"STEPS": 2000, "PPO_STEPS": 4096, "DISCOUNTS": [0.5, 0.9]},
-    "05_offline": {"STEPS": 40, "ONLINE_STEPS": 240, "EPISODES": 2},
+    "05_offline": {"STEPS": 40, "ONLINE_STEPS": 240, "EPISODES": 2, "METHODS": ("IQL",)},
 }  # fmt: skip
 # The kind of the film, if there is one, and how many figures.
 PICTURES = {

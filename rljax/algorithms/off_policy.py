@@ -28,6 +28,9 @@ from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
 Storage = Literal["bfloat16", "uint8"]
 
+OFFLINE_STREAM = 0xDA7A
+"""Keys of a dataset's share are `fold_in(key, this)`. The replay splits the key, and a small number is one of those."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ReplayConfig:
@@ -205,7 +208,7 @@ class Collector:
     ) -> Batch:
         """`num_updates` batches, leaves [num_updates, batch_size, …], with observations normalised."""
         c, devices = self.config, self.devices.count
-        batch_size = batch_size or c.batch_size
+        batch_size = c.batch_size if batch_size is None else batch_size
         if batch_size % devices:
             raise ValueError(f"batch_size = {batch_size} does not divide over {devices} devices")
         replay = self._replay(experience.env_state)
@@ -384,7 +387,7 @@ def assemble(
             calibrated = getattr(agent, "calibrated", False)
             batches = collector.like_dataset(experience, batches, prepared, hyper.discount, calibrated)
         for dataset in data if offline else ():
-            own = collector.devices.local(jax.random.fold_in(sample_key, 1))
+            own = collector.devices.local(jax.random.fold_in(sample_key, OFFLINE_STREAM))
             drawn = dataset.sample(own, c.num_updates * offline // collector.devices.count, hyper.discount)
             batches = _joined(batches, drawn, c.num_updates)
         learner, of_updates = when(learning, learn, state.learner)

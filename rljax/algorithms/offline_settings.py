@@ -5,6 +5,7 @@ AVX512-BF16 the products in bfloat16 take half the time; `precision="float32"` t
 """
 
 import dataclasses
+import re
 from typing import Any
 
 from rljax import algorithms
@@ -45,13 +46,13 @@ TASKS = {
     "antmaze": ("antmaze",),
     "adroit": ("pen", "hammer", "door", "relocate"),
 }
-"""Beginnings of the names of tasks."""
+"""First words of the names of tasks, as of "antmaze-umaze-v2", which "ant" is not."""
 
 
 def family(task: str | None) -> str | None:
     """The family of a task, by its name; None for one of no family."""
-    names = (name for name, tasks in TASKS.items() if (task or "").lower().startswith(tasks))
-    return next(names, None)
+    first = re.split("[^a-z0-9_]", (task or "").lower())[0]
+    return next((name for name, tasks in TASKS.items() if first in tasks), None)
 
 
 def config(algorithm: str, task: str | None) -> Any:

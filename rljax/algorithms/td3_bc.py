@@ -60,13 +60,11 @@ class Agent(td3.Agent):
 
     def target(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> jax.Array:  # type: ignore[override]
         """TD3's; less β₂ ‖ã - a'‖², with the action a' that the data have next (ReBRAC, eq. 4)."""
-        target = super().target(learner, batch, key, hyper)
-        if not self.config.target_penalty:
-            return target
         action = self.policy(learner.targets["policy"], batch.next_obs)
         action = td3.perturbed(action, key, hyper.target_noise, hyper.target_noise_clip)
+        value = self.critics(learner.targets["critic"], batch.next_obs, action).min(0)
         distance = jnp.square(action - batch.next_action).sum(-1)
-        return target - batch.discount * hyper.target_penalty * distance
+        return batch.reward + batch.discount * (value - hyper.target_penalty * distance)
 
     def update_policy(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:  # type: ignore[override]
         """One step up α Q(s, π(s)) / mean |Q| - (π(s) - a)² (eq. 5), and of all targets after it."""

@@ -163,7 +163,8 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
             in_shardings=both and (*both, here, here, *(data_at for _ in data)),
             out_shardings=both and (*both, totals_at),
         ),
-        place=lambda data: jax.device_put(_trimmed(data, shares), data_at or mesh.devices.flat[0]),
+        # Without a device where there is but one: naming it would have `run` compiled again at its second call.
+        place=lambda data: jax.device_put(_trimmed(data, shares), data_at),
         reset=compiled(reset, donate_argnums=0, in_shardings=both and (totals_at,), out_shardings=totals_at),
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),

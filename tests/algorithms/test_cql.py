@@ -280,3 +280,19 @@ def test_config_is_checked():
     for name, value in (("num_actions", 0), ("penalty_weight", -1.0), ("penalty_draws", -1), ("offline_share", 1.0)):
         with pytest.raises(ValueError, match=rf"cql.Config: {name} = .* is not allowed"):
             cql.Config(**{name: value})
+
+
+def test_cal_ql_online_takes_returns_of_its_own_finished_episodes():
+    """Eight-step episodes are over within the buffer, so that online batches have a floor too."""
+    settings = {"num_envs": 2, "rollout_length": 8, "num_updates": 2, "replay_size": 400, "learning_starts": 32}
+    config = dataclasses.replace(TINY, calibrated=True, penalty_draws=1, **settings)
+    algorithm = cql.make(limited(Line(), 8), config, narrow_data(), online=True)
+
+    @jax.jit
+    def train(data):
+        return jax.lax.scan(lambda s, _: algorithm.step(s, data), algorithm.init(jax.random.key(0)), None, 6)
+
+    state, metrics = train(algorithm.data)
+    assert np.isfinite(metrics["loss/critic"][-3:]).all()
+    assert metrics["updates"].tolist() == [0.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    assert int(state.experience.replay.count) == 48
