@@ -4,9 +4,9 @@
     python experiments/collect.py --env half_cheetah --expert runs/sac/half_cheetah-seed0 --transitions 200_000
 
 expert: SAC with the settings of experiments/sac.py, trained to the end (or the run given by --expert). medium: SAC of
-another seed, stopped at the first evaluation that reaches --medium-share of the expert's return. medium-replay: all
-that this agent had gone through by then. medium-expert: as much of each. Policies act with the noise they were trained
-with.
+another seed, stopped at the first evaluation that has come --medium-share of the way from random actions' return to
+the expert's. medium-replay: all that this agent had gone through by then. medium-expert: as much of each. Policies act
+with the noise they were trained with.
 
 What is made already is not made again. The files, in D4RL's layout, lie in runs/datasets beside `<task>.json`, which
 says what was run, the scores and the files' SHA-256 sums.
@@ -25,6 +25,7 @@ import numpy as np
 import rljax
 from experiments import sac
 from rljax import experiment, training
+from rljax.algorithms.base import Policy
 from rljax.data import Dataset, Metadata, concatenate, formats, normalized_score
 from rljax.envs import AutoReset
 from rljax.training.evaluate import evaluate
@@ -50,7 +51,7 @@ class Settings:
     expert: Path | None = None
     """Folder of a trained run; one is trained where not given."""
     medium_share: float = 0.4
-    """Of the expert's return, at which the medium agent stops."""
+    """Of the way from the return of random actions to the expert's, at which the medium agent stops."""
     evaluate_every: int = 10_000
     """Steps between the evaluations of the medium agent."""
     seed: int = 0
@@ -110,7 +111,7 @@ class Collection:
     def dataset(self, kind: str) -> Dataset:
         name = f"{self.settings.env}-{kind}-{VERSION}"
         if kind == "random":
-            return self.roll_out(None, name, "uniformly random actions", 0)
+            return self.roll_out(chance(self.env), name, "uniformly random actions", 0)
         if kind == "expert":
             policy, folder, steps = self.expert()
             return self.roll_out(policy, name, f"SAC after {steps:,} steps ({folder.name})", 1)
@@ -142,9 +143,13 @@ class Collection:
 
     def medium(self) -> tuple[training.runner.Result, Any]:
         """What the medium agent's training left, and its environment with actions in [-1, 1]."""
-        policy, _, _ = self.expert()
-        episodes = jax.jit(lambda p, k: evaluate(self.env, p, k, 50))(policy, jax.random.fold_in(self.key, 100))
-        target = self.settings.medium_share * float(episodes.returns.mean())
+
+        def value(policy: Policy) -> float:
+            episodes = jax.jit(lambda p, k: evaluate(self.env, p, k, 50))(policy, jax.random.fold_in(self.key, 100))
+            return float(episodes.returns.mean())
+
+        low, high = value(chance(self.env)), value(self.expert()[0])
+        target = low + self.settings.medium_share * (high - low)
         settings = self.of_task()
         algorithm = sac.make(settings)
         folder = self.settings.runs / "collect" / f"{self.settings.env}-medium"
@@ -183,21 +188,27 @@ class Collection:
         )  # fmt: skip
 
 
+def chance(env: Any) -> Policy:
+    """Uniformly random actions."""
+
+    def act(_: Any, key: Key, obs: Any, memory: Any, deterministic: bool) -> tuple[jax.Array, Any]:
+        return jax.vmap(env.action_space.sample)(jax.random.split(key, obs.shape[0])), memory
+
+    return Policy((), (), act)
+
+
 def roll_out(env: Any, policy: Any, transitions: int, key: Key, progress: bool) -> Transition:
     """What the policy goes through, or uniformly random actions: whole episodes one after the other, the last one cut.
 
     Each of `LANES` environments makes one lane of episodes; the unfinished end of a lane is left out.
     """
-    envs, limit = AutoReset(env, LANES), env.max_episode_steps or 1000
+    envs, limit = AutoReset(env, LANES, pool_size=16 * LANES), env.max_episode_steps or 1000
     slice_length = 250
 
     @jax.jit
     def act(state: Any, key: Key) -> tuple[Any, Transition]:
         def step(state: Any, key: Key) -> tuple[Any, Transition]:
-            if policy is None:
-                action = jax.vmap(env.action_space.sample)(jax.random.split(key, LANES))
-            else:
-                action = policy(key, state.obs, deterministic=False)
+            action = policy(key, state.obs, deterministic=False)
             after = envs.step(state, action)
             return after, envs.transition(state, action, after)
 

@@ -69,7 +69,7 @@ class OfflineRun:
     dataset: Path = Path("dataset.hdf5")
     """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
-    """The task, as rljax.make takes it: what the dataset says where not given. Without one there is no evaluation."""
+    """The task, as rljax.make takes it: what the dataset says where not given; none, if there is no simulator of it."""
     total_steps: int = 1_000_000
     """Updates of each member."""
     online_steps: int = 0
@@ -110,7 +110,7 @@ def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str
             task = task or load_dataset(Path(path)).metadata.task
         elif not {"-h", "--help"} & set(arguments):
             raise ValueError("--dataset is missing: a file or folder of data; experiments/collect.py makes some")
-        task = canonical(task) if task else None
+        task = canonical(task) if task else None  # "none" is of no family
         return settings(env=task, config=offline_settings.config(algorithm, task))
 
     _main(experiment, settings, default)
@@ -148,6 +148,7 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
     """
     dataset, how = load_dataset(settings.dataset), settings.run
     task = settings.env or dataset.metadata.task
+    task = None if task == "none" else task
     if settings.online_steps < 0:
         raise ValueError(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
     _set_up_devices(how)  # before the environment, which may be the first to use JAX

@@ -120,7 +120,7 @@ def test_a_run_leaves_its_folder_goes_on_online_and_resumes_only_as_itself(cli, 
     code, _, err = cli("iql", "--dataset", path, *two)
     assert code == 2
     assert err == f"error: {folder.relative_to(Path.cwd())} holds a run already; resume it, or choose another name\n"
-    assert cli("iql", "--dataset", path, *two, *ONLINE, "--resume")[0] == 0
+    assert cli("iql", "--dataset", path, *two, *ONLINE[2:], "--resume")[0] == 0
     # Other data under the same path are another run.
     formats.save_d4rl(pendulum.replace(reward=pendulum.reward + 1), path, overwrite=True)
     code, _, err = cli("iql", "--dataset", path, *two, *ONLINE, "--resume")
@@ -257,7 +257,7 @@ def test_devices_are_set_up_before_the_environment_can_start_jax(cli, path, monk
 def collected(env, policy=None, transitions=60, lanes=4):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "LANES", lanes)
-        return collect.roll_out(env, policy, transitions, jax.random.key(0), progress=False)
+        return collect.roll_out(env, policy or collect.chance(env), transitions, jax.random.key(0), progress=False)
 
 
 def test_roll_outs_are_whole_episodes_with_their_successors_and_actions_in_the_tasks_units():

@@ -197,7 +197,10 @@ class Agent:
         return learner.move_target("critic", hyper.target_rate), {"loss/critic": error}
 
     def update(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """V, then the policy, then Q and its target (algorithm 1, in the order of the authors' code)."""
+        """V, then the policy, then Q and its target, in the order of the authors' code.
+
+        The advantages are those before V's step, where theirs are after it: it spares a pass.
+        """
         learner, advantage, of_value = self.update_value(learner, batch, hyper)
         learner, of_policy = self.update_policy(learner, batch, advantage, key, hyper)
         next_value: Any = self.value.apply(learner.params["value"], batch.next_obs)

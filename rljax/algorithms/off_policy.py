@@ -365,6 +365,12 @@ def assemble(
         return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), collector.init(env_key))
 
     def step(state: State, *data: Dataset) -> tuple[State, Metrics]:
+        if offline and not data:
+            raise ValueError(f"{name} learns from a dataset as well: {name}.make(env, config, dataset)")
+        if offline % collector.devices.count:
+            raise ValueError(
+                f"{offline} of a batch, the dataset's, do not divide over {collector.devices.count} devices"
+            )
         key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
         hyper = annealed(state.hyper, state.iteration * float(steps_per_iteration), c)
         learning = state.iteration >= c.first_learning_iteration

@@ -45,6 +45,7 @@ class OfflineConfig:
         allowed = get_args(RewardScale)
         require(self, "reward_scale", self.reward_scale in allowed, f"one of {', '.join(allowed)}")
         require(self, "offline_share", 0 <= self.offline_share < 1, "in [0, 1)")
+        require(self, "n_step", self.n_step == 1, "1")  # type: ignore[attr-defined]
 
 
 class State(struct.PyTreeNode):
@@ -88,7 +89,9 @@ def assemble(
         statistics = jax.tree.map(jnp.copy, prepared.statistics)
         return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), statistics)
 
-    def step(state: State, data: Dataset) -> tuple[State, Metrics]:
+    def step(state: State, data: Dataset | None = None) -> tuple[State, Metrics]:
+        if data is None:
+            raise ValueError(f"{name} learns from a dataset: {name}.make(env, config, dataset)")
         key, sample_key, learn_key = jax.random.split(state.key, 3)
         if c.batch_size % devices.count:
             raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices.count} devices")

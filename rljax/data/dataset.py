@@ -94,6 +94,11 @@ class Dataset(Transition):
         return self.reward.shape[0]
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """What config.json says of it, and a run that is resumed must find again."""
+        return dataclasses.asdict(self.metadata)
+
+    @property
     def num_bytes(self) -> int:
         """The memory of the arrays."""
         return sum(x.nbytes for x in jax.tree.leaves(self))

@@ -48,7 +48,7 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     statistics, obs, next_obs = nothing, np.asarray(dataset.obs), np.asarray(dataset.next_obs)
     if config.normalize_observation:
         statistics = dataset.statistics()
-        obs, next_obs = (np.asarray(running_statistics.normalize(statistics, x)) for x in (obs, next_obs))
+        obs, next_obs = (_normalized(statistics, x) for x in (obs, next_obs))
     middle, half = (action_space.high + action_space.low) / 2, (action_space.high - action_space.low) / 2
     action, next_action = (
         np.clip((np.asarray(x) - middle) / half, -1.0, 1.0).astype(np.float32)
@@ -67,6 +67,12 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
         obs=obs, next_obs=next_obs, action=action, next_action=next_action, reward=reward, metadata=metadata
     )  # fmt: skip
     return Prepared(ready.discounted(config.discount), statistics, scale, config.reward_bias)
+
+
+def _normalized(statistics: running_statistics.Statistics, x: np.ndarray) -> np.ndarray:
+    """`running_statistics.normalize` on the host: a dataset that is streamed does not fit on the device."""
+    mean, variance = np.asarray(statistics.mean), np.asarray(running_statistics.variance(statistics))
+    return np.clip((x - mean) / np.sqrt(variance + 1e-8), -10.0, 10.0).astype(np.float32)
 
 
 def _check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) -> None:

@@ -2,11 +2,12 @@
 
 import concurrent.futures
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from rljax.data.dataset import Dataset
+from rljax.data.dataset import Dataset, Metadata
 
 
 class Stream:
@@ -35,8 +36,14 @@ class Stream:
         self._current: tuple[int, Dataset] | None = None
 
     @property
-    def metadata(self) -> object:
+    def metadata(self) -> Metadata:
         return self.dataset.metadata
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What config.json says of it, and a run that is resumed must find again."""
+        how = {"block_size": self.block_size, "iterations": self.iterations, "seed": self.seed}
+        return self.dataset.spec | {"stream": how}
 
     @property
     def example(self) -> Dataset:

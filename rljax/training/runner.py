@@ -157,6 +157,7 @@ def train(
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     data = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
     data_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(data))
+    data_bytes *= 2 if isinstance(algorithm.data, Stream) else 1  # one block in use, one on its way
     check_memory(example, members or 1, program.devices, out is not None, data_bytes)
     if out is not None:
         _open_folder(out, description, resume)
@@ -433,7 +434,7 @@ def _describe(
         "algorithm": algorithm.name,
         "env": algorithm.env.spec,
         "config": config_to_dict(algorithm.config),
-        "data": None if algorithm.data is None else dataclasses.asdict(algorithm.data.metadata),
+        "data": None if algorithm.data is None else algorithm.data.spec,
         "keys": np.asarray(jax.random.key_data(keys)).tolist(),
         "key_impl": str(jax.random.key_impl(keys)),
         "hyper": {name: values.tolist() for name, values in swept.items()},

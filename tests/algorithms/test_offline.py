@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import algorithms
-from rljax.algorithms import bc, iql, offline_settings
+from rljax import algorithms, training
+from rljax.algorithms import bc, iql, offline_settings, rlpd
 from rljax.data import Stream
 from rljax.data.prepared import prepare
 from rljax.training import program as programs
@@ -398,3 +398,28 @@ def test_settings_are_those_of_the_tasks_family(task, family):
         config, default = offline_settings.config(name, task), algorithms.get(name).Config()
         table = offline_settings.FAMILIES.get(family, {}).get(name, {})
         assert config == dataclasses.replace(default, **table)
+
+
+def test_without_a_dataset_a_policy_can_be_loaded_but_nothing_learned():
+    env = limited(Drift(), 7)
+    for module, extra in ((iql, {}), (rlpd, {"policy_delay": 1, "num_updates": 1})):
+        algorithm = module.make(env, module.Config(hidden=(4,), batch_size=8, **extra))
+        state = algorithm.init(jax.random.key(0))
+        assert algorithm.policy(state)(jax.random.key(0), jnp.zeros((3, 2))).shape == (3, 1)
+        with pytest.raises(ValueError, match=rf"{algorithm.name} learns from a dataset.*make\(env, config, dataset\)"):
+            algorithm.step(state)
+
+
+def test_windows_of_several_steps_are_refused():
+    with pytest.raises(ValueError, match=r"n_step = 3 is not allowed; it must be 1"):
+        iql.Config(n_step=3)
+
+
+def test_a_run_on_a_stream_is_not_resumed_on_other_blocks(tmp_path):
+    algorithm = iql.make(limited(Drift(), 7), iql.Config(hidden=(4,), batch_size=8), drift_data())
+    how = {"folder": tmp_path / "run", "evaluate_every": 0, "final_episodes": 0, "progress": False}
+    streamed = algorithm._replace(data=Stream(algorithm.data, 32, 4))
+    training.train(streamed, jax.random.key(0), 4, **how)
+    other = algorithm._replace(data=Stream(algorithm.data, 16, 4))
+    with pytest.raises(ValueError, match=r"data.stream was .*32.* and is now .*16"):
+        training.train(other, jax.random.key(0), 8, resume=True, **how)
