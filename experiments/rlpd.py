@@ -30,7 +30,7 @@ class Settings:
 
 def main(settings: Settings) -> experiment.Result:
     dataset = experiment.load_dataset(settings.dataset)
-    task = settings.env or dataset.metadata.task
+    task = experiment.task_of(settings, dataset)
     if task is None:
         raise ValueError("rlpd acts in a task, and the dataset does not say which: --env")
     return experiment.run(

@@ -147,8 +147,7 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
       make_algorithm: `(env, dataset, online) -> Algorithm`.
     """
     dataset, how = load_dataset(settings.dataset), settings.run
-    task = settings.env or dataset.metadata.task
-    task = None if task == "none" else task
+    task = task_of(settings, dataset)
     if settings.online_steps < 0:
         raise ValueError(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
     _set_up_devices(how)  # before the environment, which may be the first to use JAX
@@ -181,6 +180,12 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
     result = run(experiment, online, settings.online_steps, how, initialize=continued(result.state))
     _compare(result, dataset, task)
     return result
+
+
+def task_of(settings: Any, dataset: Dataset) -> str | None:
+    """The task that the flags say, or the dataset; None for none."""
+    task = settings.env or dataset.metadata.task
+    return None if task == "none" else task
 
 
 def spaces_of(dataset: Dataset) -> Environment:

@@ -129,10 +129,11 @@ def test_a_run_leaves_its_folder_goes_on_online_and_resumes_only_as_itself(cli, 
     assert err.count("\n") == 1
 
 
-def test_a_dataset_without_a_task_is_learned_from_and_not_evaluated(cli, tmp_path):
+@pytest.mark.parametrize(("task", "flags"), [(None, []), ("my_robot", ["--env", "none"])])
+def test_a_dataset_without_a_task_is_learned_from_and_not_evaluated(cli, tmp_path, task, flags):
     path = tmp_path / "mine.hdf5"
-    formats.save_d4rl(drift_data(name="mine"), path)
-    code, out, err = cli("bc", "--dataset", path, *TINY)
+    formats.save_d4rl(drift_data(name="mine", task=task), path)
+    code, out, err = cli("bc", "--dataset", path, *flags, *TINY)
     assert code == 0, err
     assert "no task, or none with a time limit: nothing is evaluated" in err
     assert "Return over" not in out
@@ -140,8 +141,8 @@ def test_a_dataset_without_a_task_is_learned_from_and_not_evaluated(cli, tmp_pat
     assert not (folder / "evaluation.json").exists()
     assert rljax.load(folder)(jax.random.key(0), jnp.zeros(2)).shape == (1,)
     for arguments, message in (
-        (["iql", "--online-steps", "5"], "error: online_steps needs a task to act in: --env\n"),
-        (["rlpd"], "error: rlpd acts in a task, and the dataset does not say which: --env\n"),
+        (["iql", *flags, "--online-steps", "5"], "error: online_steps needs a task to act in: --env\n"),
+        (["rlpd", *flags], "error: rlpd acts in a task, and the dataset does not say which: --env\n"),
     ):
         name, *rest = arguments
         code, _, err = cli(name, "--dataset", path, *rest)
