@@ -126,7 +126,7 @@ def own_jobs(settings: Settings) -> Iterable[list[str]]:
 
 def peer_jobs(settings: Settings) -> Iterable[list[str]]:
     for seed in range(settings.peer_seeds):
-        for algorithm in set(settings.algorithms) & set(CORL):
+        for algorithm in (name for name in settings.algorithms if name in CORL):
             for name in settings.datasets:
                 result = peer_result(settings, algorithm, name, seed)
                 if result.exists():
@@ -280,7 +280,7 @@ def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
             made = algorithms.get(algorithm).make(env, chosen, dataset)
             rate, compile_seconds = rate_of(made, None, seconds)
             together, _ = rate_of(made, 5, seconds) if kind == "as configured" else (None, None)
-            share = f"{5 * rate / together / 5:.2f}" if together else "–"
+            share = f"{rate / together:.2f}" if together else "–"
             rows.append(
                 [f"{algorithm}, {kind}", f"{1e3 / rate:.2f}", rate, f"{rate / peer:.2f}×" if peer else "–",
                  f"{(compile_seconds + 1e6 / rate) / 60:.1f}", share]

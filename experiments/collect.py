@@ -13,7 +13,6 @@ says what was run, the scores and the files' SHA-256 sums.
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -94,10 +93,10 @@ class Collection:
             returns = returns[:-1] if len(returns) > 1 else returns
             score = normalized_score(self.settings.env, returns.mean())
             self.folder.mkdir(parents=True, exist_ok=True)
-            formats.save_d4rl(dataset, path)
+            sha256 = formats.save_d4rl(dataset, path)
             self.record[kind] = {
                 "file": path.name,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": sha256,
                 "transitions": dataset.size,
                 "episodes": len(dataset.ends),
                 "mean_return": float(returns.mean()),

@@ -99,11 +99,6 @@ class Dataset(Transition):
         return dataclasses.asdict(self.metadata)
 
     @property
-    def num_bytes(self) -> int:
-        """The memory of the arrays."""
-        return sum(x.nbytes for x in jax.tree.leaves(self))
-
-    @property
     def ends(self) -> np.ndarray:
         """Where each episode ends, exclusive: int [episodes]."""
         return np.flatnonzero(np.asarray(self.terminated) | np.asarray(self.truncated)) + 1

@@ -11,7 +11,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_memory(state: Any, members: int, devices: int, saved: bool, data_bytes: int = 0) -> None:
+def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any = ()) -> None:
     """Refuses a state that does not fit, with the data that it learns from.
 
     Args:
@@ -19,7 +19,7 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data_bytes
       members: how many are trained together.
       devices: over how many devices they, or a single one's environments and replay, are split.
       saved: whether checkpoints are written, for which a CPU copies the state.
-      data_bytes: of the dataset.
+      data: all blocks of it that are on the device at once (shapes suffice).
 
     Raises:
       ValueError: with the memory needed, what takes most of it, and the memory that is free.
@@ -30,7 +30,7 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data_bytes
     needed = sum(sizes.values()) * copies
     if not on_cpu and members == 1:
         needed = math.ceil(needed / devices)
-    needed += data_bytes
+    needed += (data_bytes := sum(map(_bytes, jax.tree.leaves(data))))
     free = free_bytes()
     if free is not None and needed > free:
         if data_bytes > needed / 2:

@@ -7,7 +7,6 @@ interruption changes the result of training.
 
 import contextlib
 import dataclasses
-import json
 import math
 import signal
 import time
@@ -19,16 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.algorithms.base import Algorithm, config_to_dict
+from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
 from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.evaluate import Episodes
+from rljax.training.folder import describe, open_folder, write_json
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog
 from rljax.training.memory import check_memory
 from rljax.training.progress import ProgressBar
-from rljax.training.versions import hardware, versions
 from rljax.types import Key
 
 SLICE_SECONDS = 0.5
@@ -152,15 +151,14 @@ def train(
     keys, swept = _check_members(algorithm, key, hyper)
     members = keys.shape[0] if keys.ndim else None
     program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
-    description = _describe(algorithm, keys, swept, total_steps, settings)
+    description = describe(algorithm, keys, swept, total_steps, settings)
     out = None if folder is None else Path(folder)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
-    data = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
-    data_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(data))
-    data_bytes *= 2 if isinstance(algorithm.data, Stream) else 1  # one block in use, one on its way
-    check_memory(example, members or 1, program.devices, out is not None, data_bytes)
+    # Of a stream one block is in use and one on its way.
+    data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
+    check_memory(example, members or 1, program.devices, out is not None, data)
     if out is not None:
-        _open_folder(out, description, resume)
+        open_folder(out, description, resume)
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(_signals())
         runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out, algorithm.data)
@@ -360,7 +358,7 @@ class _Runner:
             ],
         }
         if self.folder is not None and jax.process_index() == 0:
-            _write_json(self.folder / "evaluation.json", evaluation)
+            write_json(self.folder / "evaluation.json", evaluation)
         return evaluation
 
     def save(self, score: float | None) -> None:
@@ -422,60 +420,6 @@ def _seeds(keys: Key) -> list[int]:
     return [int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
 
 
-def _describe(
-    algorithm: Algorithm,
-    keys: Key,
-    swept: dict[str, np.ndarray],
-    total_steps: int,
-    settings: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """config.json: all that is needed to do the run again."""
-    return {
-        "algorithm": algorithm.name,
-        "env": algorithm.env.spec,
-        "config": config_to_dict(algorithm.config),
-        "data": None if algorithm.data is None else algorithm.data.spec,
-        "keys": np.asarray(jax.random.key_data(keys)).tolist(),
-        "key_impl": str(jax.random.key_impl(keys)),
-        "hyper": {name: values.tolist() for name, values in swept.items()},
-        "total_steps": total_steps,
-        "settings": settings or {},
-    }
-
-
-def _open_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
-    """Makes the folder, or checks that it holds this very run."""
-    if jax.process_index() != 0:  # the first process speaks for all
-        return
-    path, machine = folder / "config.json", {"versions": versions(), "hardware": hardware()}
-    if path.exists():
-        if not resume:
-            raise ValueError(f"{folder} holds a run already; resume it, or choose another name")
-        try:
-            before = json.loads(path.read_text())
-        except ValueError:
-            raise ValueError(f"{path} cannot be read, so the run cannot be resumed") from None
-        for part in ("algorithm", "env", "config", "data", "keys", "key_impl", "hyper"):
-            if before.get(part) != description[part]:
-                raise ValueError(
-                    f"{folder} holds another run: {_difference(part, before.get(part), description[part])}"
-                )
-        with contextlib.suppress(OSError, ValueError):
-            first = json.loads((folder / "versions.json").read_text())
-            machine = first | {"resumed": [*first.get("resumed", []), machine]}
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "versions.json", machine)
-    _write_json(path, description)
-
-
-def _difference(part: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                return f"{part}.{name} was {before.get(name)!r} and is now {now.get(name)!r}"
-    return f"{part} was {before!r} and is now {now!r}"
-
-
 def _summarize(episodes: Episodes) -> list[dict[str, float]]:
     return [
         {
@@ -487,13 +431,6 @@ def _summarize(episodes: Episodes) -> list[dict[str, float]]:
         }
         for returns, lengths in zip(episodes.returns, episodes.lengths, strict=True)
     ]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

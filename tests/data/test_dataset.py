@@ -40,7 +40,6 @@ def test_three_episodes_by_hand(data):
     np.testing.assert_array_equal(data.terminated, [0, 0, 1, 0, 0, 0])
     np.testing.assert_array_equal(data.truncated, [0, 0, 0, 1, 0, 1])
     np.testing.assert_array_equal(data.next_action[:, 0], [10, 20, 20, 30, 50, 50])  # its own where nothing follows
-    assert data.num_bytes == 6 * (2 * 8 + 2 * 4 + 4 + 2 + 4)
 
 
 def test_a_terminated_step_is_not_truncated_too():
