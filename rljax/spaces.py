@@ -34,6 +34,10 @@ class Box:
         """Whether every element has finite bounds."""
         return bool(np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high)))
 
+    def to_unit(self, value: Any) -> Any:
+        """Maps the bounds, which must be finite, linearly to [-1, 1]; what is outside stays outside."""
+        return (value - (self.high + self.low) / 2) / ((self.high - self.low) / 2)
+
     def sample(self, key: Key) -> jax.Array:
         """Uniform within the bounds; the space must be bounded."""
         if not self.bounded:

@@ -81,3 +81,10 @@ def test_discrete_samples_every_value_and_contains_only_integers_in_range():
 def test_discrete_refuses_no_values():
     with pytest.raises(ValueError, match="at least 1"):
         Discrete(0)
+
+
+def test_bounds_to_unit():
+    """`RescaleAction` maps back."""
+    box = Box([-1.0, 2.0], [3.0, 4.0])
+    values, units = np.array([[-1.0, 4.0], [1.0, 3.0], [5.0, 2.5]]), [[-1, 1], [0, 0], [2, -0.5]]
+    np.testing.assert_allclose(box.to_unit(values), units)

@@ -197,13 +197,13 @@ class Agent:
         return learner.move_target("critic", hyper.target_rate), {"loss/critic": error}
 
     def update(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """V, then the policy, then Q and its target, in the order of the authors' code.
+        """V, then the policy, then Q and its target; advantages and V(s') are those before V's step.
 
-        The advantages are those before V's step, where theirs are after it: it spares a pass.
+        The authors' code takes those after it. So the three need not wait for each other, and V(s) is evaluated once.
         """
+        next_value: Any = self.value.apply(learner.params["value"], batch.next_obs)
         learner, advantage, of_value = self.update_value(learner, batch, hyper)
         learner, of_policy = self.update_policy(learner, batch, advantage, key, hyper)
-        next_value: Any = self.value.apply(learner.params["value"], batch.next_obs)
         learner, of_critic = self.update_critic(learner, batch, next_value, hyper)
         return learner, of_value | of_policy | of_critic
 

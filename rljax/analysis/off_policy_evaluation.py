@@ -185,14 +185,14 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     if algorithm.name not in ("bc", "iql") or deterministic:
         raise ValueError(f"{algorithm.name} has no normal distribution: take bc with policy='gaussian', or iql")
     space: Any = algorithm.env.action_space
-    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
+    volume = np.log((space.high - space.low) / 2).sum()
     actor = Actor(c, space.shape[0])
     params, statistics = state.params["policy"], state.obs_statistics
 
     def log_prob(obs: jax.Array, action: jax.Array) -> jax.Array:
         obs = running_statistics.normalize(statistics, obs) if c.normalize_observation else obs
         distribution: Any = actor.apply(params, obs)
-        return distribution.log_prob((action - middle) / half) - np.log(half).sum()
+        return distribution.log_prob(space.to_unit(action)) - volume
 
     return log_prob
 

@@ -49,9 +49,8 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     if config.normalize_observation:
         statistics = dataset.statistics()
         obs, next_obs = (_normalized(statistics, x) for x in (obs, next_obs))
-    middle, half = (action_space.high + action_space.low) / 2, (action_space.high - action_space.low) / 2
     action, next_action = (
-        np.clip((np.asarray(x) - middle) / half, -1.0, 1.0).astype(np.float32)
+        np.clip(action_space.to_unit(np.asarray(x)), -1.0, 1.0).astype(np.float32)
         for x in (dataset.action, dataset.next_action)
     )
     scale = 1.0
