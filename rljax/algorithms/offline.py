@@ -118,6 +118,6 @@ def each_batch(
     update: Callable[[Learner, Any, Key], tuple[Learner, Metrics]], learner: Learner, batches: Any, key: Key
 ) -> tuple[Learner, Metrics]:
     """One update with each of the batches [num_updates, batch, …]; the means of their metrics."""
-    keys = jax.random.split(key, batches.reward.shape[0])
+    keys = jax.random.split(key, jax.tree.leaves(batches)[0].shape[0])
     learner, metrics = jax.lax.scan(lambda learner, x: update(learner, *x), learner, (batches, keys))
     return learner, jax.tree.map(jnp.mean, metrics)

@@ -1,4 +1,4 @@
-"""Files of offline data: D4RL's HDF5, Minari's folders and OGBench's npz, checked where they come in.
+"""Files of offline data: D4RL's HDF5, Minari's folders, OGBench's npz and PushT's, checked where they come in.
 
 Nothing is unpickled or evaluated. What does not fit is refused in one line: which file, what is wrong, what is allowed.
 """
@@ -14,7 +14,7 @@ import h5py
 import jax
 import numpy as np
 
-from rljax.data import files
+from rljax.data import demonstrations, files
 from rljax.data.dataset import Dataset, Metadata
 from rljax.spaces import Box, Discrete, Space
 from rljax.types import PyTree, Transition
@@ -33,7 +33,7 @@ def load(
     observation_space: PyTree | None = None,
     max_episode_steps: int | None = None,
 ) -> Dataset:
-    """Reads a file of D4RL's or OGBench's layout, or a folder of Minari's, whichever it is; arrays are NumPy's.
+    """Reads a file of D4RL's, OGBench's or PushT's layout, or a folder of Minari's; arrays are NumPy's.
 
     Without `next_observations` a step's successor is the observation of the row below, which the last row of a
     truncated episode does not have: as in D4RL's `qlearning_dataset`, that row is left out, and the episode truncated
@@ -53,7 +53,10 @@ def load(
         about: dict[str, str] = {}
         if not h5py.is_hdf5(file):
             with np.load(file, allow_pickle=False) as arrays:
-                transitions = _read_ogbench(where, arrays)
+                if demonstrations.is_push_t(arrays):
+                    transitions, about = demonstrations.read_push_t(where, arrays)
+                else:
+                    transitions = _read_ogbench(where, arrays)
         else:
             with h5py.File(file) as group:
                 if file.name == _MAIN or "episode_0" in group:

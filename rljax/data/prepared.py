@@ -18,12 +18,12 @@ class Prepared:
     """A dataset made ready, and what makes an environment's experience alike.
 
     Fields:
-      dataset: None where there was none, which is enough to load a policy.
+      dataset: a `Dataset`, or what is sampled in its place; None is enough to load a policy.
       statistics: of the observations, with which they were normalised; of nothing where they were not.
       scale, bias: the rewards were multiplied by one, then the other was added.
     """
 
-    dataset: Dataset | None
+    dataset: Any
     statistics: running_statistics.Statistics
     scale: float = 1.0
     bias: float = 0.0

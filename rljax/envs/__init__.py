@@ -5,16 +5,28 @@ from typing import TYPE_CHECKING
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.registry import make, register, registered
-from rljax.envs.wrappers import ActionRepeat, EpisodeStatistics, RescaleAction, TimeLimit, Wrapper
+from rljax.envs.wrappers import (
+    ActionChunk,
+    ActionRepeat,
+    EpisodeStatistics,
+    ExecutionMismatch,
+    ObservationHistory,
+    RescaleAction,
+    TimeLimit,
+    Wrapper,
+)
 
 if TYPE_CHECKING:
     import gymnasium
 
 __all__ = [
+    "ActionChunk",
     "ActionRepeat",
     "AutoReset",
     "Environment",
     "EpisodeStatistics",
+    "ExecutionMismatch",
+    "ObservationHistory",
     "RescaleAction",
     "State",
     "TimeLimit",

@@ -3,11 +3,11 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rljax.envs.environment import Environment
-from rljax.envs.wrappers import ActionRepeat, TimeLimit
+from rljax.envs.wrappers import ActionRepeat, ExecutionMismatch, TimeLimit
 
 Factory = Callable[..., Environment]
 
@@ -66,19 +66,28 @@ def canonical(name: str) -> str:
     return _simplified.get(_simplify(name), name)
 
 
-def make(name: str, *, action_repeat: int = 1, **kwargs: Any) -> Environment:
+def make(
+    name: str, *, action_repeat: int = 1, mismatch: Mapping[str, float] | None = None, **kwargs: Any
+) -> Environment:
     """Makes the environment called `name` (or by an alias; case, hyphens and underscores do not matter).
 
     Args:
       action_repeat: holds each action for that many steps (see `ActionRepeat`).
+      mismatch: arguments of `ExecutionMismatch`, which is then between the actions and the task.
       max_episode_steps: replaces the task's own time limit; None or 0 for no limit.
       **kwargs: whatever else the task takes.
 
     Raises:
       ValueError: an unknown name, or an argument that the task does not take.
     """
-    spec = {"name": name, **({"action_repeat": action_repeat} if action_repeat != 1 else {}), **kwargs}
+    how = ({"action_repeat": action_repeat} if action_repeat != 1 else {}) | (
+        {"mismatch": dict(mismatch)} if mismatch else {}
+    )
+    spec = {"name": name, **how, **kwargs}
     env = _make_adapted(name, kwargs) if ":" in name else _make_own(name, kwargs)
+    if mismatch:
+        _check_arguments(f"{name}: mismatch", ExecutionMismatch, (env,), dict(mismatch))
+        env = ExecutionMismatch(env, **mismatch)  # type: ignore[arg-type]
     if action_repeat != 1:
         env = ActionRepeat(env, action_repeat)
     env.spec = spec
@@ -109,13 +118,19 @@ def _make_adapted(name: str, kwargs: dict[str, Any]) -> Environment:
 def _build(name: str, factory: Factory | str, args: tuple[str, ...], kwargs: dict[str, Any]) -> Environment:
     function = _load(factory) if isinstance(factory, str) else factory
     # Checked beforehand, so that a TypeError from inside the task is not taken for a wrong argument.
+    _check_arguments(name, function, args, kwargs, ("max_episode_steps", "action_repeat", "mismatch"))
+    return function(*args, **kwargs)
+
+
+def _check_arguments(
+    name: str, function: Factory, args: tuple[Any, ...], kwargs: dict[str, Any], others: Sequence[str] = ()
+) -> None:
     signature = inspect.signature(function)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        taken = dict.fromkeys([*list(signature.parameters)[len(args) :], "max_episode_steps", "action_repeat"])
+        taken = dict.fromkeys([*list(signature.parameters)[len(args) :], *others])
         raise ValueError(f"{name}: {error}; it takes: {', '.join(taken)}") from None
-    return function(*args, **kwargs)
 
 
 def _load(path: str) -> Factory:
@@ -160,6 +175,7 @@ for _name, _factory, _alias, _limit in (
         "InvertedDoublePendulum-v5",
         1000,
     ),
+    ("push_t", "manipulation.push_t:PushT", "PushT-v0", 300),
 ):
     register(_name, f"rljax.envs.{_factory}", (_alias,), _limit)
 

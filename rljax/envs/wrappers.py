@@ -117,13 +117,114 @@ class ActionRepeat(Wrapper):
             self.max_episode_steps = -(-env.max_episode_steps // repeat)
 
     def step(self, state: State, action: jax.Array) -> State:
-        def body(state: State, first: jax.Array) -> tuple[State, None]:
-            after = self.env.step(state, action)
-            after = after.replace(reward=jnp.where(first, 0.0, state.reward) + after.reward)
-            over = ~first & state.done
-            return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), None
+        action = jnp.asarray(action)
+        return step_all(self.env, state, jnp.broadcast_to(action, (self.repeat, *action.shape)))
 
-        return jax.lax.scan(body, state, jnp.arange(self.repeat) == 0)[0]
+
+class ActionChunk(Wrapper):
+    """Takes `size` actions at once, [size * d], and does one after the other; rewards are summed.
+
+    It stops early where the episode ends. Returns and steps are counted as under `ActionRepeat`.
+    """
+
+    def __init__(self, env: Environment, size: int):
+        space = env.action_space
+        if size < 1:
+            raise ValueError(f"ActionChunk: size must be at least 1, got {size}")
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise ValueError(f"ActionChunk needs a one-dimensional Box of actions, {env!r} has {space}")
+        super().__init__(env)
+        self.size = size
+        self.action_space = Box(np.tile(space.low, size), np.tile(space.high, size), dtype=space.dtype)
+        self.steps_per_action = env.steps_per_action * size
+        if env.max_episode_steps is not None:
+            self.max_episode_steps = -(-env.max_episode_steps // size)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return step_all(self.env, state, jnp.asarray(action).reshape(self.size, -1))
+
+
+class ObservationHistory(Wrapper):
+    """Observes the last `length` observations [length * n], the oldest first; the first one stands for those before."""
+
+    def __init__(self, env: Environment, length: int):
+        space = env.observation_space
+        if length < 1:
+            raise ValueError(f"ObservationHistory: length must be at least 1, got {length}")
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise ValueError(f"ObservationHistory needs observations [n], {env!r} has {space}")
+        super().__init__(env)
+        self.length = length
+        self.observation_space = Box(np.tile(space.low, length), np.tile(space.high, length), dtype=space.dtype)
+
+    def reset(self, key: Key) -> State:
+        state = self.env.reset(key)
+        return state.replace(obs=jnp.tile(state.obs, self.length), info=state.info | {"newest_obs": state.obs})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = self.env.step(state.replace(obs=state.info["newest_obs"]), action)
+        past = state.obs[after.obs.shape[0] :]
+        return after.replace(
+            obs=jnp.concatenate([past, after.obs]), info=after.info | {"newest_obs": after.obs}
+        )  # fmt: skip
+
+
+class ExecutionMismatch(Wrapper):
+    """Executes not what is asked for: each action is delayed, smoothed and limited in its rate, as on a real robot.
+
+    For actions that are targets (of a position): before the first, the first itself counts as executed.
+
+    Args:
+      delay: steps until an action has an effect.
+      smoothing: share of the last executed action in the next one, in [0, 1).
+      rate_limit: most that it changes in a step, as a share of the action's range.
+    """
+
+    def __init__(self, env: Environment, delay: int = 0, smoothing: float = 0.0, rate_limit: float = 1.0):
+        space = env.action_space
+        if not isinstance(space, Box) or not space.bounded:
+            raise ValueError(f"ExecutionMismatch needs a Box of actions with finite bounds, {env!r} has {space}")
+        for name, value, valid, allowed in (
+            ("delay", delay, delay >= 0, "0 or more"),
+            ("smoothing", smoothing, 0 <= smoothing < 1, "in [0, 1)"),
+            ("rate_limit", rate_limit, 0 < rate_limit <= 1, "in (0, 1]"),
+        ):
+            if not valid:
+                raise ValueError(f"ExecutionMismatch: {name} must be {allowed}, got {value}")
+        super().__init__(env)
+        self.delay, self.smoothing = delay, smoothing
+        self.most = rate_limit * (space.high - space.low)
+
+    def reset(self, key: Key) -> State:
+        state = self.env.reset(key)
+        shape = self.action_space.shape  # type: ignore[union-attr]
+        execution = {
+            "asked": jnp.zeros((self.delay, *shape)), "executed": jnp.zeros(shape), "fresh": jnp.ones((), bool)
+        }  # fmt: skip
+        return state.replace(info=state.info | {"execution": execution})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        before, action = state.info["execution"], jnp.asarray(action, jnp.float32)
+        asked, executed = (jnp.where(before["fresh"], action, before[name]) for name in ("asked", "executed"))
+        queue = jnp.concatenate([asked, action[None]])
+        change = (1.0 - self.smoothing) * (queue[0] - executed)
+        executed = executed + jnp.clip(change, -self.most, self.most)
+        after = self.env.step(state, executed)
+        execution = {"asked": queue[1:], "executed": executed, "fresh": jnp.zeros((), bool)}
+        return after.replace(info=after.info | {"execution": execution})
+
+
+def step_all(env: Environment, state: State, actions: jax.Array) -> State:
+    """Steps by each of actions [k, …] in turn until the episode ends; the reward is the sum."""
+
+    def body(state: State, x: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
+        action, first = x
+        after = env.step(state, action)
+        after = after.replace(reward=jnp.where(first, 0.0, state.reward) + after.reward)
+        over = ~first & state.done
+        return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), None
+
+    return jax.lax.scan(body, state, (actions, jnp.arange(len(actions)) == 0))[0]
 
 
 class EpisodeStatistics(Wrapper):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax.algorithms.base import Policy
 from rljax.envs.environment import Environment, State
@@ -11,10 +12,14 @@ from rljax.types import Key, PyTree
 
 
 class Episodes(NamedTuple):
-    """The sum of rewards and the number of steps of the underlying task, each [num_episodes]."""
+    """The sum of rewards and the number of steps of the underlying task, each [num_episodes].
+
+    `highest` is the highest value of each of the task's metrics, [num_episodes]: for "success", whether there was any.
+    """
 
     returns: jax.Array
     lengths: jax.Array
+    highest: dict[str, jax.Array]
 
 
 def evaluate(
@@ -45,8 +50,54 @@ def evaluate(
         returns = episodes.returns + jnp.where(finished, 0.0, state.reward)
         steps = state.info["elapsed"] if "elapsed" in state.info else episodes.lengths + 1
         lengths = jnp.where(finished, episodes.lengths, steps)
-        return count + 1, state, memory, finished | state.done, Episodes(returns, lengths)
+        highest = {
+            name: jnp.where(finished, old, jnp.maximum(old, state.metrics[name]))
+            for name, old in episodes.highest.items()
+        }
+        return count + 1, state, memory, finished | state.done, Episodes(returns, lengths, highest)
 
-    nothing = Episodes(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32))
+    lowest = {name: jnp.full(x.shape, -jnp.inf) for name, x in state.metrics.items()}
+    nothing = Episodes(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), lowest)
     carry = (jnp.int32(0), state, memory, jnp.zeros(num_episodes, bool), nothing)
     return jax.lax.while_loop(unfinished, step, carry)[-1]
+
+
+def score_names(env: Environment) -> tuple[str, ...]:
+    """The names of `scores` in this environment; none without a time limit, where nothing is evaluated."""
+    if env.max_episode_steps is None:
+        return ()
+    succeeds = "success" in jax.eval_shape(env.reset, jax.random.key(0)).metrics
+    names = ("return", "stochastic_return", "length") + (("success", "stochastic_success") if succeeds else ())
+    return tuple(f"evaluation/{name}" for name in names)
+
+
+def scores(deterministic: Episodes, stochastic: Episodes) -> dict[str, np.ndarray]:
+    """What a row of metrics.csv says of episodes [members, num_episodes]: means [members]."""
+    values = {
+        "return": deterministic.returns, "stochastic_return": stochastic.returns, "length": deterministic.lengths
+    }  # fmt: skip
+    if "success" in deterministic.highest:
+        values |= {"success": deterministic.highest["success"], "stochastic_success": stochastic.highest["success"]}
+    return {f"evaluation/{name}": np.asarray(value).mean(-1) for name, value in values.items()}
+
+
+def summarize(episodes: Episodes) -> list[dict[str, float]]:
+    """What evaluation.json says of each member, from episodes [members, num_episodes].
+
+    For a task that can succeed also the share of episodes that did, and the mean of each metric's highest value.
+    """
+    summaries = [
+        {
+            "mean": float(returns.mean()),
+            "std": float(returns.std()),
+            "min": float(returns.min()),
+            "max": float(returns.max()),
+            "mean_length": float(lengths.mean()),
+        }
+        for returns, lengths in zip(episodes.returns, episodes.lengths, strict=True)
+    ]
+    if "success" in episodes.highest:
+        for member, summary in enumerate(summaries):
+            means = {name: float(values[member].mean()) for name, values in episodes.highest.items()}
+            summary |= {"success": means.pop("success")} | {f"highest_{name}": mean for name, mean in means.items()}
+    return summaries

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
 from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
-from rljax.training.evaluate import Episodes, evaluate
+from rljax.training.evaluate import Episodes, evaluate, score_names
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -29,6 +29,7 @@ class Program:
       policy: `(state) -> Policy`.
       evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
       metrics: names of the metrics of a step.
+      scores: of what an evaluation finds.
       devices: how many it is split over.
       placement: where it runs, in words.
     """
@@ -40,6 +41,7 @@ class Program:
     policy: Callable[[Any], PyTree]
     evaluate: Callable[[Any, np.ndarray, int], tuple[Episodes, Episodes]]
     metrics: tuple[str, ...]
+    scores: tuple[str, ...]
     devices: int
     placement: str
 
@@ -169,6 +171,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
         metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state, *data)[1])),
+        scores=score_names(algorithm.env),
         devices=mesh.size if split_members or members is None else 1,
         placement=placement,
     )

@@ -23,7 +23,7 @@ from rljax.data import Stream
 from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.checkpoint import Checkpointer
-from rljax.training.evaluate import Episodes
+from rljax.training.evaluate import Episodes, scores, summarize
 from rljax.training.folder import describe, open_folder, write_json
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog
 from rljax.training.memory import check_memory
@@ -257,9 +257,8 @@ class _Runner:
         if self.folder is None or not first_process:
             return
         resumed = self.steps if self.iteration else None
-        evaluation = ["evaluation/return", "evaluation/stochastic_return", "evaluation/length"]
         columns = ["step", "member", "seed", "seconds", *(f"hyper/{name}" for name in self.swept)]
-        columns += [*(evaluation if self.plan.evaluate else []), *self.program.metrics]
+        columns += [*(self.program.scores if self.plan.evaluate else []), *self.program.metrics]
         self.csv = CsvLog(self.folder / "metrics.csv", columns, resumed)
         stack.callback(self.csv.close)
         if tensorboard:
@@ -306,10 +305,7 @@ class _Runner:
         values: dict[str, Any] = dict(means)
         score = None
         if episodes:
-            deterministic, stochastic = self.evaluate(episodes)
-            values["evaluation/return"] = deterministic.returns.mean(-1)
-            values["evaluation/stochastic_return"] = stochastic.returns.mean(-1)
-            values["evaluation/length"] = deterministic.lengths.mean(-1)
+            values |= scores(*self.evaluate(episodes))
             score = float(np.mean(values["evaluation/return"]))
         head = {"step": self.steps, "seconds": round(self.seconds, 3)}
         for member in range(self.members):
@@ -343,7 +339,7 @@ class _Runner:
     def final_evaluation(self, episodes: int) -> dict[str, Any]:
         """The state of the last checkpoint over many episodes; also written to evaluation.json."""
         kinds = zip(("deterministic", "stochastic"), self.evaluate(episodes), strict=True)
-        summaries = {kind: _summarize(results) for kind, results in kinds}
+        summaries = {kind: summarize(results) for kind, results in kinds}
         evaluation = {
             "steps": self.steps,
             "episodes": episodes,
@@ -418,19 +414,6 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
 def _seeds(keys: Key) -> list[int]:
     """The seeds that `jax.random.key` was called with, so far as a key shows it (its last word)."""
     return [int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
-
-
-def _summarize(episodes: Episodes) -> list[dict[str, float]]:
-    return [
-        {
-            "mean": float(returns.mean()),
-            "std": float(returns.std()),
-            "min": float(returns.min()),
-            "max": float(returns.max()),
-            "mean_length": float(lengths.mean()),
-        }
-        for returns, lengths in zip(episodes.returns, episodes.lengths, strict=True)
-    ]
 
 
 @contextlib.contextmanager

@@ -30,12 +30,23 @@ SETTINGS = {
     "td3_bc": ({}, ("target_penalty", 5.0), {"policy": 1, "critic": 2}),
     "iql": ({"num_updates": 2}, ("expectile", 0.95), {"policy": 2, "critic": 2, "value": 2}),
     "cql": ({"num_actions": 2}, ("penalty_weight", 50.0), {"policy": 1, "critic": 1}),
-}
+    "diffusion": (
+        {"width": 8, "blocks": 1, "horizon": 3, "executed": 2, "sampler_steps": 2},
+        ("learning_rate", 0.05), {"policy": 1},
+    ),
+}  # fmt: skip
 DATA = drift_data(sha256="a" * 64)
 
 
 def config_of(name, **options):
-    return algorithms.get(name).Config(**TINY | SETTINGS[name][0] | options)
+    config_type, tiny = algorithms.get(name).Config, TINY | SETTINGS[name][0] | options
+    return config_type(**{k: v for k, v in tiny.items() if k in config_type.__dataclass_fields__})
+
+
+def act(policy, key, obs, deterministic):
+    """The first actions [..., d] of a policy, which may have a memory."""
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (*obs.shape[:-1], *x.shape)), policy.initial_memory)
+    return policy.apply(key, obs, memory, deterministic)[0]
 
 
 def plain(tree):
@@ -92,7 +103,7 @@ def test_no_random_key_is_used_twice(made):
     def program(key, data):
         train_key, act_key = jax.random.split(key)
         state, _ = algorithm.step(algorithm.init(train_key), data)
-        return algorithm.policy(state)(act_key, jnp.zeros(2), deterministic=False)
+        return act(algorithm.policy(state), act_key, jnp.zeros(2), deterministic=False)
 
     with jax.debug_key_reuse(True):
         jax.jit(program).trace(jax.random.key(0), algorithm.data)
@@ -156,8 +167,8 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit_and_loads_without_its_dat
     # The policy from the folder: neither the dataset nor its statistics are needed.
     loaded, obs = rljax.load(tmp_path / "run", env=ENV), jnp.float32(DATA.obs[:50])
     for deterministic in (True, False):
-        actions = loaded(jax.random.key(1), obs, deterministic)
-        np.testing.assert_array_equal(actions, whole.policy(jax.random.key(1), obs, deterministic))
+        actions = act(loaded, jax.random.key(1), obs, deterministic)
+        np.testing.assert_array_equal(actions, act(whole.policy, jax.random.key(1), obs, deterministic))
         assert -2.0 <= actions.min() < actions.max() <= 4.0
     statistics = loaded.variables["obs_statistics"]
     np.testing.assert_allclose(statistics.mean, DATA.obs.mean(0, dtype=np.float64), rtol=1e-6)

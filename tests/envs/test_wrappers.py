@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rljax.envs import ActionRepeat, AutoReset, EpisodeStatistics, RescaleAction, TimeLimit, initial_state, make
+from rljax.envs import (
+    ActionChunk,
+    ActionRepeat,
+    AutoReset,
+    EpisodeStatistics,
+    ExecutionMismatch,
+    ObservationHistory,
+    RescaleAction,
+    TimeLimit,
+    initial_state,
+    make,
+)
 from rljax.envs.environment import Environment
 from rljax.spaces import Box, Discrete
 
@@ -67,7 +78,7 @@ def test_nested_time_limits_stop_at_the_shorter():
     assert states.truncated.tolist() == [False, True]
 
 
-@pytest.mark.parametrize("wrapper", [TimeLimit, ActionRepeat])
+@pytest.mark.parametrize("wrapper", [TimeLimit, ActionRepeat, ActionChunk, ObservationHistory])
 def test_a_limit_or_repeat_below_one_is_refused(wrapper):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         wrapper(Counter(), 0)
@@ -132,6 +143,76 @@ def test_repeating_actions_does_not_change_the_return(repeat, length):
     states = run(ActionRepeat(Counter(length), repeat), calls)
     assert states.terminated.tolist() == [False] * (calls - 1) + [True]
     assert states.reward.sum() == length * (length + 1) / 2
+
+
+def actions_of(env, actions):
+    """The observations, rewards and ends after each of these actions."""
+
+    def step(state, action):
+        state = env.step(state, action)
+        return state, (state.obs, state.reward, state.done)
+
+    return jax.lax.scan(step, env.reset(jax.random.key(0)), jnp.asarray(actions, jnp.float32))[1]
+
+
+def test_a_chunk_does_its_actions_in_order_and_stops_where_the_episode_ends():
+    env = ActionChunk(Counter(length=5), 3)
+    assert env.action_space.shape == (6,)
+    np.testing.assert_array_equal(env.action_space.high, [2, 1] * 3)
+    chunk = [0.0, 0.1, 1.0, 0.2, 2.0, 0.3]
+    obs, reward, done = actions_of(env, [chunk, chunk])
+    np.testing.assert_allclose(obs, [[2.0, 0.3], [1.0, 0.2]])  # the second ends after two of three
+    assert reward.tolist() == [1 + 2 + 3, 4 + 5]
+    assert done.tolist() == [False, True]
+    assert env.steps_per_action == 3
+    assert ActionChunk(TimeLimit(Counter(), 10), 3).max_episode_steps == 4
+
+
+def test_a_history_repeats_the_first_observation_and_then_moves_on():
+    env = ObservationHistory(Counter(), 3)
+    assert env.observation_space.shape == (6,)
+    np.testing.assert_array_equal(env.reset(jax.random.key(0)).obs, np.zeros(6))
+    obs, _, _ = actions_of(env, [[1.0, 0.1], [2.0, 0.2], [3.0, 0.3], [4.0, 0.4]])
+    np.testing.assert_allclose(obs[1], [0, 0, 1.0, 0.1, 2.0, 0.2])
+    np.testing.assert_allclose(obs[3], [2.0, 0.2, 3.0, 0.3, 4.0, 0.4])
+
+
+def test_a_history_begins_anew_after_a_reset():
+    envs = AutoReset(ObservationHistory(Counter(length=2), 2), 1)
+    state = envs.reset(jax.random.key(0))
+    for action in ([1.0, 0.1], [2.0, 0.2]):
+        state = envs.step(state, jnp.array([action]))
+    np.testing.assert_allclose(state.info["next_obs"], [[1.0, 0.1, 2.0, 0.2]])
+    np.testing.assert_array_equal(state.obs, np.zeros((1, 4)))
+    state = envs.step(state, jnp.array([[1.5, 0.5]]))
+    np.testing.assert_allclose(state.obs, [[0, 0, 1.5, 0.5]])
+
+
+def test_what_is_executed_is_delayed_smoothed_and_limited():
+    asked = [[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [2.0, 1.0]]
+
+    def executed(**mismatch):
+        return np.asarray(actions_of(ExecutionMismatch(Counter(), **mismatch), asked)[0])
+
+    np.testing.assert_array_equal(executed(), asked)
+    np.testing.assert_array_equal(executed(delay=2), [asked[0], asked[0], asked[0], asked[1]])
+    np.testing.assert_allclose(executed(smoothing=0.5)[:, 0], [0, 1, 1.5, 1.75])
+    # The ranges are 4 and 1.
+    np.testing.assert_allclose(executed(rate_limit=0.25), [[0, 0], [1, 0], [2, 0.25], [2, 0.5]])
+    np.testing.assert_allclose(executed(delay=1, smoothing=0.5, rate_limit=0.2)[:, 0], [0, 0, 0.8, 1.4])
+
+
+def test_a_mismatch_by_name_and_bad_ones():
+    env = make("pendulum", mismatch={"delay": 1, "smoothing": 0.25})
+    assert env.spec == {"name": "pendulum", "mismatch": {"delay": 1, "smoothing": 0.25}}
+    assert isinstance(env, ExecutionMismatch)
+    assert env.delay == 1
+    with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\), got 1"):
+        ExecutionMismatch(Counter(), smoothing=1.0)
+    with pytest.raises(ValueError, match=r"pendulum: mismatch: .*'speed'; it takes: delay, smoothing, rate_limit"):
+        make("pendulum", mismatch={"speed": 1.0})
+    with pytest.raises(ValueError, match="needs a Box of actions with finite bounds"):
+        make("cartpole", mismatch={"delay": 1})
 
 
 def test_steps_per_action_multiply():

@@ -1,0 +1,36 @@
+"""A diffusion or flow policy of demonstrations.
+
+    python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
+    python experiments/diffusion_policy.py --dataset … --config.objective flow
+
+PushT's demonstrations are those of Chi et al. 2023, as an npz with state, action and episode_ends. Data of your own: a
+file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in runs/diffusion_policy/<name>:
+settings, metrics, checkpoints, evaluation, learning curve.
+"""
+
+import dataclasses
+from typing import Any
+
+from rljax import experiment
+from rljax.algorithms import diffusion
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(experiment.OfflineRun):
+    """Imitates a dataset, chunk by chunk. The defaults of --config depend on the dataset's task."""
+
+    total_steps: int = 30_000
+    """Updates of each member."""
+    config: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
+    run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
+
+
+def main(settings: Settings) -> experiment.Result:
+    def make(env: Any, dataset: Any, online: bool) -> diffusion.Algorithm:
+        return diffusion.make(env, settings.config, dataset, online=online)
+
+    return experiment.run_offline("diffusion_policy", make, settings)
+
+
+if __name__ == "__main__":
+    experiment.main_offline(main, Settings, "diffusion")

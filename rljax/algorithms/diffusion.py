@@ -1,0 +1,285 @@
+"""Diffusion and flow policies: imitate chunks of actions by learning to take noise away from them.
+
+Diffusion: Chi et al. 2023, "Diffusion policy" (arXiv 2303.04137), on denoising diffusion (Ho et al. 2020, arXiv
+2006.11239) with the cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672), predicting velocities (Salimans and
+Ho 2022, arXiv 2202.00512, eq. 8 and appendix D: unlike the noise, they say at every step where the data lie), sampled
+without noise of its own (Song et al. 2021, DDIM, arXiv 2010.02502, eq. 12 with σ = 0). Flow: Lipman et al. 2023, "Flow
+matching" (arXiv 2210.02747), straight paths from noise to data, sampled by Euler's method.
+
+Both samplers are functions of the noise: `Agent.sample(params, obs, noise)`. RL in that noise: steering.py.
+"""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax.algorithms.base import Algorithm, Devices, Policy, require
+from rljax.algorithms.off_policy import Learner, ReplayConfig
+from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
+from rljax.data import Dataset
+from rljax.data.chunks import ChunkBatch, Chunks
+from rljax.data.prepared import Prepared, prepare
+from rljax.envs import Environment, RescaleAction
+from rljax.nn.denoisers import DENOISERS
+from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops import running_statistics
+from rljax.types import Key, Metrics, PyTree
+
+Objective = Literal["diffusion", "flow"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OfflineConfig, ReplayConfig):
+    """Settings of diffusion and flow policies."""
+
+    objective: Objective = "diffusion"
+    """diffusion, or flow matching."""
+    history: int = 2
+    """Observations that it sees, the newest and those before (the paper: 2)."""
+    horizon: int = 8
+    """Actions that it predicts."""
+    executed: int = 8
+    """Of these, how many are done before it predicts anew (the paper: 8 of 16)."""
+    sampler_steps: int = 8
+    """Evaluations of the network for one chunk."""
+    denoising_steps: int = 100
+    """Of diffusion in training (the paper: 100)."""
+    network: str = "mlp"
+    """mlp, with residual blocks, or transformer."""
+    width: int = 512
+    """Of its layers; 128 to 256 for a transformer."""
+    blocks: int = 3
+    """How many blocks it has."""
+    labels: int = 0
+    """How many labels a chunk may have, which it is conditioned on; 0 for none."""
+    label_dropout: float = 0.3
+    """How often the label is withheld in training, so that there is a policy without one (Recap: 0.3)."""
+    guidance: float = 1.0
+    """How far the sampler goes from the policy without a label to that with it; 1 is with it (Recap: 1.5 to 2.5)."""
+    learning_rate: float = 3e-4
+    """Step size of Adam."""
+    average_rate: float = 1e-3
+    """How far the averaged weights, which act, move to the trained ones at each update."""
+    discount: float = 0.99
+    """γ, of the returns-to-go alone."""
+    precision: Precision = "float32"
+    """Of the products of hidden layers (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "objective", self.objective in get_args(Objective), f"one of {', '.join(get_args(Objective))}")
+        for name in ("history", "horizon", "sampler_steps", "denoising_steps", "width", "blocks"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "executed", 1 <= self.executed <= self.horizon, "in [1, horizon]")
+        if self.objective == "diffusion":
+            require(self, "sampler_steps", self.sampler_steps <= self.denoising_steps, "at most denoising_steps")
+        require(self, "network", self.network in DENOISERS, f"one of {', '.join(DENOISERS)}")
+        require(self, "labels", self.labels >= 0, "0 or more")
+        require(self, "label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)")
+        require(self, "learning_rate", self.learning_rate > 0, "positive")
+        require(self, "average_rate", 0 < self.average_rate <= 1, "in (0, 1]")
+        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
+        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
+
+
+class Hyper(struct.PyTreeNode):
+    """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
+
+    learning_rate: jax.Array
+    average_rate: jax.Array
+    discount: jax.Array
+
+
+class Agent:
+    """The denoiser, its update and its sampler.
+
+    Args:
+      config: settings.
+      obs_size, action_size: n and d.
+      axis_name: mesh axis over whose devices gradients are averaged.
+    """
+
+    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
+        c = config
+        self.config, self.obs_size, self.action_size = config, obs_size, action_size
+        self.devices = Devices(axis_name)
+        products = {"dot_general": dot_general_of(c.precision)} if c.network == "mlp" else {}
+        self.network = DENOISERS[c.network](width=c.width, blocks=c.blocks, **products)
+        self.chunk_shape = (c.horizon, action_size)
+        self.alpha, self.sigma = cosine_schedule(c.denoising_steps)
+
+    def init(self, key: Key, _: Key) -> Learner:
+        chunk, obs = jnp.zeros((1, *self.chunk_shape)), jnp.zeros((1, self.config.history * self.obs_size))
+        label = jnp.zeros(1, jnp.int32)
+        params = self.network.init(key, chunk, jnp.zeros(1), self._condition(obs, label))
+        return Learner.init({"policy": params}, targets=("policy",))
+
+    def velocity(
+        self, params: PyTree, chunk: jax.Array, time: jax.Array, obs: jax.Array, label: jax.Array | None = None
+    ) -> jax.Array:
+        """What the network says of noisy chunks [..., horizon, d] at times [...] in [0, 1], after [..., history * n].
+
+        With diffusion α ε - σ a, with flow a - ε, of the noise ε and the actions a that the chunk may be made of.
+        """
+        return self.network.apply(params, chunk, time, self._condition(obs, label))  # type: ignore[return-value]
+
+    def sample(self, params: PyTree, obs: jax.Array, noise: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        """Chunks [..., horizon, d] in [-1, 1] from noise of that shape: nothing else is drawn."""
+        c = self.config
+
+        def velocity(chunk: jax.Array, time: Any) -> jax.Array:
+            time = jnp.broadcast_to(time, chunk.shape[:-2])
+            conditioned = self.velocity(params, chunk, time, obs, label)
+            if label is None or c.guidance == 1.0:
+                return conditioned
+            free = self.velocity(params, chunk, time, obs)
+            return free + c.guidance * (conditioned - free)
+
+        if c.objective == "flow":
+            step = 1.0 / c.sampler_steps
+            chunk = jax.lax.fori_loop(
+                0, c.sampler_steps, lambda i, chunk: chunk + step * velocity(chunk, i * step), noise
+            )
+            return jnp.clip(chunk, -1.0, 1.0)
+        # From all noise to none; the last time, without noise, is not asked for.
+        at = np.round(np.linspace(c.denoising_steps, 0, c.sampler_steps + 1)).astype(int)
+        alpha, sigma = jnp.float32(self.alpha[at]), jnp.float32(self.sigma[at])
+
+        def denoise(chunk: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+            time, alpha, sigma, next_alpha, next_sigma = x
+            v = velocity(chunk, time)
+            action = jnp.clip(alpha * chunk - sigma * v, -1.0, 1.0)
+            return next_alpha * action + next_sigma * (sigma * chunk + alpha * v), None
+
+        times = jnp.float32(at[:-1] / c.denoising_steps)
+        chunk, _ = jax.lax.scan(denoise, noise, (times, alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]))
+        return chunk
+
+    def update(self, learner: Learner, batch: ChunkBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
+        """One step on the squared distance of the network's velocity to the true one, and of the average after it."""
+        c, size = self.config, batch.action.shape[0]
+        time_key, noise_key, label_key = jax.random.split(key, 3)
+        noise = jax.random.normal(noise_key, batch.action.shape)
+        if c.objective == "flow":
+            time = jax.random.uniform(time_key, (size,))
+            share = time[:, None, None]
+            chunk, target = (1.0 - share) * noise + share * batch.action, batch.action - noise
+        else:
+            step = jax.random.randint(time_key, (size,), 1, c.denoising_steps + 1)
+            time = step / c.denoising_steps
+            alpha, sigma = (jnp.float32(x)[step][:, None, None] for x in (self.alpha, self.sigma))
+            chunk, target = alpha * batch.action + sigma * noise, alpha * noise - sigma * batch.action
+        withheld = jax.random.uniform(label_key, (size,)) < c.label_dropout
+        label = jnp.where(withheld, c.labels, batch.label)
+
+        def loss(params: PyTree) -> jax.Array:
+            error = jnp.square(self.velocity(params, chunk, time, batch.obs, label) - target).mean((1, 2))
+            return (batch.weight * error).sum() / jnp.maximum(batch.weight.sum(), 1e-6)
+
+        error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        return learner.move_target("policy", hyper.average_rate), {"loss/policy": error}
+
+    def learn(self, learner: Learner, batches: ChunkBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
+        """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
+        learner, metrics = each_batch(
+            lambda learner, batch, key: self.update(learner, batch, key, hyper), learner, batches, key
+        )
+        return learner, self.devices.mean(metrics)
+
+    def _condition(self, obs: jax.Array, label: jax.Array | None) -> jax.Array:
+        """What the network is told besides the chunk; the label one-hot, all zeros where there is none."""
+        if not self.config.labels:
+            return obs
+        label = jnp.full(obs.shape[:-1], self.config.labels) if label is None else label
+        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels)], axis=-1)
+
+
+def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """How much of the action, α, and of the noise, σ, is left after 0 … steps steps: [steps + 1], α² + σ² = 1."""
+    angle = (np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2
+    alpha = np.cos(angle) / np.cos(angle[0])
+    return np.clip(alpha, 0.0, 1.0), np.sqrt(np.clip(1.0 - alpha**2, 0.0, 1.0))
+
+
+def chunked_policy(agent: Agent, env: Environment, variables: PyTree, label: int | None = None) -> Policy:
+    """A policy that samples a chunk of actions, does `executed` of them, and samples again.
+
+    Deterministic, its noise is 0; else N(0, I).
+
+    Args:
+      variables: "params" and "obs_statistics".
+      label: what to condition on.
+    """
+    c, rescale = agent.config, RescaleAction(env).rescale
+    memory = {
+        "obs": jnp.zeros((c.history, agent.obs_size)),
+        "chunk": jnp.zeros((c.executed, agent.action_size)),
+        "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
+    }
+
+    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
+        obs = jnp.asarray(obs)
+        if c.normalize_observation:
+            obs = running_statistics.normalize(variables["obs_statistics"], obs)
+        step, first = memory["step"], (memory["step"] < 0)[..., None, None]
+        # Before the first observation there was none other.
+        past = jnp.concatenate([memory["obs"][..., 1:, :], obs[..., None, :]], axis=-2)
+        past = jnp.where(first, obs[..., None, :], past)
+        due = (step < 0) | (step >= c.executed)
+
+        def sample(_: jax.Array) -> jax.Array:
+            shape = (*obs.shape[:-1], *agent.chunk_shape)
+            noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+            told = None if label is None else jnp.full(obs.shape[:-1], label)
+            condition = past.reshape(*obs.shape[:-1], -1)
+            return agent.sample(variables["params"], condition, noise, told)[..., : c.executed, :]
+
+        # Of a batch in step, which it is until the first episode ends, most calls sample nothing.
+        fresh = jax.lax.cond(due.any(), sample, lambda chunk: chunk, memory["chunk"])
+        chunk = jnp.where(due[..., None, None], fresh, memory["chunk"])
+        step = jnp.where(due, 0, step)
+        action = jnp.take_along_axis(chunk, step[..., None, None], axis=-2)[..., 0, :]
+        return rescale(action), {"obs": past, "chunk": chunk, "step": step + 1}
+
+    return Policy(variables, memory, act)
+
+
+def make(
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    axis_name: str | None = None,
+) -> Algorithm:
+    """A diffusion or flow policy of a dataset.
+
+    Args:
+      env: what is acted in; only its spaces count, and evaluation.
+      config: settings; the defaults where None.
+      dataset: what to imitate; without one, the algorithm can only load a policy.
+      online: must be False; what learns online from its policy is steering.py.
+      axis_name: mesh axis over which the functions run under `shard_map`.
+
+    Raises:
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+    """
+    c = config or Config()
+    if online:
+        raise ValueError("diffusion learns nothing from its own actions: steering goes on online from its policy")
+    prepared = prepare(dataset, env.observation_space, env.action_space, c)
+    if isinstance(prepared.dataset, Dataset):
+        prepared = dataclasses.replace(prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon))
+    algorithm = assemble("diffusion", env, c, Agent, Hyper, make, prepared, False, axis_name)
+    agent = Agent(c, env.observation_space.shape[0], env.action_space.shape[0])
+
+    def policy(state: Any) -> Policy:
+        variables = {"params": state.learner.targets["policy"], "obs_statistics": state.obs_statistics}
+        return chunked_policy(agent, env, variables)
+
+    return algorithm._replace(policy=policy)

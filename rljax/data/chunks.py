@@ -1,0 +1,98 @@
+"""A dataset as sequences: what was seen until a step, and what was done from it on."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax.data.dataset import Dataset, Metadata
+from rljax.types import Key
+
+
+class ChunkBatch(struct.PyTreeNode):
+    """Leaves [batch, …].
+
+    Fields:
+      obs: [batch, history * n], the oldest first.
+      action: [batch, horizon, d].
+      label: i32 [batch], what the policy is told of the chunk.
+      weight: f32 [batch], how much it counts.
+    """
+
+    obs: jax.Array
+    action: jax.Array
+    label: jax.Array
+    weight: jax.Array
+
+
+class Chunks(struct.PyTreeNode):
+    """A dataset whose samples are windows within an episode; a pytree that leads with the transitions, as a `Dataset`.
+
+    Before an episode's first step a window repeats its first observation, after its last one its last action.
+
+    Fields:
+      obs, action: [N, n] and [N, d].
+      since, until: i32 [N], how many steps of the episode lie before and after each.
+      label, weight: see `ChunkBatch`.
+      history, horizon: how many observations and actions a window has.
+    """
+
+    obs: Any
+    action: Any
+    since: Any
+    until: Any
+    label: Any
+    weight: Any
+    history: int = struct.field(pytree_node=False, default=1)
+    horizon: int = struct.field(pytree_node=False, default=1)
+    metadata: Metadata = struct.field(pytree_node=False, default=Metadata())
+
+    @classmethod
+    def of(cls, dataset: Dataset, history: int, horizon: int, label: Any = None, weight: Any = None) -> "Chunks":
+        """Of a dataset on the host; all labels 0 and all weights 1 where not given, [N]."""
+        position = np.arange(dataset.size)
+        episode = np.searchsorted(dataset.ends, position, side="right")
+        label = np.zeros(dataset.size) if label is None else np.asarray(label)
+        weight = np.ones(dataset.size) if weight is None else np.asarray(weight)
+        for name, x in (("label", label), ("weight", weight)):
+            if x.shape != position.shape:
+                raise ValueError(
+                    f"{dataset.metadata.name}: {name} has the shape {x.shape}, and must be [{len(position)}]"
+                )
+        if not (weight > 0).any() or (weight < 0).any() or not np.isfinite(weight).all():
+            raise ValueError(f"{dataset.metadata.name}: weights must be 0 or more, and one of them positive")
+        return cls(
+            obs=np.asarray(dataset.obs, np.float32),
+            action=np.asarray(dataset.action, np.float32),
+            since=(position - dataset.starts[episode]).astype(np.int32),
+            until=(dataset.ends[episode] - 1 - position).astype(np.int32),
+            label=label.astype(np.int32),
+            weight=weight.astype(np.float32),
+            history=history,
+            horizon=horizon,
+            metadata=dataset.metadata,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.since.shape[0]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What config.json says of it, and a run that is resumed must find again."""
+        return dataclasses.asdict(self.metadata)
+
+    def sample(self, key: Key, batch_size: int, discount: Any = None) -> ChunkBatch:
+        """Draws windows, uniformly over the steps they begin at; of a block or a device's share within it."""
+        index = jax.random.randint(key, (batch_size,), 0, self.size)[:, None]
+        back = jnp.arange(self.history)[::-1]
+        past = index - jnp.minimum(back, self.since[index])
+        ahead = index + jnp.minimum(jnp.arange(self.horizon), self.until[index])
+        obs = self.obs[jnp.maximum(past, 0)]
+        action = self.action[jnp.minimum(ahead, self.size - 1)]
+        at = index[:, 0]
+        return ChunkBatch(obs.reshape(batch_size, -1), action, self.label[at], self.weight[at])

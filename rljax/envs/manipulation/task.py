@@ -1,0 +1,69 @@
+"""What the manipulation tasks have in common: named parts, three kinds of reward, success."""
+
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import mujoco
+
+from rljax.envs.mujoco.engine import Physics
+from rljax.envs.mujoco.task import MujocoTask, Score
+from rljax.envs.symmetry import Blocks, Symmetry
+
+Reward = Literal["dense", "staged", "sparse"]
+
+
+class Progress(NamedTuple):
+    """How far a task is: `quality` and `stages`, f32 [] in [0, 1] and 1 at success; success bool []; what to plot."""
+
+    quality: jax.Array
+    stages: jax.Array
+    success: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+class ManipulationTask(MujocoTask):
+    """A task that is done or not. Subclasses say how it starts, what is observed and how far it is (`progress`).
+
+    A reward is what is missing, between -1 and 0: of the quality (dense), of the stages (staged), or all until success
+    (sparse). So an agent gains by ending, and its return without a discount is, where the reward is sparse, minus the
+    steps that it took. Success terminates, and is `metrics["success"]`.
+
+    Args:
+      reward: which of the three.
+      terminate_on_success: else the episode goes on to its time limit.
+    """
+
+    observation_blocks: ClassVar[Blocks] = {}
+    """The named parts of an observation."""
+    action_blocks: ClassVar[Blocks] = {}
+    """And of an action."""
+    symmetry: ClassVar[Symmetry | None] = None
+    """What mirrors the task, if anything does."""
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        frame_skip: int,
+        outputs: tuple[str, ...] = (),
+        reward: Reward = "sparse",
+        terminate_on_success: bool = True,
+        **engine: Any,
+    ):
+        if reward not in get_args(Reward):
+            raise ValueError(f"{type(self).__name__}: reward must be one of {get_args(Reward)}, got {reward!r}")
+        self.reward, self.terminate_on_success = reward, terminate_on_success
+        super().__init__(model, frame_skip, outputs, **engine)
+
+    def progress(self, physics: Physics) -> Progress:
+        """How far the task is."""
+        raise NotImplementedError
+
+    def score(self, before: Physics, after: Physics, action: jax.Array) -> Score:
+        progress = self.progress(after)
+        success = progress.success.astype(jnp.float32)
+        done = {"dense": progress.quality, "staged": progress.stages, "sparse": success}[self.reward]
+        metrics = {"success": success, "stages": progress.stages, **progress.metrics}
+        # Success is all of it, whatever rounding leaves missing.
+        reward = jnp.where(progress.success, 0.0, jnp.clip(done, 0.0, 1.0) - 1.0)
+        return Score(reward, progress.success & self.terminate_on_success, metrics)
