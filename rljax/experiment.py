@@ -93,6 +93,8 @@ def main(
     """
 
     def default(arguments: list[str]) -> Any:
+        if not hasattr(settings, "env"):  # what acts in the task of another run
+            return settings()
         task = canonical(_argument(arguments, "env") or settings.env)
         fast = accelerated and _argument(arguments, "engine") != "native" and training.expect_accelerator()
         known = {**tasks, **(accelerated or {})} if fast else tasks

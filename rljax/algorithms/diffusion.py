@@ -10,6 +10,7 @@ Both samplers are functions of the noise: `Agent.sample(params, obs, noise)`. RL
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -206,14 +207,16 @@ def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(alpha, 0.0, 1.0), np.sqrt(np.clip(1.0 - alpha**2, 0.0, 1.0))
 
 
-def chunked_policy(agent: Agent, env: Environment, variables: PyTree, label: int | None = None) -> Policy:
+def chunked_policy(
+    agent: Agent, env: Environment, variables: PyTree, label: int | None = None, noise: Callable | None = None
+) -> Policy:
     """A policy that samples a chunk of actions, does `executed` of them, and samples again.
 
-    Deterministic, its noise is 0; else N(0, I).
-
     Args:
-      variables: "params" and "obs_statistics".
+      variables: "params" and "obs_statistics", and what `noise` needs.
       label: what to condition on.
+      noise: `(variables, obs [..., history * n], key, deterministic) -> [..., horizon, d]`, of normalised observations;
+        where None it is 0 for a deterministic policy, else N(0, I).
     """
     c, rescale = agent.config, RescaleAction(env).rescale
     memory = {
@@ -233,11 +236,13 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, label: int
         due = (step < 0) | (step >= c.executed)
 
         def sample(_: jax.Array) -> jax.Array:
-            shape = (*obs.shape[:-1], *agent.chunk_shape)
-            noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+            shape, condition = (*obs.shape[:-1], *agent.chunk_shape), past.reshape(*obs.shape[:-1], -1)
+            if noise is not None:
+                drawn = noise(variables, condition, key, deterministic)
+            else:
+                drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
             told = None if label is None else jnp.full(obs.shape[:-1], label)
-            condition = past.reshape(*obs.shape[:-1], -1)
-            return agent.sample(variables["params"], condition, noise, told)[..., : c.executed, :]
+            return agent.sample(variables["params"], condition, drawn, told)[..., : c.executed, :]
 
         # Of a batch in step, which it is until the first episode ends, most calls sample nothing.
         fresh = jax.lax.cond(due.any(), sample, lambda chunk: chunk, memory["chunk"])

@@ -381,6 +381,8 @@ def assemble(
             action = agent.act(state.params["policy"], obs, sampling, False)
             if not random_start:
                 return action
+            if hasattr(agent, "explore"):
+                return jnp.where(trained, action, agent.explore(obs, exploring))
             uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), minval=-1.0)
             return jnp.where(trained, action, uniform)
 

@@ -224,6 +224,9 @@ def step_all(env: Environment, state: State, actions: jax.Array) -> State:
         over = ~first & state.done
         return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), None
 
+    # A wrapper outside may have added metrics, which a step of `env` does not hand on.
+    own = jax.eval_shape(env.step, state, actions[0]).metrics
+    state = state.replace(metrics={name: state.metrics[name] for name in own})
     return jax.lax.scan(body, state, (actions, jnp.arange(len(actions)) == 0))[0]
 
 

@@ -168,6 +168,17 @@ def test_a_chunk_does_its_actions_in_order_and_stops_where_the_episode_ends():
     assert ActionChunk(TimeLimit(Counter(), 10), 3).max_episode_steps == 4
 
 
+@pytest.mark.parametrize("wrapper", [ActionChunk, ActionRepeat])
+def test_what_steps_several_times_may_be_wrapped_by_what_adds_metrics(wrapper):
+    """Of a task that hands on only its own, as MuJoCo's do."""
+    env = EpisodeStatistics(wrapper(make("inverted_pendulum"), 2))
+    state = env.reset(jax.random.key(0))
+    for _ in range(2):
+        state = jax.jit(env.step)(state, jnp.zeros(env.action_space.shape))
+    assert (state.metrics["episode_return"], state.metrics["episode_length"]) == (4.0, 4)
+    assert state.metrics["reward_survive"] == 1.0
+
+
 def test_a_history_repeats_the_first_observation_and_then_moves_on():
     env = ObservationHistory(Counter(), 3)
     assert env.observation_space.shape == (6,)

@@ -1,0 +1,70 @@
+"""RL in the noise of a diffusion or flow policy (DSRL).
+
+    python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
+    python experiments/steer.py --base runs/diffusion_policy/push_t_human_demos-seed0
+    python experiments/steer.py --base … --method dsrl_na --mismatch.delay 1
+
+The policy stays as it is: what is learned is which noise to begin from. Everything is left in runs/steer/<name>:
+settings, metrics, checkpoints, evaluation, learning curve.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import rljax
+from rljax import experiment
+from rljax.algorithms import diffusion, steering
+from rljax.algorithms.base import config_from_dict
+from rljax.envs.manipulation import ManipulationTask
+from rljax.training.load import read_description
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """How what is executed differs from what is asked for (see rljax.envs.ExecutionMismatch)."""
+
+    delay: int = 0
+    """Steps until an action has an effect."""
+    smoothing: float = 0.0
+    """Share of the last executed action in the next one, in [0, 1)."""
+    rate_limit: float = 1.0
+    """Most that it changes in a step, as a share of the action's range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Steers a policy in its task."""
+
+    base: Path = Path("runs/diffusion_policy/push_t_human_demos-seed0")
+    """Run folder of the policy, made by experiments/diffusion_policy.py."""
+    reward: str = "dense"
+    """Of the task, where it is one of manipulation: dense, staged or sparse."""
+    total_steps: int = 300_000
+    """Environment steps of each member, those of single actions."""
+    mismatch: Mismatch = dataclasses.field(default_factory=Mismatch)
+    config: steering.Config = dataclasses.field(default_factory=steering.Config)
+    run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
+
+
+def main(settings: Settings) -> experiment.Result:
+    description = read_description(settings.base)
+    if description["algorithm"] != "diffusion":
+        raise ValueError(f"{settings.base} is of {description['algorithm']}; only a diffusion or flow policy has noise")
+    spec = dict(description["env"])
+    if isinstance(rljax.make(**spec).unwrapped, ManipulationTask):
+        spec["reward"] = settings.reward
+    if settings.mismatch != Mismatch():
+        spec["mismatch"] = dataclasses.asdict(settings.mismatch)
+    sampler = config_from_dict(diffusion.Config, description["config"])
+    config = dataclasses.replace(
+        settings.config, sampler=sampler, normalize_observation=sampler.normalize_observation
+    )  # fmt: skip
+
+    def make() -> steering.Algorithm:
+        return steering.make(rljax.make(**spec), config, steering.base_of(rljax.load(settings.base)))
+
+    return experiment.run("steer", make, settings.total_steps, settings.run, {"base": str(settings.base)})
+
+
+if __name__ == "__main__":
+    experiment.main(main, Settings, {})

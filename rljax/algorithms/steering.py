@@ -1,0 +1,258 @@
+"""Steering: RL in the noise of a diffusion or flow policy, which stays as it is.
+
+A frozen sampler f(s, w) turns noise w into a chunk of actions, and nothing else is drawn (diffusion.py). So its noise
+is a space of actions, which lead to what the demonstrations have shown; no gradient goes through the sampler.
+
+Wagenmaker et al. 2025, "Steering your diffusion policy with latent space reinforcement learning" (DSRL, arXiv
+2506.15799):
+
+dsrl_sac: soft actor-critic with w for an action (section 4.1).
+dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, so
+  that also data without noise teach it; a critic of noise Q_W(s, w) imitates Q_A(s, f(s, w)), which the policy follows.
+
+One action of an environment is a chunk, w beside what f made of it; steps and returns are those of the task.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import struct
+
+from rljax.algorithms import diffusion, off_policy, sac
+from rljax.algorithms.base import Algorithm, Policy, config_from_dict, require
+from rljax.algorithms.off_policy import Learner
+from rljax.algorithms.offline import OfflineConfig
+from rljax.data import Batch
+from rljax.data.prepared import Prepared
+from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
+from rljax.envs.environment import State as EnvState
+from rljax.envs.wrappers import Wrapper
+from rljax.ops import running_statistics
+from rljax.spaces import Box
+from rljax.types import Key, Metrics, PyTree
+
+Method = Literal["dsrl_sac", "dsrl_na"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OfflineConfig, sac.Config):
+    """Settings of steering; those of SAC hold for its policy and critics, whose steps are chunks."""
+
+    method: Method = "dsrl_sac"
+    """How it learns."""
+    noise_bound: float = 1.5
+    """Noise lies in [-this, this] (the paper: about 1.5)."""
+    distillation_steps: int = 1
+    """dsrl_na: steps of Q_W towards Q_A for each one of Q_A (the paper: 10); each samples a chunk."""
+    reward_per_step: float = 1.0
+    """What the task's rewards are multiplied by, before a chunk's are averaged over its steps."""
+    num_envs: int = 16
+    """Environments stepped together, over all devices."""
+    num_updates: int = 64
+    """Batches learned from after each rollout; the paper: about 20 for each chunk."""
+    learning_starts: int = 1600
+    """Chunks from noise N(0, I), over all environments, before the first update."""
+    replay_size: int = 200_000
+    """Chunks kept, over all environments."""
+    discount: float = 0.98
+    """γ, from one chunk to the next."""
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """Widths of the hidden layers of policy and critics."""
+    layer_norm: bool = True
+    """Layer normalisation in the critics."""
+    target_entropy_per_dim: float = 0.0
+    """Target entropy in nats for each dimension of the noise, in units of its bound."""
+    offline_share: float = 0.0
+    """The part of each batch that is the demonstrations'."""
+    sampler: Annotated[diffusion.Config, tyro.conf.Suppress] = dataclasses.field(default_factory=diffusion.Config)
+    """Settings of the policy that is steered."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sampler, Mapping):
+            object.__setattr__(self, "sampler", config_from_dict(diffusion.Config, dict(self.sampler)))
+        super().__post_init__()
+        require(self, "method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}")
+        require(self, "noise_bound", self.noise_bound > 0, "positive")
+        require(self, "distillation_steps", self.distillation_steps >= 1, "at least 1")
+        require(self, "reward_per_step", self.reward_per_step > 0, "positive")
+        alike = self.normalize_observation == self.sampler.normalize_observation
+        require(self, "normalize_observation", alike, "as the steered policy has it")
+
+
+class Steered(Wrapper):
+    """An environment whose steps are chunks: of an action [noise, chunk] in [-1, 1] only the chunk is executed."""
+
+    def __init__(self, env: Environment, sampler: diffusion.Config):
+        executed = sampler.executed
+        super().__init__(ActionChunk(RescaleAction(ObservationHistory(env, sampler.history)), executed))
+        size = env.action_space.shape[0]  # type: ignore[union-attr]
+        self.noise_size, self.chunk_size = sampler.horizon * size, executed * size
+        self.action_space = Box(-1.0, 1.0, (self.noise_size + self.chunk_size,))
+
+    def step(self, state: EnvState, action: jax.Array) -> EnvState:
+        return self.env.step(state, action[self.noise_size :])
+
+
+class Agent(sac.Agent):
+    """A soft actor-critic of noise.
+
+    Args:
+      config: settings.
+      obs_size: of the observations with their history.
+      action_size: of noise and chunk together.
+      sampler: the agent of the policy that is steered.
+      base: its parameters.
+      axis_name: mesh axis over whose devices gradients are averaged.
+    """
+
+    def __init__(
+        self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None, *,
+        sampler: diffusion.Agent, base: PyTree,
+    ):  # fmt: skip
+        self.noise_size = int(np.prod(sampler.chunk_shape))
+        super().__init__(config, obs_size, self.noise_size, axis_name)
+        self.sampler, self.base, self.chunk_size = sampler, base, action_size - self.noise_size
+
+    def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
+        """Chunks [..., chunk] that the sampler makes of noise [..., noise]."""
+        noise = noise.reshape(*noise.shape[:-1], *self.sampler.chunk_shape)
+        chunk = self.sampler.sample(base, obs, noise)[..., : self.config.sampler.executed, :]
+        return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
+
+    def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        """What the noise policy asks for, [..., noise] in its own units."""
+        return self.config.noise_bound * super().act(params, obs, key, deterministic)
+
+    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        """Noise in units of its bound, and the chunk that it makes, [..., noise + chunk]."""
+        return self._with_chunk(obs, self.noise(params, obs, key, deterministic))
+
+    def explore(self, obs: jax.Array, key: Key) -> jax.Array:
+        """The same of noise N(0, I): what the frozen policy does."""
+        return self._with_chunk(obs, jax.random.normal(key, (*obs.shape[:-1], self.noise_size)))
+
+    def _with_chunk(self, obs: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.concatenate([noise / self.config.noise_bound, self.decode(self.base, obs, noise)], axis=-1)
+
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        """All updates of an iteration, from batches [num_updates, batch, …], by the noise of their chunks."""
+        noise = batches.action[..., : self.noise_size]
+        return super().learn(learner, batches.replace(action=noise), key, hyper)
+
+
+class AliasedAgent(Agent):
+    """Learns what chunks are worth, and of that what noise is worth: noise aliasing, algorithm 1."""
+
+    def init(self, actor_key: Key, critic_key: Key) -> Learner:
+        noise_key, action_key = jax.random.split(critic_key)
+        learner = super().init(actor_key, noise_key)
+        obs, chunk = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.chunk_size))
+
+        def init_critic(key: Key) -> PyTree:
+            return self.critic.init({"params": key, "dropout": key}, obs, chunk)
+
+        of_actions = jax.vmap(init_critic)(jax.random.split(action_key, self.config.num_critics))
+        params = learner.params | {"action_critic": of_actions}
+        return Learner.init(params, targets=("action_critic",))
+
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        chunk = batches.action[..., self.noise_size :]
+        return sac.Agent.learn(self, learner, batches.replace(action=chunk), key, hyper)
+
+    def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        """One step of Q_A towards r + γ min Q_A'(s', f(s', π(s'))), then some of Q_W towards Q_A(s, f(s, w))."""
+        noise_key, dropout_key, *keys = jax.random.split(key, 2 + self.config.distillation_steps)
+        noise = self.noise(learner.params["policy"], batch.next_obs, noise_key, False)
+        chunk = self.decode(self.base, batch.next_obs, noise)
+        following = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key).min(0)
+        target = batch.reward + batch.discount * following
+
+        def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
+            value = self.values(params, batch.obs, batch.action, dropout_key)
+            return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
+
+        (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
+        learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.move_target("action_critic", hyper.target_rate)
+        distance = jnp.zeros(())
+        for key in keys:
+            learner, distance = self.distill(learner, batch.obs, key, hyper)
+        return learner, {"loss/critic": error, "loss/distillation": distance, "value/mean": value}
+
+    def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
+        """One step of Q_W(s, w) towards Q_A(s, f(s, w)), critic by critic, for w ~ N(0, I); and the loss before it."""
+        noise_key, dropout_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, (*obs.shape[:-1], self.noise_size))
+        target = self.values(learner.params["action_critic"], obs, self.decode(self.base, obs, noise), dropout_key)
+
+        def loss(params: PyTree) -> jax.Array:
+            value = self.values(params, obs, noise / self.config.noise_bound, dropout_key)
+            return 0.5 * jnp.square(value - target).mean(-1).sum()
+
+        error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
+        return learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate), error
+
+
+AGENTS: dict[str, type[Agent]] = {"dsrl_sac": Agent, "dsrl_na": AliasedAgent}
+
+
+class Base(struct.PyTreeNode):
+    """The policy that is steered: parameters of its denoiser, and the statistics that normalise what it sees."""
+
+    params: PyTree
+    obs_statistics: running_statistics.Statistics
+
+
+def make(
+    env: Environment, config: Config | None = None, base: Base | None = None, axis_name: str | None = None
+) -> Algorithm:
+    """Steering of a diffusion or flow policy in `env`.
+
+    Args:
+      env: the task, with steps of single actions.
+      config: settings; `config.sampler` are those of the policy.
+      base: the policy; without one, the algorithm can only load a policy.
+      axis_name: mesh axis over which the functions run under `shard_map`.
+
+    Raises:
+      ValueError: the environment's spaces do not fit.
+    """
+    c = config or Config()
+    off_policy.continuous(env, "steering")
+    sampler = diffusion.Agent(c.sampler, env.observation_space.shape[0], env.action_space.shape[0])
+    if base is None:
+        unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
+        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape)))
+    steered, statistics = Steered(env, c.sampler), base.obs_statistics
+    tiled = statistics.replace(
+        mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)
+    )
+    agent_type = functools.partial(AGENTS[c.method], sampler=sampler, base=base.params)
+    prepared = Prepared(None, tiled, scale=c.reward_per_step / c.sampler.executed)
+    remake = functools.partial(make, base=base)
+    algorithm = off_policy.assemble(
+        "steering", steered, c, agent_type, sac.Hyper, remake, axis_name, prepared, random_start=True
+    )
+    agent = agent_type(c, steered.observation_space.shape[0], steered.action_space.shape[0])
+
+    def policy(state: Any) -> Policy:
+        variables = {"params": base.params, "obs_statistics": base.obs_statistics, "steering": state.params["policy"]}
+
+        def noise(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+            noise = agent.noise(variables["steering"], obs, key, deterministic)
+            return noise.reshape(*noise.shape[:-1], *sampler.chunk_shape)
+
+        return diffusion.chunked_policy(sampler, env, variables, noise=noise)
+
+    return algorithm._replace(policy=policy, env=env)
+
+
+def base_of(policy: Policy) -> Base:
+    """What `make` takes, from a policy that diffusion.py trained."""
+    return Base(policy.variables["params"], policy.variables["obs_statistics"])
