@@ -3,7 +3,22 @@
 import importlib
 from types import ModuleType
 
-NAMES = ("bc", "cql", "crossq", "diffusion", "dqn", "iql", "ppo", "pqn", "rlpd", "sac", "steering", "td3", "td3_bc")
+NAMES = (
+    "bc",
+    "cql",
+    "crossq",
+    "diffusion",
+    "dqn",
+    "iql",
+    "ppo",
+    "pqn",
+    "progress",
+    "rlpd",
+    "sac",
+    "steering",
+    "td3",
+    "td3_bc",
+)
 
 
 def get(name: str) -> ModuleType:

@@ -259,6 +259,8 @@ def make(
     config: Config | None = None,
     dataset: Dataset | Prepared | None = None,
     *,
+    label: Any = None,
+    weight: Any = None,
     online: bool = False,
     axis_name: str | None = None,
 ) -> Algorithm:
@@ -268,6 +270,8 @@ def make(
       env: what is acted in; only its spaces count, and evaluation.
       config: settings; the defaults where None.
       dataset: what to imitate; without one, the algorithm can only load a policy.
+      label, weight: of the chunk that begins at each step of the dataset, [N]: i32, what it is told of, and how much
+        the chunk counts; all 0 and all 1 where not given.
       online: must be False; what learns online from its policy is steering.py.
       axis_name: mesh axis over which the functions run under `shard_map`.
 
@@ -279,7 +283,9 @@ def make(
         raise ValueError("diffusion learns nothing from its own actions: steering goes on online from its policy")
     prepared = prepare(dataset, env.observation_space, env.action_space, c)
     if isinstance(prepared.dataset, Dataset):
-        prepared = dataclasses.replace(prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon))
+        prepared = dataclasses.replace(
+            prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon, label, weight)
+        )
     algorithm = assemble("diffusion", env, c, Agent, Hyper, make, prepared, False, axis_name)
     agent = Agent(c, env.observation_space.shape[0], env.action_space.shape[0])
 

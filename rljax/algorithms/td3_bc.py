@@ -36,7 +36,8 @@ class Config(OfflineConfig, td3.Config):
         super().__post_init__()
         for name in ("value_weight", "target_penalty"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "num_atoms", self.num_atoms == 0, "0")
+        penalized = self.num_atoms == 0 or self.target_penalty == 0
+        require(self, "num_atoms", penalized, "0 where target_penalty is positive")
 
 
 REBRAC = Config(
@@ -60,6 +61,8 @@ class Agent(td3.Agent):
 
     def target(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> jax.Array:  # type: ignore[override]
         """TD3's; less β₂ ‖ã - a'‖², with the action a' that the data have next (ReBRAC, eq. 4)."""
+        if self.config.num_atoms:
+            return super().target(learner, batch, key, hyper)
         action = self.policy(learner.targets["policy"], batch.next_obs)
         action = td3.perturbed(action, key, hyper.target_noise, hyper.target_noise_clip)
         value = self.critics(learner.targets["critic"], batch.next_obs, action).min(0)
@@ -72,10 +75,10 @@ class Agent(td3.Agent):
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             action, critics = self.policy(params, batch.obs), learner.params["critic"]
             if self.config.policy_value == "min":
-                value = self.critics(critics, batch.obs, action).min(0)
+                value = self.value(self.critics(critics, batch.obs, action)).min(0)
             else:
                 first = jax.tree.map(lambda x: x[0], critics)
-                value = self.critic.apply(first, batch.obs, action)  # type: ignore[assignment]
+                value = self.value(self.critic.apply(first, batch.obs, action))  # type: ignore[arg-type]
             size = jax.lax.stop_gradient(jnp.abs(value).mean())
             distance = jnp.square(action - batch.action).mean()
             return distance - hyper.value_weight * value.mean() / size, distance

@@ -106,7 +106,7 @@ def test_online_there_is_no_next_action_to_be_near():
     [
         ("value_weight", -1.0, "0 or more"),
         ("target_penalty", -0.1, "0 or more"),
-        ("num_atoms", 51, "0"),
+        ("num_atoms", 1, "0, or at least 2"),
         ("policy_delay", 3, "a divisor of num_updates = 2"),
         ("offline_share", -0.5, r"in \[0, 1\)"),
     ],

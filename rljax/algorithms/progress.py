@@ -1,0 +1,197 @@
+"""A critic of progress, and a filter of demonstrations by it: what set a task back is not imitated.
+
+GR-RL (ByteDance Seed 2025, arXiv 2512.01801, section 3.1): a distributional critic on [0, 1] learns by TD3+BC, from a
+reward at the end of what succeeded, how far a task is; where that falls, a human had slipped. Two simpler critics are
+here to compare with: one that regresses the share of time that has passed, and one without distributions
+(`Config(num_atoms=0)`).
+
+How a task went is in the dataset: an episode that terminates has succeeded, one that is truncated has not.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.algorithms import td3_bc
+from rljax.algorithms.base import Algorithm, require
+from rljax.algorithms.offline import assemble
+from rljax.data import Dataset, concatenate
+from rljax.data.prepared import Prepared
+from rljax.envs import Environment
+from rljax.ops import running_statistics
+
+Target = Literal["reward", "time"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(td3_bc.Config):
+    """Settings of the progress critic; further ones are TD3+BC's."""
+
+    target: Target = "reward"
+    """reward: discounted, of the last steps before success; time: the share of an episode that has passed."""
+    rewarded_steps: int = 10
+    """k: how many steps at the end of a success have a reward, beyond which nothing is expected."""
+    num_atoms: int = 51
+    """Atoms of the distribution; 0 for none."""
+    value_min: float = 0.0
+    """The lowest progress."""
+    value_max: float = 1.0
+    """The highest."""
+    discount: float = 0.99
+    """γ: progress is about γ to the number of steps that are left."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "target", self.target in get_args(Target), f"one of {', '.join(get_args(Target))}")
+        require(self, "rewarded_steps", self.rewarded_steps >= 1, "at least 1")
+
+
+def make(
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    axis_name: str | None = None,
+) -> Algorithm:
+    """A progress critic of a dataset.
+
+    Args:
+      env: of its task; only the spaces count, and evaluation (of TD3+BC's policy, which is a by-product).
+      config: settings; the defaults where None.
+      dataset: demonstrations; see `with_failures` for what to add.
+      online: must be False.
+      axis_name: mesh axis over which the functions run under `shard_map`.
+
+    Raises:
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them, or nothing in it succeeds.
+    """
+    c = config or Config()
+    if online:
+        raise ValueError("progress learns from demonstrations: online must be False")
+    if isinstance(dataset, Dataset):
+        dataset = relabelled(dataset, c)
+    return assemble("progress", env, c, td3_bc.Agent, td3_bc.Hyper, make, dataset, False, axis_name)
+
+
+def relabelled(dataset: Dataset, config: Config) -> Dataset:
+    """The dataset with the rewards that the critic learns from.
+
+    reward: γ^(T - t) in the last k steps of a success, each of which terminates: so the value of a step is γ to the
+    number of steps that are left. What fails terminates without a reward. time: t / T of successes alone, each step for
+    itself.
+
+    Raises:
+      ValueError: no episode succeeds.
+    """
+    succeeded = np.asarray(dataset.terminated)[dataset.ends - 1]
+    if not succeeded.any():
+        raise ValueError(f"{dataset.metadata.name}: no episode terminates, so that none shows what success is")
+    position = np.arange(dataset.size)
+    episode = np.searchsorted(dataset.ends, position, side="right")
+    left = dataset.ends[episode] - 1 - position
+    if config.target == "time":
+        passed = (position - dataset.starts[episode]) / np.maximum(dataset.ends - dataset.starts - 1, 1)[episode]
+        every = dataset.replace(reward=passed.astype(np.float32), terminated=np.ones(dataset.size, bool))
+        return jax.tree.map(lambda x: np.asarray(x)[succeeded[episode]], every)
+    rewarded = succeeded[episode] & (left < config.rewarded_steps)
+    reward = np.where(rewarded, config.discount**left, 0.0).astype(np.float32)
+    return dataset.replace(reward=reward, terminated=rewarded | (left == 0), truncated=np.zeros_like(rewarded))
+
+
+def with_failures(dataset: Dataset, retry: Any) -> Dataset:
+    """Adds, as failures, what led to each retry: the beginning of its episode, until there.
+
+    Args:
+      retry: bool [N], at which steps a new try begins.
+    """
+    retry = np.asarray(retry, bool)
+    episode = np.searchsorted(dataset.ends, np.arange(dataset.size), side="right")
+    parts = [dataset]
+    for at in np.flatnonzero(retry):
+        start = dataset.starts[episode[at]]
+        if at == start:
+            continue
+        part = jax.tree.map(lambda x: np.asarray(x)[start:at], dataset)  # noqa: B023
+        last = np.arange(at - start) == at - start - 1
+        parts.append(part.replace(terminated=np.zeros_like(last), truncated=last))
+    return concatenate(parts)
+
+
+def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int = 4096) -> np.ndarray:
+    """What the critics think of each step of a dataset, as recorded: [N], the mean of both."""
+    c, space = algorithm.config, algorithm.env.action_space
+    agent = td3_bc.Agent(c, np.shape(dataset.obs)[1], np.shape(dataset.action)[1])
+
+    @jax.jit
+    def values(params: Any, statistics: Any, obs: jax.Array, action: jax.Array) -> jax.Array:
+        obs = running_statistics.normalize(statistics, obs) if c.normalize_observation else obs
+        output = agent.critics(params, obs, jnp.clip(space.to_unit(action), -1.0, 1.0))  # type: ignore[union-attr]
+        return agent.value(output).mean(0)
+
+    # Of one size, so that it is compiled once.
+    rows = -(-dataset.size // batch_size) * batch_size
+    obs, action = (np.resize(np.asarray(x), (rows, *np.shape(x)[1:])) for x in (dataset.obs, dataset.action))
+    parts = [
+        np.asarray(
+            values(state.params["critic"], state.obs_statistics, obs[i : i + batch_size], action[i : i + batch_size])
+        )
+        for i in range(0, rows, batch_size)
+    ]
+    return np.concatenate(parts)[: dataset.size]
+
+
+def drops(progress: Any, ends: Any, threshold: float, within: int) -> np.ndarray:
+    """At which steps progress [N] falls by more than `threshold` (δ) in the next `within` steps (k): bool [N].
+
+    Args:
+      ends: where each episode ends, exclusive; what comes after does not count.
+    """
+    progress, ends = np.asarray(progress, np.float64), np.asarray(ends)
+    position = np.arange(len(progress))
+    last = ends[np.searchsorted(ends, position, side="right")] - 1
+    lowest = progress.copy()
+    for ahead in range(1, within + 1):
+        lowest = np.minimum(lowest, progress[np.minimum(position + ahead, last)])
+    return progress - lowest > threshold
+
+
+class Detection(NamedTuple):
+    """How well a filter finds faults.
+
+    Fields:
+      precision: the share of what is dropped that lies in a fault, or leads to one.
+      recall: the share of faults that it finds.
+      dropped: the share of all steps.
+    """
+
+    precision: float
+    recall: float
+    dropped: float
+
+
+def detection(dropped: Any, faults: Any, ends: Any, lead: int) -> Detection:
+    """Compares dropped steps, bool [N], with labelled ones.
+
+    Args:
+      faults: bool [N]; consecutive steps are one fault.
+      lead: how many steps before a fault count as leading to it; a fault is found where one of them is dropped, or one
+        of its own.
+    """
+    dropped, faults, ends = np.asarray(dropped, bool), np.asarray(faults, bool), np.asarray(ends)
+    position = np.arange(len(faults))
+    first = np.concatenate([[0], ends[:-1]])[np.searchsorted(ends, position, side="right")]
+    begins = faults & ~np.where(position > first, np.roll(faults, 1), False)
+    near, found = faults.copy(), []
+    for start in np.flatnonzero(begins):
+        until = start + 1
+        while until < len(faults) and faults[until] and first[until] == first[start]:
+            until += 1
+        begin = max(start - lead, first[start])
+        near[begin:start] = True
+        found.append(dropped[begin:until].any())
+    precision = float(near[dropped].mean()) if dropped.any() else float("nan")
+    return Detection(precision, float(np.mean(found)) if found else float("nan"), float(dropped.mean()))
