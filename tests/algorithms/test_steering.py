@@ -1,0 +1,195 @@
+"""Steering: the sampler is frozen, noise finds what pays, and the policy that is deployed does the same."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rljax
+from rljax.algorithms import diffusion, sac, steering
+from rljax.algorithms.steering import Base, Config, Steered
+from rljax.envs import AutoReset, Environment, initial_state
+from rljax.envs.wrappers import Wrapper
+from rljax.ops import running_statistics
+from rljax.spaces import Box
+from rljax.training import program as programs
+from rljax.training.evaluate import evaluate
+from tests.datasets import hyper_of
+from tests.toys import limited
+from tests.training.test_runner import train
+
+METHODS = ("dsrl_sac", "dsrl_na")
+# An untrained flow policy: its network says 0, so that actions are the noise, clipped.
+SAMPLER = diffusion.Config(
+    objective="flow", width=8, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2, normalize_observation=False
+)
+TINY = {
+    "sampler": SAMPLER, "normalize_observation": False, "hidden": (32, 32), "num_envs": 4, "num_updates": 8,
+    "batch_size": 64, "replay_size": 4000, "learning_starts": 80, "initial_temperature": 0.01,
+    "learning_rate": 3e-3, "critic_learning_rate": 3e-3, "discount": 0.5,
+}  # fmt: skip
+AIM = 2.5
+"""Of actions in [-2, 4]; in units 0.5."""
+
+
+class Aim(Environment):
+    """What is done should be 2.5, whatever is seen."""
+
+    name = "aim"
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Box(-2.0, 4.0, (1,))
+
+    def reset(self, key):
+        return initial_state(jnp.zeros(()), jax.random.uniform(key, (1,), minval=-1.0))
+
+    def step(self, state, action):
+        return state.replace(physics=action[0], reward=-jnp.abs(action[0] - AIM))
+
+
+ENV = limited(Aim(), 8)
+
+
+def config_of(method="dsrl_sac", **options):
+    return Config(method=method, **TINY | options)
+
+
+def base_of(scale=0.0):
+    """An untrained policy; or one with random weights, which does something."""
+    agent = diffusion.Agent(SAMPLER, 1, 1)
+    params = agent.init(jax.random.key(0), jax.random.key(0)).params["policy"]
+    leaves, tree = jax.tree.flatten(params)
+    noisy = [x + scale * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)]
+    return Base(jax.tree.unflatten(tree, noisy), running_statistics.init(jnp.zeros(1)))
+
+
+def agent_of(method, scale=0.3):
+    sampler = diffusion.Agent(SAMPLER, 1, 1)
+    agent = steering.AGENTS[method](config_of(method), 2, 5, sampler=sampler, base=base_of(scale).params)
+    return agent, agent.init(jax.random.key(0), jax.random.key(1))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def made(request):
+    """An algorithm, and the runner's program of it: compiled once for all tests of this file."""
+    algorithm = steering.make(ENV, config_of(request.param), base_of())
+    return algorithm, programs.build(algorithm, None, 1, "threefry2x32")
+
+
+def test_noise_finds_what_pays_and_the_policy_is_loaded_with_what_it_steers(made, tmp_path, monkeypatch):
+    algorithm, program = made
+    monkeypatch.setattr(programs, "build", lambda *_: program)
+    assert algorithm.steps_per_iteration == 4 * 2  # of single actions
+    result = train(algorithm, 2400, folder=tmp_path / "run", final_episodes=16)
+    assert result.evaluation["members"][0]["deterministic"]["mean"] > -0.35 * 8  # -2 * 8 of noise 0
+    loaded = rljax.load(tmp_path / "run", env=ENV)
+    obs = jnp.linspace(-1, 1, 5)[:, None]
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (5, *x.shape)), loaded.initial_memory)
+    for deterministic in (True, False):
+        actions = [p.apply(jax.random.key(1), obs, memory, deterministic)[0] for p in (loaded, result.policy)]
+        np.testing.assert_array_equal(*actions)
+    np.testing.assert_allclose(actions[0], AIM, atol=1.5)
+
+
+def test_a_run_resumes_bit_for_bit(made, tmp_path, monkeypatch):
+    algorithm, program = made
+    monkeypatch.setattr(programs, "build", lambda *_: program)
+    whole = train(algorithm, 240, folder=tmp_path / "whole")
+    train(algorithm, 160, folder=tmp_path / "part")
+    resumed = train(algorithm, 240, folder=tmp_path / "part", resume=True)
+    chex.assert_trees_all_equal(resumed.state.learner, whole.state.learner)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_gradient_goes_into_the_sampler(method):
+    """Exactly none: into its weights, or through it into the noise."""
+    agent, learner = agent_of(method)
+    obs, noise = jax.random.normal(jax.random.key(2), (6, 2)), jax.random.normal(jax.random.key(3), (6, 3))
+    chunk = agent.decode(agent.base, obs, noise)
+    assert np.abs(np.diff(chunk, axis=0)).max() > 0.05
+    gradients = jax.grad(lambda base, noise: jnp.square(agent.decode(base, obs, noise)).sum(), (0, 1))(
+        agent.base, noise
+    )
+    for leaf in jax.tree.leaves(gradients):
+        np.testing.assert_array_equal(leaf, 0.0)
+    assert not any("base" in name for name in learner.params)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_action_is_noise_and_the_chunk_that_it_makes(method):
+    agent, learner = agent_of(method)
+    obs = jax.random.normal(jax.random.key(2), (2000, 2))
+    acted = agent.act(learner.params["policy"], obs, jax.random.key(3), False)
+    explored = agent.explore(obs, jax.random.key(4))
+    for action, most in ((acted, 1.0), (explored, np.inf)):
+        noise, chunk = 1.5 * action[:, :3], action[:, 3:]
+        assert np.abs(action[:, :3]).max() <= most
+        made = agent.sampler.sample(agent.base, obs, noise[..., None])[:, :2, 0]
+        np.testing.assert_allclose(chunk, made, atol=1e-5)
+        assert np.abs(chunk).max() <= 1.0
+    # Exploring is what the frozen policy does by itself: noise N(0, I).
+    np.testing.assert_allclose(1.5 * explored[:, :3].std(0), 1.0, atol=0.06)
+    np.testing.assert_allclose(1.5 * explored[:, :3].mean(0), 0.0, atol=0.08)
+
+
+def test_the_policy_off_is_the_frozen_policy():
+    """Chunks of noise N(0, I) by `explore` in the chunked task, and by the policy as it was trained: equal returns."""
+    base = base_of(0.3)
+    steered = Steered(ENV, SAMPLER)
+    agent, _ = agent_of("dsrl_sac")
+    envs = AutoReset(steered, 400)
+
+    @jax.jit
+    def explore(key):
+        def step(state, key):
+            after = envs.step(state, agent.explore(state.obs, key))
+            return after, after.reward
+
+        return jax.lax.scan(step, envs.reset(key), jax.random.split(key, 4))[1].sum(0)
+
+    policy = diffusion.chunked_policy(agent.sampler, ENV, {"params": base.params})
+    episodes = jax.jit(lambda key: evaluate(ENV, policy, key, 400, False))(jax.random.key(1))
+    ours = explore(jax.random.key(0))
+    error = np.hypot(ours.std(), episodes.returns.std()) / 20
+    assert abs(ours.mean() - episodes.returns.mean()) < 3 * error
+
+
+def test_only_the_chunk_is_executed():
+    steered = Steered(ENV, SAMPLER)
+    assert steered.action_space.shape == (3 + 2,)
+    state = steered.reset(jax.random.key(0))
+    after = steered.step(state, jnp.array([9.0, -9.0, 9.0, -1.0, 0.5]))
+    np.testing.assert_allclose(after.physics, AIM)
+    np.testing.assert_allclose(after.reward, -(AIM + 2.0))
+    assert isinstance(steered, Wrapper)
+    assert (steered.steps_per_action, steered.max_episode_steps) == (2, 4)
+
+
+def test_the_critic_of_noise_learns_what_the_critic_of_actions_says_of_its_chunks():
+    agent, learner = agent_of("dsrl_na")
+    hyper, obs = hyper_of(sac, config_of()), jax.random.normal(jax.random.key(2), (256, 2))
+
+    @jax.jit
+    def distill(learner, key):
+        return jax.lax.scan(lambda l, k: agent.distill(l, obs, k, hyper), learner, jax.random.split(key, 600))
+
+    after, distances = distill(learner, jax.random.key(3))
+    assert distances[-20:].mean() < 0.1 * distances[:20].mean()
+    for part in ("policy", "action_critic"):
+        chex.assert_trees_all_equal(after.params[part], learner.params[part])
+
+
+def test_bad_settings_are_refused():
+    for options, message in (
+        ({"method": "dppo"}, "method = 'dppo' is not allowed; it must be one of dsrl_sac, dsrl_na"),
+        ({"noise_bound": 0.0}, "noise_bound = 0.0 is not allowed; it must be positive"),
+        ({"distillation_steps": 0}, "distillation_steps = 0 is not allowed; it must be at least 1"),
+        ({"normalize_observation": True}, "it must be as the steered policy has it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config_of(**options)
+    with pytest.raises(ValueError, match="steering needs a one-dimensional Box of actions with bounds"):
+        steering.make(rljax.make("cartpole"))
+    assert dataclasses.replace(config_of(), sampler={"width": 16, "normalize_observation": False}).sampler.width == 16
