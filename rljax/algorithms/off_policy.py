@@ -46,6 +46,8 @@ class ReplayConfig:
     """Transitions of a batch, over all devices."""
     replay_size: int = 1_000_000
     """Transitions kept, over all environments."""
+    newest_size: int = 0
+    """Half of each batch is of so many newest transitions, where they are drawn uniformly; 0 draws from all."""
     storage: Storage | None = None
     """Observations are kept in this type (uint8: whole numbers from 0 to 255), and given back as they came."""
     learning_starts: int = 5_000
@@ -63,7 +65,7 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         for name in ("num_envs", "rollout_length", "num_updates", "batch_size", "n_step"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_starts", "anneal_steps"):
+        for name in ("learning_starts", "anneal_steps", "newest_size"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         least = self.num_envs * (self.n_step + self.rollout_length)
         require(self, "replay_size", self.replay_size >= least, f"at least {least}, for num_envs and n_step")
@@ -264,7 +266,8 @@ class Collector:
         example = Transition(one.obs, action, one.reward, one.terminated, one.truncated, one.obs)
         store_as = narrow(example, jnp.dtype(c.storage)) if c.storage else None
         num_envs = c.num_envs // devices
-        return Replay(example, c.replay_size // devices, num_envs, c.n_step, self.prioritized, store_as)
+        size, newest = c.replay_size // devices, c.newest_size // devices
+        return Replay(example, size, num_envs, c.n_step, self.prioritized, store_as, newest)
 
 
 def delayed_updates(

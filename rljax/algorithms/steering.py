@@ -10,6 +10,13 @@ dsrl_sac: soft actor-critic with w for an action (section 4.1).
 dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, so
   that also data without noise teach it; a critic of noise Q_W(s, w) imitates Q_A(s, f(s, w)), which the policy follows.
 
+GR-RL (ByteDance Seed 2025, arXiv 2512.01801, section 3.3; no code was released, and β, c and what explores are ours):
+
+grrl_steer: critics are distributions on [0, 1], of γ to the number of chunks until success. Q(s, a) learns by temporal
+  differences, Q'(s, ε) imitates Q(s, f(s, ε)) by cross-entropy, with half of the noise N(0, I) and half the
+  predictor's; the predictor π'(s) maximises Q', and pays for noise beyond β. Half of each batch is of the newest chunks
+  (newest_size).
+
 One action of an environment is a chunk, w beside what f made of it; steps and returns are those of the task.
 """
 
@@ -18,6 +25,7 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,11 +41,13 @@ from rljax.data.prepared import Prepared
 from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
 from rljax.envs.environment import State as EnvState
 from rljax.envs.wrappers import Wrapper
-from rljax.ops import running_statistics
+from rljax.nn.networks import MLP
+from rljax.nn.precision import dot_general_of
+from rljax.ops import categorical, running_statistics
 from rljax.spaces import Box
 from rljax.types import Key, Metrics, PyTree
 
-Method = Literal["dsrl_sac", "dsrl_na"]
+Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +59,15 @@ class Config(OfflineConfig, sac.Config):
     noise_bound: float = 1.5
     """Noise lies in [-this, this] (the paper: about 1.5)."""
     distillation_steps: int = 1
-    """dsrl_na: steps of Q_W towards Q_A for each one of Q_A (the paper: 10); each samples a chunk."""
+    """dsrl_na, grrl_steer: steps of Q_W for each one of Q_A (DSRL: 10); each samples a chunk."""
+    noise_penalty: float = 0.1
+    """c of grrl_steer: what noise costs, for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
+    noise_threshold: float = 0.5
+    """β of grrl_steer, for each dimension: that of N(0, I), on average."""
+    exploration_noise: float = 0.3
+    """Deviation of what grrl_steer adds to its predictor's noise while it explores."""
+    num_atoms: int = 51
+    """Atoms of grrl_steer's distributions."""
     reward_per_step: float = 1.0
     """What the task's rewards are multiplied by, before a chunk's are averaged over its steps."""
     num_envs: int = 16
@@ -81,6 +99,9 @@ class Config(OfflineConfig, sac.Config):
         require(self, "noise_bound", self.noise_bound > 0, "positive")
         require(self, "distillation_steps", self.distillation_steps >= 1, "at least 1")
         require(self, "reward_per_step", self.reward_per_step > 0, "positive")
+        for name in ("noise_penalty", "noise_threshold", "exploration_noise"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "num_atoms", self.num_atoms >= 2, "at least 2")
         alike = self.normalize_observation == self.sampler.normalize_observation
         require(self, "normalize_observation", alike, "as the steered policy has it")
 
@@ -199,7 +220,105 @@ class AliasedAgent(Agent):
         return learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate), error
 
 
-AGENTS: dict[str, type[Agent]] = {"dsrl_sac": Agent, "dsrl_na": AliasedAgent}
+class Predictor(nn.Module):
+    """Observations [..., n] to noise [..., noise], of any size; at first nearly 0."""
+
+    config: Config
+    size: int
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        c = self.config
+        return MLP(c.hidden, c.activation, self.size, 0.01, dot_general=dot_general_of(c.precision))(obs)
+
+
+class Distribution(nn.Module):
+    """Observations [..., n], and a chunk or noise [..., m], to logits [..., num_atoms] over [0, 1]."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        c, x = self.config, jnp.concatenate([obs, action], axis=-1)
+        product = dot_general_of(c.precision)
+        return MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
+
+
+class PredictingAgent(AliasedAgent):
+    """Learns how likely and how soon a chunk leads to success, and predicts the noise that leads there."""
+
+    def __init__(self, config: Config, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        self.actor, self.critic = Predictor(config, self.noise_size), Distribution(config)
+        self.support = categorical.support(0.0, 1.0, config.num_atoms)
+
+    def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        noise: Any = self.actor.apply(params, obs)
+        if deterministic:
+            return noise
+        return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape)
+
+    def expected(self, logits: jax.Array) -> jax.Array:
+        """γ to the number of chunks that are left, on average."""
+        return categorical.mean(self.support, logits)
+
+    def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        """One step of Q towards success now, or γ Q'(s', f(s', π'(s'))), then some of Q_W towards Q(s, f(s, ε))."""
+        dropout_key, *keys = jax.random.split(key, 1 + self.config.distillation_steps)
+        noise = self.noise(learner.params["policy"], batch.next_obs, key, True)
+        chunk = self.decode(self.base, batch.next_obs, noise)
+        logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key)
+        smaller = self.expected(logits).argmin(0)[None, :, None]
+        probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
+        # Success is what terminates; it is worth 1.
+        success = (batch.discount == 0.0).astype(jnp.float32)[:, None]
+        target = categorical.project(self.support, success + batch.discount[:, None] * self.support, probs)
+
+        def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
+            logits = self.values(params, batch.obs, batch.action, dropout_key)
+            error = jax.vmap(categorical.cross_entropy, (0, None))(logits, target)
+            return error.mean(-1).sum(), self.expected(logits).mean()
+
+        (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
+        learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.move_target("action_critic", hyper.target_rate)
+        distance = jnp.zeros(())
+        for key in keys:
+            learner, distance = self.distill(learner, batch.obs, key, hyper)
+        return learner, {"loss/critic": error, "loss/distillation": distance, "value/mean": value}
+
+    def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
+        """One step of Q_W(s, ε) towards Q(s, f(s, ε)) by cross-entropy: half N(0, I), half the predictor's."""
+        noise_key, dropout_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, (obs.shape[0], self.noise_size))
+        own = self.noise(learner.params["policy"], obs, noise_key, True)
+        noise = jnp.where(jnp.arange(obs.shape[0])[:, None] % 2 == 0, noise, own)
+        logits = self.values(learner.params["action_critic"], obs, self.decode(self.base, obs, noise), dropout_key)
+        target = jax.nn.softmax(logits)
+
+        def loss(params: PyTree) -> jax.Array:
+            logits = self.values(params, obs, noise / self.config.noise_bound, dropout_key)
+            return jax.vmap(categorical.cross_entropy)(logits, target).mean(-1).sum()
+
+        error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
+        return learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate), error
+
+    def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        """One step on -Q'(s, π'(s)) + c max(½ ‖π'(s)‖² - β, 0); sizes are those of a dimension."""
+        c = self.config
+
+        def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
+            noise = self.noise(params, batch.obs, key, True)
+            value = self.expected(self.values(learner.params["critic"], batch.obs, noise / c.noise_bound, key)).min(0)
+            size = 0.5 * jnp.square(noise).mean(-1)
+            return (c.noise_penalty * jnp.maximum(size - c.noise_threshold, 0.0) - value).mean(), size.mean()
+
+        (error, size), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        return learner, {"loss/policy": error, "policy/noise_size": size}
+
+
+AGENTS: dict[str, type[Agent]] = {"dsrl_sac": Agent, "dsrl_na": AliasedAgent, "grrl_steer": PredictingAgent}
 
 
 class Base(struct.PyTreeNode):

@@ -68,6 +68,7 @@ class Replay:
       n_step: steps of the windows that `sample` makes.
       prioritized: keep priorities, and sample in proportion to them.
       store_as: an example with the types to keep, such as `narrow(example, jnp.bfloat16)`; None keeps all as it comes.
+      newest: half of what is drawn uniformly is of so many newest items, over all environments; 0 draws from all.
 
     Raises:
       ValueError: no room for one window.
@@ -81,6 +82,7 @@ class Replay:
         n_step: int = 1,
         prioritized: bool = False,
         store_as: PyTree | None = None,
+        newest: int = 0,
     ):
         self.length, self.num_envs, self.n_step = capacity // num_envs, num_envs, n_step
         if n_step < 1 or self.length <= n_step:
@@ -88,7 +90,7 @@ class Replay:
                 f"Replay: {capacity} items of {num_envs} environments are {self.length} steps each; windows of "
                 f"{n_step} need more"
             )
-        self.prioritized = prioritized
+        self.prioritized, self.newest = prioritized, newest // num_envs
         self.example = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example)) if _concrete(example) else example
         stored = self.example if store_as is None else store_as
         self.stored = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, s.dtype), self.example, stored)
@@ -231,7 +233,12 @@ class Replay:
         """Where stretches begin that hold `steps` columns and do not run over the write head: int32 [batch]."""
         env_key, time_key = jax.random.split(key)
         env = jax.random.randint(env_key, (batch_size,), 0, self.num_envs)
-        age = jax.random.randint(time_key, (batch_size,), 0, jnp.maximum(state.count - (steps - 1), 1))
+        whole = jnp.maximum(state.count - (steps - 1), 1)
+        span = whole
+        if self.newest:
+            recent = jnp.arange(batch_size) % 2 == 0
+            span = jnp.where(recent, jnp.minimum(whole, self.newest), whole)
+        age = jax.random.randint(time_key, (batch_size,), whole - span, whole)
         oldest = state.head - state.count
         return env * self.length + (oldest + age) % self.length
 

@@ -21,7 +21,7 @@ from tests.datasets import hyper_of
 from tests.toys import limited
 from tests.training.test_runner import train
 
-METHODS = ("dsrl_sac", "dsrl_na")
+METHODS = ("dsrl_sac", "dsrl_na", "grrl_steer")
 # An untrained flow policy: its network says 0, so that actions are the noise, clipped.
 SAMPLER = diffusion.Config(
     objective="flow", width=8, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2, normalize_observation=False
@@ -36,17 +36,21 @@ AIM = 2.5
 
 
 class Aim(Environment):
-    """What is done should be 2.5, whatever is seen."""
+    """What is done should be 2.5, whatever is seen; within `width` of that it has succeeded."""
 
     name = "aim"
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Box(-2.0, 4.0, (1,))
 
+    def __init__(self, width=0.4):
+        self.width = width
+
     def reset(self, key):
         return initial_state(jnp.zeros(()), jax.random.uniform(key, (1,), minval=-1.0))
 
     def step(self, state, action):
-        return state.replace(physics=action[0], reward=-jnp.abs(action[0] - AIM))
+        distance = jnp.abs(action[0] - AIM)
+        return state.replace(physics=action[0], reward=-distance, terminated=distance < self.width)
 
 
 ENV = limited(Aim(), 8)
@@ -83,14 +87,14 @@ def test_noise_finds_what_pays_and_the_policy_is_loaded_with_what_it_steers(made
     monkeypatch.setattr(programs, "build", lambda *_: program)
     assert algorithm.steps_per_iteration == 4 * 2  # of single actions
     result = train(algorithm, 2400, folder=tmp_path / "run", final_episodes=16)
-    assert result.evaluation["members"][0]["deterministic"]["mean"] > -0.35 * 8  # -2 * 8 of noise 0
+    assert result.evaluation["members"][0]["deterministic"]["mean"] > -1.0  # of noise 0, -1.5 * 8
     loaded = rljax.load(tmp_path / "run", env=ENV)
     obs = jnp.linspace(-1, 1, 5)[:, None]
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (5, *x.shape)), loaded.initial_memory)
     for deterministic in (True, False):
         actions = [p.apply(jax.random.key(1), obs, memory, deterministic)[0] for p in (loaded, result.policy)]
         np.testing.assert_array_equal(*actions)
-    np.testing.assert_allclose(actions[0], AIM, atol=1.5)
+    np.testing.assert_allclose(actions[0], AIM, atol=2.0)
 
 
 def test_a_run_resumes_bit_for_bit(made, tmp_path, monkeypatch):
@@ -123,7 +127,7 @@ def test_an_action_is_noise_and_the_chunk_that_it_makes(method):
     obs = jax.random.normal(jax.random.key(2), (2000, 2))
     acted = agent.act(learner.params["policy"], obs, jax.random.key(3), False)
     explored = agent.explore(obs, jax.random.key(4))
-    for action, most in ((acted, 1.0), (explored, np.inf)):
+    for action, most in ((acted, np.inf if method == "grrl_steer" else 1.0), (explored, np.inf)):
         noise, chunk = 1.5 * action[:, :3], action[:, 3:]
         assert np.abs(action[:, :3]).max() <= most
         made = agent.sampler.sample(agent.base, obs, noise[..., None])[:, :2, 0]
@@ -137,7 +141,8 @@ def test_an_action_is_noise_and_the_chunk_that_it_makes(method):
 def test_the_policy_off_is_the_frozen_policy():
     """Chunks of noise N(0, I) by `explore` in the chunked task, and by the policy as it was trained: equal returns."""
     base = base_of(0.3)
-    steered = Steered(ENV, SAMPLER)
+    env = limited(Aim(0.0), 8)
+    steered = Steered(env, SAMPLER)
     agent, _ = agent_of("dsrl_sac")
     envs = AutoReset(steered, 400)
 
@@ -149,8 +154,8 @@ def test_the_policy_off_is_the_frozen_policy():
 
         return jax.lax.scan(step, envs.reset(key), jax.random.split(key, 4))[1].sum(0)
 
-    policy = diffusion.chunked_policy(agent.sampler, ENV, {"params": base.params})
-    episodes = jax.jit(lambda key: evaluate(ENV, policy, key, 400, False))(jax.random.key(1))
+    policy = diffusion.chunked_policy(agent.sampler, env, {"params": base.params})
+    episodes = jax.jit(lambda key: evaluate(env, policy, key, 400, False))(jax.random.key(1))
     ours = explore(jax.random.key(0))
     error = np.hypot(ours.std(), episodes.returns.std()) / 20
     assert abs(ours.mean() - episodes.returns.mean()) < 3 * error
@@ -163,6 +168,7 @@ def test_only_the_chunk_is_executed():
     after = steered.step(state, jnp.array([9.0, -9.0, 9.0, -1.0, 0.5]))
     np.testing.assert_allclose(after.physics, AIM)
     np.testing.assert_allclose(after.reward, -(AIM + 2.0))
+    assert after.terminated
     assert isinstance(steered, Wrapper)
     assert (steered.steps_per_action, steered.max_episode_steps) == (2, 4)
 
@@ -183,7 +189,8 @@ def test_the_critic_of_noise_learns_what_the_critic_of_actions_says_of_its_chunk
 
 def test_bad_settings_are_refused():
     for options, message in (
-        ({"method": "dppo"}, "method = 'dppo' is not allowed; it must be one of dsrl_sac, dsrl_na"),
+        ({"num_atoms": 1}, "num_atoms = 1 is not allowed; it must be at least 2"),
+        ({"method": "dppo"}, "method = 'dppo' is not allowed; it must be one of dsrl_sac, dsrl_na, grrl_steer"),
         ({"noise_bound": 0.0}, "noise_bound = 0.0 is not allowed; it must be positive"),
         ({"distillation_steps": 0}, "distillation_steps = 0 is not allowed; it must be at least 1"),
         ({"normalize_observation": True}, "it must be as the steered policy has it"),

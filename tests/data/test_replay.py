@@ -117,6 +117,18 @@ def test_a_truncated_step_keeps_its_discount_and_a_terminated_one_loses_it():
     np.testing.assert_allclose(batch.discount, np.where(batch.reward == 0, 0.0, 0.9), rtol=1e-6)
 
 
+def test_half_of_what_is_drawn_is_of_the_newest():
+    replay = Replay(EXAMPLE, 40, num_envs=2, newest=8)  # of 20 steps each 4
+    for steps in (2, 30):
+        batch = replay.sample(filled(replay, steps), jax.random.key(0), 4096, 0.9)
+        time = np.asarray(batch.reward) % 100
+        last, count = time.max(), min(steps, 20)
+        assert set(time) == set(range(int(last) - count + 1, int(last) + 1))
+        new = min(4, count)
+        expected = 0.5 + 0.5 * new / count
+        assert (time > last - 4).mean() == pytest.approx(expected, abs=0.03)
+
+
 def test_sequences_are_consecutive_and_do_not_run_over_the_write_head():
     replay = Replay(EXAMPLE, 20, num_envs=2)
     for steps in (4, 10, 17):
