@@ -13,6 +13,7 @@ NAMES = (
     "ppo",
     "pqn",
     "progress",
+    "recap",
     "rlpd",
     "sac",
     "steering",

@@ -59,6 +59,8 @@ class Config(OfflineConfig, ReplayConfig):
     """How many labels a chunk may have, which it is conditioned on; 0 for none."""
     label_dropout: float = 0.3
     """How often the label is withheld in training, so that there is a policy without one (Recap: 0.3)."""
+    acts_with: int = -1
+    """The label that it acts with; -1 for none."""
     guidance: float = 1.0
     """How far the sampler goes from the policy without a label to that with it; 1 is with it (Recap: 1.5 to 2.5)."""
     learning_rate: float = 3e-4
@@ -80,6 +82,7 @@ class Config(OfflineConfig, ReplayConfig):
             require(self, "sampler_steps", self.sampler_steps <= self.denoising_steps, "at most denoising_steps")
         require(self, "network", self.network in DENOISERS, f"one of {', '.join(DENOISERS)}")
         require(self, "labels", self.labels >= 0, "0 or more")
+        require(self, "acts_with", -1 <= self.acts_with < max(self.labels, 0), f"-1, or below labels = {self.labels}")
         require(self, "label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)")
         require(self, "learning_rate", self.learning_rate > 0, "positive")
         require(self, "average_rate", 0 < self.average_rate <= 1, "in (0, 1]")
@@ -179,7 +182,7 @@ class Agent:
 
         def loss(params: PyTree) -> jax.Array:
             error = jnp.square(self.velocity(params, chunk, time, batch.obs, label) - target).mean((1, 2))
-            return (batch.weight * error).sum() / jnp.maximum(batch.weight.sum(), 1e-6)
+            return (batch.weight * error).sum() / jnp.maximum(jnp.abs(batch.weight).sum(), 1e-6)
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
         learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
@@ -207,14 +210,11 @@ def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(alpha, 0.0, 1.0), np.sqrt(np.clip(1.0 - alpha**2, 0.0, 1.0))
 
 
-def chunked_policy(
-    agent: Agent, env: Environment, variables: PyTree, label: int | None = None, noise: Callable | None = None
-) -> Policy:
+def chunked_policy(agent: Agent, env: Environment, variables: PyTree, noise: Callable | None = None) -> Policy:
     """A policy that samples a chunk of actions, does `executed` of them, and samples again.
 
     Args:
       variables: "params" and "obs_statistics", and what `noise` needs.
-      label: what to condition on.
       noise: `(variables, obs [..., history * n], key, deterministic) -> [..., horizon, d]`, of normalised observations;
         where None it is 0 for a deterministic policy, else N(0, I).
     """
@@ -241,7 +241,7 @@ def chunked_policy(
                 drawn = noise(variables, condition, key, deterministic)
             else:
                 drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
-            told = None if label is None else jnp.full(obs.shape[:-1], label)
+            told = None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
             return agent.sample(variables["params"], condition, drawn, told)[..., : c.executed, :]
 
         # Of a batch in step, which it is until the first episode ends, most calls sample nothing.
@@ -271,7 +271,7 @@ def make(
       config: settings; the defaults where None.
       dataset: what to imitate; without one, the algorithm can only load a policy.
       label, weight: of the chunk that begins at each step of the dataset, [N]: i32, what it is told of, and how much
-        the chunk counts; all 0 and all 1 where not given.
+        the chunk counts (below 0: away from it); all 0 and all 1 where not given.
       online: must be False; what learns online from its policy is steering.py.
       axis_name: mesh axis over which the functions run under `shard_map`.
 

@@ -36,7 +36,7 @@ class Chunks(struct.PyTreeNode):
     Fields:
       obs, action: [N, n] and [N, d].
       since, until: i32 [N], how many steps of the episode lie before and after each.
-      label, weight: see `ChunkBatch`.
+      label, weight: see `ChunkBatch`; what weighs less than 0 is to be avoided.
       history, horizon: how many observations and actions a window has.
     """
 
@@ -62,8 +62,8 @@ class Chunks(struct.PyTreeNode):
                 raise ValueError(
                     f"{dataset.metadata.name}: {name} has the shape {x.shape}, and must be [{len(position)}]"
                 )
-        if not (weight > 0).any() or (weight < 0).any() or not np.isfinite(weight).all():
-            raise ValueError(f"{dataset.metadata.name}: weights must be 0 or more, and one of them positive")
+        if not (weight > 0).any() or not np.isfinite(weight).all():
+            raise ValueError(f"{dataset.metadata.name}: weights must be finite, and one of them positive")
         return cls(
             obs=np.asarray(dataset.obs, np.float32),
             action=np.asarray(dataset.action, np.float32),

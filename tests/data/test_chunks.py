@@ -54,9 +54,9 @@ def test_a_share_of_the_data_pads_at_its_own_ends():
     ("options", "message"),
     [
         ({"label": [0, 1]}, r"mine: label has the shape \(2,\), and must be \[5\]"),
-        ({"weight": np.zeros(5)}, "mine: weights must be 0 or more, and one of them positive"),
-        ({"weight": [1, 1, 1, 1, -1]}, "mine: weights must be 0 or more"),
-        ({"weight": [1, 1, 1, 1, np.nan]}, "mine: weights must be 0 or more"),
+        ({"weight": np.zeros(5)}, "mine: weights must be finite, and one of them positive"),
+        ({"weight": [0, 0, 0, 0, -1]}, "mine: weights must be finite, and one of them positive"),
+        ({"weight": [1, 1, 1, 1, np.nan]}, "mine: weights must be finite"),
     ],
 )
 def test_labels_and_weights_that_do_not_fit_are_refused(options, message):
