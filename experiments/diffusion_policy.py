@@ -1,7 +1,7 @@
 """A diffusion or flow policy of demonstrations.
 
     python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
-    python experiments/diffusion_policy.py --dataset … --config.objective flow
+    python experiments/diffusion_policy.py --dataset … --objective flow
 
 PushT's demonstrations are those of Chi et al. 2023, as an npz with state, action and episode_ends. Data of your own: a
 file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in runs/diffusion_policy/<name>:

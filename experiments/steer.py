@@ -2,7 +2,7 @@
 
     python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
     python experiments/steer.py --base runs/diffusion_policy/push_t_human_demos-seed0
-    python experiments/steer.py --base … --method dsrl_na --mismatch.delay 1
+    python experiments/steer.py --base … --method dsrl_na --delay 1
 
 The policy stays as it is: what is learned is which noise to begin from. Everything is left in runs/steer/<name>:
 settings, metrics, checkpoints, evaluation, learning curve.

@@ -83,11 +83,14 @@ def main(
     settings: Any,
     tasks: Mapping[str, Any],
     accelerated: Mapping[str, Any] | None = None,
+    prefixes: bool = False,
 ) -> None:
     """Parses flags into `settings`, whose defaults depend on `--env`, and calls `experiment` with them.
 
     Where JAX will run on an accelerator, and the physics with it (`--engine` is not native), the defaults are those of
     `accelerated`, as far as it has the task: there thousands of environments cost little more than one.
+
+    With `prefixes` a flag of a nested config begins with its name (--policy.width), for several configs share names.
 
     Bad input ends with one line and exit code 2, a run stopped by a signal with 128 plus its number, as shells do.
     """
@@ -100,7 +103,7 @@ def main(
         known = {**tasks, **(accelerated or {})} if fast else tasks
         return dataclasses.replace(known.get(task, settings()), env=task)
 
-    _main(experiment, settings, default)
+    _main(experiment, settings, default, prefixes)
 
 
 def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str) -> None:
@@ -118,13 +121,15 @@ def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str
     _main(experiment, settings, default)
 
 
-def _main(experiment: Callable[[Any], Any], settings: Any, default: Callable[[list[str]], Any]) -> None:
+def _main(
+    experiment: Callable[[Any], Any], settings: Any, default: Callable[[list[str]], Any], prefixes: bool = False
+) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:]
     try:
         parsed = tyro.cli(
             settings, prog=Path(sys.argv[0]).name, args=arguments, default=default(arguments),
-            config=(tyro.conf.OmitArgPrefixes,),
+            config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
         )  # fmt: skip
         result = experiment(parsed)
     except (ValueError, FloatingPointError) as error:
