@@ -116,9 +116,9 @@ class Pipeline:
         if settings.evaluation_episodes < 1 or settings.demonstrations < 2:
             raise ValueError("evaluation_episodes must be at least 1 and demonstrations at least 2")
         self.folder = settings.runs / "gr_rl" / (settings.name or f"{settings.task}-seed{settings.seed}")
-        self.env = rljax.make(settings.task, reward=settings.reward)
-        if not isinstance(self.env.unwrapped, ManipulationTask):
+        if not isinstance(rljax.make(settings.task).unwrapped, ManipulationTask):
             raise ValueError(f"task = {settings.task} is not allowed; it must be lace, pick_and_place or push_t")
+        self.env = rljax.make(settings.task, reward=settings.reward)
         self.executed = rljax.make(
             settings.task, reward=settings.reward, mismatch=dataclasses.asdict(settings.mismatch)
         )  # fmt: skip

@@ -1,0 +1,86 @@
+"""The command lines that go from demonstrations to a steered policy, each from a file to a run folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+import rljax
+from tests.test_offline_experiments import cli  # noqa: F401
+
+TINY = ["--devices", "1", "--no-progress", "--evaluation-episodes", "2", "--final-episodes", "2"]
+SMALL = ["--width", "16", "--blocks", "1", "--batch-size", "16", "--sampler-steps", "2"]
+
+
+@pytest.fixture
+def demonstrations(tmp_path):
+    """Three made-up demonstrations of PushT, in the layout of the human ones."""
+    rng = np.random.default_rng(0)
+    state = rng.uniform(100, 400, (60, 5)) * [1, 1, 1, 1, 0.01]
+    np.savez(tmp_path / "demos.npz", state=state, action=state[:, :2] + 10, episode_ends=np.array([20, 45, 60]))
+    return tmp_path / "demos.npz"
+
+
+@pytest.mark.parametrize("name", ["diffusion_policy", "steer", "gr_rl"])
+def test_help_explains_every_field(cli, name):  # noqa: F811
+    code, out, err = cli(name, "--help")
+    assert (code, err) == (0, "")
+    assert out.count("(default:") > 30
+    assert "--sampler.width" not in out  # which is the steered policy's, not to be chosen
+
+
+def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  # noqa: F811
+    steps = ["--total-steps", "20", "--evaluate-every", "20"]
+    code, _, err = cli("diffusion_policy", "--dataset", demonstrations, *TINY, *SMALL, *steps)
+    assert (code, err) == (0, "")
+    base = tmp_path / "runs" / "diffusion_policy" / "demos-seed0"
+    found = json.loads((base / "evaluation.json").read_text())["members"][0]["deterministic"]
+    assert {"success", "highest_coverage"} <= set(found)
+    assert "evaluation/success" in (base / "metrics.csv").read_text().splitlines()[0]
+
+    few = ["--num-envs", "2", "--learning-starts", "4", "--num-updates", "2", "--batch-size", "8", "--hidden", "8"]
+    steps = ["--total-steps", "64", "--evaluate-every", "0", "--replay-size", "100"]
+    code, _, err = cli("steer", "--base", base, *TINY, *few, *steps, "--delay", "1")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "runs" / "steer" / "push_t-seed0"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["env"]["mismatch"] == {"delay": 1, "smoothing": 0.0, "rate_limit": 1.0}
+    assert config["env"]["reward"] == "dense"
+    assert config["config"]["sampler"]["width"] == 16
+    policy = rljax.load(folder)
+    env = rljax.make("push_t")
+    assert policy.initial_memory["chunk"].shape == (8, 2)
+    assert env.action_space.contains(policy.apply(None, np.zeros(6, np.float32), policy.initial_memory)[0])
+
+    code, _, err = cli("steer", "--base", folder, *TINY)
+    assert (code, err) == (2, f"error: {folder} is of steering; only a diffusion or flow policy has noise\n")
+    code, _, err = cli("steer", "--base", tmp_path / "none", *TINY)
+    assert (code, err) == (2, f"error: {tmp_path / 'none'} is not a run folder: it has no config.json\n")
+
+
+def test_another_task_than_manipulation_is_refused(cli):  # noqa: F811
+    code, _, err = cli("gr_rl", "--task", "hopper")
+    assert (code, err) == (2, "error: task = hopper is not allowed; it must be lace, pick_and_place or push_t\n")
+
+
+@pytest.mark.slow
+def test_all_stages_run_are_cached_and_end_in_a_table(cli, demonstrations, tmp_path):  # noqa: F811
+    arguments = ["--task", "push_t", "--demos", demonstrations, "--policy-updates", "20", "--critic-updates", "20"]
+    arguments += ["--online-steps", "64", "--evaluation-episodes", "2", "--no-progress"]
+    for part, flags in (
+        ("policy", ["width", "16", "blocks", "1", "batch-size", "16"]),
+        ("critic", ["hidden", "16", "batch-size", "16"]),
+        ("online", ["hidden", "8", "num-envs", "2", "learning-starts", "4", "num-updates", "2", "batch-size", "8"]),
+    ):
+        arguments += [f"--{part}.{f}" if i % 2 == 0 else f for i, f in enumerate(flags)]
+    code, out, _ = cli("gr_rl", *arguments)
+    assert code == 0
+    folder = tmp_path / "runs" / "gr_rl" / "push_t-seed0"
+    result = json.loads((folder / "result.json").read_text())
+    assert list(result["stages"]) == ["everything", "filtered", "and mirrored", "and RL in its noise"]
+    assert all(0 <= r["executed"]["success"] <= 1 for r in result["stages"].values())
+    assert (folder / "0-progress" / "progress.png").stat().st_size > 1000
+    assert "and RL in its noise" in out
+    again = cli("gr_rl", *arguments)
+    assert again[0] == 0
+    assert json.loads((folder / "result.json").read_text()) == result
