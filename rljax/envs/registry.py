@@ -176,6 +176,8 @@ for _name, _factory, _alias, _limit in (
         1000,
     ),
     ("push_t", "manipulation.push_t:PushT", "PushT-v0", 300),
+    ("pick_and_place", "manipulation.pick_and_place:PickAndPlace", "PickAndPlace-v0", 150),
+    ("lace", "manipulation.lace:Lace", "Lace-v0", 300),
 ):
     register(_name, f"rljax.envs.{_factory}", (_alias,), _limit)
 
