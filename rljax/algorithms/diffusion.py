@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 
 from rljax.algorithms.base import Algorithm, Devices, Policy, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig
+from rljax.algorithms.off_policy import Learner, ReplayConfig, continuous
 from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
 from rljax.data import Dataset
 from rljax.data.chunks import ChunkBatch, Chunks
@@ -281,6 +281,7 @@ def make(
     c = config or Config()
     if online:
         raise ValueError("diffusion learns nothing from its own actions: steering goes on online from its policy")
+    continuous(env, "diffusion")
     prepared = prepare(dataset, env.observation_space, env.action_space, c)
     if isinstance(prepared.dataset, Dataset):
         prepared = dataclasses.replace(

@@ -117,7 +117,7 @@ def test_the_dataset_is_an_argument_and_no_constant_of_the_program(made):
     shapes = jax.eval_shape(lambda data: data, many.data)
     text = jax.jit(many.step).lower(state, shapes).as_text()
     assert "tensor<7000x2xf32>" in text
-    assert max(map(len, re.findall(r"dense<[^>]*>", text)), default=0) < 500
+    assert max(map(len, re.findall(r"dense<[^>]*>", text)), default=0) < 2000  # a schedule of 101 numbers has 819
     text = jax.jit(many.init).lower(jax.random.key(0)).as_text()
     assert "7000" not in text
 
