@@ -34,34 +34,6 @@ from rljax.types import Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class Mismatch:
-    """How what is executed differs from what is asked for (see rljax.envs.ExecutionMismatch)."""
-
-    delay: int = 1
-    """Steps until an action has an effect."""
-    smoothing: float = 0.5
-    """Share of the last executed action in the next one, in [0, 1)."""
-    rate_limit: float = 0.1
-    """Most that it changes in a step, as a share of the action's range."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Faults:
-    """How often the scripted demonstrator errs (see rljax.envs.manipulation.demonstrators.Manner)."""
-
-    slip: float = 0.01
-    """How often per step a hand that holds something opens."""
-    hesitation: float = 0.01
-    """How often per step it stands still for a while."""
-    wrong_approach: float = 0.4
-    """Share of approaches that go to a wrong place."""
-    give_up: float = 0.1
-    """Share of faults after which it does not go on."""
-    noise: float = 0.002
-    """Deviation of the places that hands are sent to, metres."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
     """Runs the stages, from demonstrations to a policy that is better than they are."""
 
@@ -71,8 +43,14 @@ class Settings:
     """A file of demonstrations; scripted ones where not given."""
     demonstrations: int = 200
     """How many scripted ones."""
-    faults: Faults = dataclasses.field(default_factory=Faults)
-    mismatch: Mismatch = dataclasses.field(default_factory=Mismatch)
+    faults: demonstrators.Manner = dataclasses.field(
+        default_factory=lambda: demonstrators.Manner(
+            slip=0.01, hesitation=0.01, wrong_approach=0.4, give_up=0.1, noise=0.002
+        )
+    )
+    mismatch: experiment.Mismatch = dataclasses.field(
+        default_factory=lambda: experiment.Mismatch(delay=1, smoothing=0.5, rate_limit=0.1)
+    )
     critic_updates: int = 20_000
     """Of the progress critic."""
     policy_updates: int = 20_000
@@ -127,8 +105,8 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         s = self.settings
         data, fault = self.demonstrations()
-        found = self.filter(data, fault)
-        weight = (~found["dropped"]).astype(np.float32)
+        dropped, found = self.filter(data, fault)
+        weight = (~dropped).astype(np.float32)
         symmetry = self.env.unwrapped.symmetry  # type: ignore[attr-defined]
         stages: dict[str, Policy] = {}
         stages["everything"] = self.clone("1-everything", data, None)
@@ -144,7 +122,7 @@ class Pipeline:
         algorithm = steering.make(self.executed, config, steering.base_of(best))
         stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, {"base": last})
         table = {name: self.successes(name, policy) for name, policy in stages.items()}
-        result = {"stages": table, "filter": {k: v for k, v in found.items() if k != "dropped"}}
+        result = {"stages": table, "filter": found}
         (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         self.show(result)
         return result
@@ -156,8 +134,7 @@ class Pipeline:
             return formats.load(s.demos, task=s.task), None
         path = self.folder / "demonstrations.hdf5"
         if not path.exists():
-            manner = demonstrators.Manner(**dataclasses.asdict(s.faults))
-            demonstrator = demonstrators.make(self.env, manner)
+            demonstrator = demonstrators.make(self.env, s.faults)
             made = demonstrators.demonstrate(self.env, demonstrator, jax.random.fold_in(self.key, 1), s.demonstrations)
             rows = Transition(made.obs, made.action, made.reward, made.terminated, made.truncated, made.next_obs)  # type: ignore[arg-type]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -171,8 +148,8 @@ class Pipeline:
         )
         return data, fault
 
-    def filter(self, data: Dataset, fault: np.ndarray | None) -> dict[str, Any]:
-        """Which steps are not imitated, and how well that fits what is known."""
+    def filter(self, data: Dataset, fault: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Which steps are not imitated, bool [N], and how well that fits what is known."""
         s = self.settings
         retries = np.zeros(data.size, bool)
         if fault is not None:  # a retry begins where a fault ends
@@ -184,11 +161,11 @@ class Pipeline:
         values = critics.progress(algorithm, result.state, data)
         dropped = critics.drops(values, data.ends, s.drop, s.within)
         np.save(folder / "progress.npy", values.astype(np.float32))
-        found: dict[str, Any] = {"dropped": dropped, "share": float(dropped.mean())}
+        found: dict[str, Any] = {"dropped": float(dropped.mean())}
         if fault is not None:
-            found |= critics.detection(dropped, fault > 0, data.ends, s.within)._asdict() | {"dropped": dropped}
+            found |= critics.detection(dropped, fault > 0, data.ends, s.within)._asdict()
         draw_progress(folder / "progress.png", values, dropped, fault, data)
-        return found
+        return dropped, found
 
     def clone(self, stage: str, data: Dataset, weight: np.ndarray | None) -> Policy:
         s = self.settings
@@ -242,7 +219,7 @@ class Pipeline:
         console = Console()
         console.print(table)
         found = result["filter"]
-        line = f"filter: {found['share']:.1%} of the steps dropped"
+        line = f"filter: {found['dropped']:.1%} of the steps dropped"
         if "precision" in found:
             line += f", precision {found['precision']:.2f}, recall {found['recall']:.2f}"
         console.print(f"{line}\nrun folder: {self.folder}", highlight=False, soft_wrap=True)

@@ -20,18 +20,6 @@ from rljax.training.load import read_description
 
 
 @dataclasses.dataclass(frozen=True)
-class Mismatch:
-    """How what is executed differs from what is asked for (see rljax.envs.ExecutionMismatch)."""
-
-    delay: int = 0
-    """Steps until an action has an effect."""
-    smoothing: float = 0.0
-    """Share of the last executed action in the next one, in [0, 1)."""
-    rate_limit: float = 1.0
-    """Most that it changes in a step, as a share of the action's range."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
     """Steers a policy in its task."""
 
@@ -41,7 +29,7 @@ class Settings:
     """Of the task, where it is one of manipulation: dense, staged or sparse."""
     total_steps: int = 300_000
     """Environment steps of each member, those of single actions."""
-    mismatch: Mismatch = dataclasses.field(default_factory=Mismatch)
+    mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
     config: steering.Config = dataclasses.field(default_factory=steering.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
@@ -53,7 +41,7 @@ def main(settings: Settings) -> experiment.Result:
     spec = dict(description["env"])
     if isinstance(rljax.make(**spec).unwrapped, ManipulationTask):
         spec["reward"] = settings.reward
-    if settings.mismatch != Mismatch():
+    if settings.mismatch != experiment.Mismatch():
         spec["mismatch"] = dataclasses.asdict(settings.mismatch)
     sampler = config_from_dict(diffusion.Config, description["config"])
     config = dataclasses.replace(

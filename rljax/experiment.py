@@ -78,6 +78,18 @@ class OfflineRun:
     """Transitions of each block that is streamed to a device where the dataset does not fit; 0 keeps all there."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """How what is executed differs from what is asked for (see rljax.envs.ExecutionMismatch)."""
+
+    delay: int = 0
+    """Steps until an action has an effect."""
+    smoothing: float = 0.0
+    """Share of the last executed action in the next one, in [0, 1)."""
+    rate_limit: float = 1.0
+    """Most that it changes in a step, as a share of the action's range."""
+
+
 def main(
     experiment: Callable[[Any], Any],
     settings: Any,

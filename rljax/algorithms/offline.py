@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from rljax.algorithms import off_policy
@@ -112,6 +113,14 @@ def assemble(
 def continued(state: Any) -> Callable[[Any], Any]:
     """Puts the learner of an offline state into a fresh online one: the `initialize` of `training.train`."""
     return lambda fresh: fresh.replace(learner=state.learner)
+
+
+def in_batches(function: Callable[..., jax.Array], size: int, *arrays: Any) -> np.ndarray:
+    """A compiled function of rows [N, …], `size` at a time, all of one shape: what it gives for each row, [N, …]."""
+    rows = len(arrays[0])
+    padded = [np.resize(np.asarray(x), (-(-rows // size) * size, *np.shape(x)[1:])) for x in arrays]
+    parts = [np.asarray(function(*(x[i : i + size] for x in padded))) for i in range(0, len(padded[0]), size)]
+    return np.concatenate(parts)[:rows]
 
 
 def each_batch(

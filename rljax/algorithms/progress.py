@@ -17,7 +17,7 @@ import numpy as np
 
 from rljax.algorithms import td3_bc
 from rljax.algorithms.base import Algorithm, require
-from rljax.algorithms.offline import assemble
+from rljax.algorithms.offline import assemble, in_batches
 from rljax.data import Dataset, concatenate
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
@@ -127,21 +127,12 @@ def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int
     agent = td3_bc.Agent(c, np.shape(dataset.obs)[1], np.shape(dataset.action)[1])
 
     @jax.jit
-    def values(params: Any, statistics: Any, obs: jax.Array, action: jax.Array) -> jax.Array:
-        obs = running_statistics.normalize(statistics, obs) if c.normalize_observation else obs
-        output = agent.critics(params, obs, jnp.clip(space.to_unit(action), -1.0, 1.0))  # type: ignore[union-attr]
+    def values(obs: jax.Array, action: jax.Array) -> jax.Array:
+        obs = running_statistics.normalize(state.obs_statistics, obs) if c.normalize_observation else obs
+        output = agent.critics(state.params["critic"], obs, jnp.clip(space.to_unit(action), -1.0, 1.0))  # type: ignore[union-attr]
         return agent.value(output).mean(0)
 
-    # Of one size, so that it is compiled once.
-    rows = -(-dataset.size // batch_size) * batch_size
-    obs, action = (np.resize(np.asarray(x), (rows, *np.shape(x)[1:])) for x in (dataset.obs, dataset.action))
-    parts = [
-        np.asarray(
-            values(state.params["critic"], state.obs_statistics, obs[i : i + batch_size], action[i : i + batch_size])
-        )
-        for i in range(0, rows, batch_size)
-    ]
-    return np.concatenate(parts)[: dataset.size]
+    return in_batches(values, batch_size, dataset.obs, dataset.action)
 
 
 def drops(progress: Any, ends: Any, threshold: float, within: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from flax import struct
 
 from rljax.algorithms.base import Algorithm, Devices, require
 from rljax.algorithms.off_policy import Learner, ReplayConfig
-from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
+from rljax.algorithms.offline import OfflineConfig, assemble, each_batch, in_batches
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
@@ -168,17 +168,11 @@ def values(algorithm: Algorithm, state: Any, obs: Any, batch_size: int = 4096) -
     agent = Agent(c, np.shape(obs)[1], 1)
 
     @jax.jit
-    def value(params: PyTree, statistics: Any, obs: jax.Array) -> jax.Array:
-        obs = running_statistics.normalize(statistics, obs) if c.normalize_observation else obs
-        return categorical.mean(agent.support, agent.logits(params, obs))
+    def value(obs: jax.Array) -> jax.Array:
+        obs = running_statistics.normalize(state.obs_statistics, obs) if c.normalize_observation else obs
+        return categorical.mean(agent.support, agent.logits(state.params["policy"], obs))
 
-    size = len(obs)
-    padded = np.resize(np.asarray(obs), (-(-size // batch_size) * batch_size, *np.shape(obs)[1:]))
-    parts = [
-        np.asarray(value(state.params["policy"], state.obs_statistics, padded[i : i + batch_size]))
-        for i in range(0, len(padded), batch_size)
-    ]
-    return np.concatenate(parts)[:size]
+    return in_batches(value, batch_size, obs)
 
 
 def advantages(dataset: Dataset, values: Any, next_values: Any, steps: int = 50) -> np.ndarray:

@@ -187,16 +187,13 @@ class AliasedAgent(Agent):
         return sac.Agent.learn(self, learner, batches.replace(action=chunk), key, hyper)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
-        """One step of Q_A towards r + γ min Q_A'(s', f(s', π(s'))), then some of Q_W towards Q_A(s, f(s, w))."""
-        noise_key, dropout_key, *keys = jax.random.split(key, 2 + self.config.distillation_steps)
-        noise = self.noise(learner.params["policy"], batch.next_obs, noise_key, False)
-        chunk = self.decode(self.base, batch.next_obs, noise)
-        following = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key).min(0)
-        target = batch.reward + batch.discount * following
+        """One step of Q_A towards its target, and of the target critics after it; then some of Q_W towards Q_A."""
+        target_key, dropout_key, *keys = jax.random.split(key, 2 + self.config.distillation_steps)
+        target = self.action_target(learner, batch, target_key)
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-            value = self.values(params, batch.obs, batch.action, dropout_key)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
+            output = self.values(params, batch.obs, batch.action, dropout_key)
+            return self.error(output, target), self.expected(output).mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
         learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
@@ -206,18 +203,42 @@ class AliasedAgent(Agent):
             learner, distance = self.distill(learner, batch.obs, key, hyper)
         return learner, {"loss/critic": error, "loss/distillation": distance, "value/mean": value}
 
-    def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
-        """One step of Q_W(s, w) towards Q_A(s, f(s, w)), critic by critic, for w ~ N(0, I); and the loss before it."""
+    def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
+        """r + γ min Q_A'(s', f(s', π(s'))), [batch]."""
         noise_key, dropout_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (*obs.shape[:-1], self.noise_size))
-        target = self.values(learner.params["action_critic"], obs, self.decode(self.base, obs, noise), dropout_key)
+        noise = self.noise(learner.params["policy"], batch.next_obs, noise_key, False)
+        chunk = self.decode(self.base, batch.next_obs, noise)
+        following = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key).min(0)
+        return batch.reward + batch.discount * following
+
+    def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
+        """One step of Q_W(s, w) towards Q_A(s, f(s, w)), critic by critic; and the loss before it."""
+        noise_key, teacher_key, dropout_key = jax.random.split(key, 3)
+        noise = self.distilled_noise(learner.params["policy"], obs, noise_key)
+        chunk = self.decode(self.base, obs, noise)
+        target = self.as_target(self.values(learner.params["action_critic"], obs, chunk, teacher_key))
 
         def loss(params: PyTree) -> jax.Array:
-            value = self.values(params, obs, noise / self.config.noise_bound, dropout_key)
-            return 0.5 * jnp.square(value - target).mean(-1).sum()
+            return self.error(self.values(params, obs, noise / self.config.noise_bound, dropout_key), target)
 
         error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
         return learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate), error
+
+    def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
+        """Of which Q_W learns what it is worth, [batch, noise]: N(0, I)."""
+        return jax.random.normal(key, (obs.shape[0], self.noise_size))
+
+    def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
+        """How far critics [num_critics, batch, …] are from a target, for all critics or for each; f32 []."""
+        return 0.5 * jnp.square(output - target).mean(-1).sum()
+
+    def expected(self, output: jax.Array) -> jax.Array:
+        """The value that a critic's output means."""
+        return output
+
+    def as_target(self, output: jax.Array) -> jax.Array:
+        """What others learn from a critic's output."""
+        return output
 
 
 class Predictor(nn.Module):
@@ -258,57 +279,39 @@ class PredictingAgent(AliasedAgent):
             return noise
         return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape)
 
-    def expected(self, logits: jax.Array) -> jax.Array:
-        """γ to the number of chunks that are left, on average."""
-        return categorical.mean(self.support, logits)
-
-    def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
-        """One step of Q towards success now, or γ Q'(s', f(s', π'(s'))), then some of Q_W towards Q(s, f(s, ε))."""
-        dropout_key, *keys = jax.random.split(key, 1 + self.config.distillation_steps)
-        noise = self.noise(learner.params["policy"], batch.next_obs, key, True)
+    def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
+        """Success now, or γ Q'(s', f(s', π'(s'))) of the critic that expects less: probabilities [batch, num_atoms]."""
+        noise: Any = self.actor.apply(learner.params["policy"], batch.next_obs)
         chunk = self.decode(self.base, batch.next_obs, noise)
-        logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key)
+        logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, key)
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
         # Success is what terminates; it is worth 1.
         success = (batch.discount == 0.0).astype(jnp.float32)[:, None]
-        target = categorical.project(self.support, success + batch.discount[:, None] * self.support, probs)
+        return categorical.project(self.support, success + batch.discount[:, None] * self.support, probs)
 
-        def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-            logits = self.values(params, batch.obs, batch.action, dropout_key)
-            error = jax.vmap(categorical.cross_entropy, (0, None))(logits, target)
-            return error.mean(-1).sum(), self.expected(logits).mean()
+    def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
+        """Half N(0, I), half the predictor's."""
+        own: Any = self.actor.apply(params, obs)
+        return jnp.where(jnp.arange(obs.shape[0])[:, None] % 2 == 0, super().distilled_noise(params, obs, key), own)
 
-        (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
-        learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
-        learner = learner.move_target("action_critic", hyper.target_rate)
-        distance = jnp.zeros(())
-        for key in keys:
-            learner, distance = self.distill(learner, batch.obs, key, hyper)
-        return learner, {"loss/critic": error, "loss/distillation": distance, "value/mean": value}
+    def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
+        target = jnp.broadcast_to(target, output.shape)
+        return categorical.cross_entropy(output, target).mean(-1).sum()
 
-    def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
-        """One step of Q_W(s, ε) towards Q(s, f(s, ε)) by cross-entropy: half N(0, I), half the predictor's."""
-        noise_key, dropout_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (obs.shape[0], self.noise_size))
-        own = self.noise(learner.params["policy"], obs, noise_key, True)
-        noise = jnp.where(jnp.arange(obs.shape[0])[:, None] % 2 == 0, noise, own)
-        logits = self.values(learner.params["action_critic"], obs, self.decode(self.base, obs, noise), dropout_key)
-        target = jax.nn.softmax(logits)
+    def expected(self, output: jax.Array) -> jax.Array:
+        """γ to the number of chunks that are left, on average."""
+        return categorical.mean(self.support, output)
 
-        def loss(params: PyTree) -> jax.Array:
-            logits = self.values(params, obs, noise / self.config.noise_bound, dropout_key)
-            return jax.vmap(categorical.cross_entropy)(logits, target).mean(-1).sum()
-
-        error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
-        return learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate), error
+    def as_target(self, output: jax.Array) -> jax.Array:
+        return jax.nn.softmax(output)
 
     def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
         """One step on -Q'(s, π'(s)) + c max(½ ‖π'(s)‖² - β, 0); sizes are those of a dimension."""
         c = self.config
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-            noise = self.noise(params, batch.obs, key, True)
+            noise: Any = self.actor.apply(params, batch.obs)
             value = self.expected(self.values(learner.params["critic"], batch.obs, noise / c.noise_bound, key)).min(0)
             size = 0.5 * jnp.square(noise).mean(-1)
             return (c.noise_penalty * jnp.maximum(size - c.noise_threshold, 0.0) - value).mean(), size.mean()
@@ -317,6 +320,9 @@ class PredictingAgent(AliasedAgent):
         learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
         return learner, {"loss/policy": error, "policy/noise_size": size}
 
+
+GRRL = Config(method="grrl_steer", newest_size=20_000)
+"""GR-RL's two buffers: half of each batch of what the last policies did. 20,000 chunks are ours."""
 
 AGENTS: dict[str, type[Agent]] = {"dsrl_sac": Agent, "dsrl_na": AliasedAgent, "grrl_steer": PredictingAgent}
 

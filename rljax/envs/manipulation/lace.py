@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.envs.environment import State
-from rljax.envs.manipulation.pick_and_place import grip
+from rljax.envs.manipulation.grip import grip
 from rljax.envs.manipulation.task import ManipulationTask, Progress
 from rljax.envs.mujoco.engine import Physics, load_model
 from rljax.envs.symmetry import Image, Symmetry, affine, blocks_of

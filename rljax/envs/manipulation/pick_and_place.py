@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.envs.environment import State
+from rljax.envs.manipulation.grip import grip
 from rljax.envs.manipulation.task import ManipulationTask, Progress
 from rljax.envs.mujoco.engine import Physics, load_model
 from rljax.envs.symmetry import Image, Symmetry, affine, blocks_of
 from rljax.types import Key
 
-REACH = 0.012
-"""How far, in metres, a thing may be from the middle of the jaws that hold it."""
 BLOCK = 0.04
 """Side of the block, in metres, which are all lengths here; x is forwards, y to the left, z upwards."""
 OPENING = 0.08
@@ -23,19 +22,6 @@ NEAR = 0.05
 """How near to its place the block must be."""
 _MIRROR = np.array([1.0, -1.0, 1.0])
 _OBSERVATION = blocks_of(hand=7, opening=1, block=6, angle=3, target=2)
-
-
-def grip(distance: jax.Array, opening: jax.Array, command: jax.Array, size: float) -> tuple[jax.Array, jax.Array]:
-    """Whether jaws hold a thing of `size` between them, and the opening that they go to when told to go to `command`.
-
-    A hand holds by a constraint that the task turns on and off (`eq_active`, which is part of the state on all
-    engines): friction between fingers needs small physics steps, and gives way where the solver is cut short. What
-    holds is seen from the outside: jaws that close around a thing stop at its size, and those that were closed before
-    they came to it do not hold it, nor do those that it was pulled out of. Arrays of any one shape.
-    """
-    around = (distance < REACH) & (opening > 0.75 * size)
-    closed = (opening < 1.25 * size) & (command < 1.25 * size)
-    return around & closed, jnp.where(around, jnp.maximum(command, size), command)
 
 
 class PickAndPlace(ManipulationTask):

@@ -29,28 +29,6 @@ def task():
     return Lace(threads=1)
 
 
-@pytest.fixture(scope="module")
-def step(task):
-    return jax.jit(jax.vmap(task.step))
-
-
-@pytest.fixture(scope="module")
-def states(task):
-    """Fresh ones."""
-    return jax.jit(jax.vmap(task.reset))(jax.random.split(jax.random.key(0), COUNT))
-
-
-@pytest.fixture(scope="module")
-def put(task):
-    """States with these positions and velocities."""
-
-    def put(states, qpos, qvel):
-        physics = jax.vmap(task.engine.reset)(qpos, qvel)
-        return states.replace(physics=physics, obs=jax.vmap(task.observe)(physics))
-
-    return jax.jit(put)
-
-
 def pose(middle_y, left, right, aside=0.0):
     """A lace that points to the right, its tip level with the eyelet; hands at (y, opening), at middle and tip."""
     hands = [0.0, left[0], HEIGHT, left[1], 0.0, right[0], 0.2, right[1]]

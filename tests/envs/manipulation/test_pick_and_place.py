@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax.envs.manipulation.pick_and_place import BLOCK, OPENING, REACH, PickAndPlace, grip
+from rljax.envs.manipulation.grip import REACH, grip
+from rljax.envs.manipulation.pick_and_place import BLOCK, OPENING, PickAndPlace
 from rljax.envs.mujoco.rendering import NoGraphics
 
 COUNT = 64
@@ -16,28 +17,6 @@ COUNT = 64
 @pytest.fixture(scope="module")
 def task():
     return PickAndPlace(threads=1)
-
-
-@pytest.fixture(scope="module")
-def step(task):
-    return jax.jit(jax.vmap(task.step))
-
-
-@pytest.fixture(scope="module")
-def states(task):
-    """Fresh ones."""
-    return jax.jit(jax.vmap(task.reset))(jax.random.split(jax.random.key(0), COUNT))
-
-
-@pytest.fixture(scope="module")
-def put(task):
-    """States with these positions and velocities."""
-
-    def put(states, qpos, qvel):
-        physics = jax.vmap(task.engine.reset)(qpos, qvel)
-        return states.replace(physics=physics, obs=jax.vmap(task.observe)(physics))
-
-    return jax.jit(put)
 
 
 def at_the_block(states, opening=OPENING):
