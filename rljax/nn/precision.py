@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -43,8 +44,8 @@ def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ja
 # Without this the products of the gradient, whose one factor is a float32 sum, would be made in float32.
 def _backward(factors: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = factors
-    # Transposed by hand, and behind a barrier: XLA's CPU backend makes a product over first axes in float32.
-    transposed = lax.optimization_barrier(x.T.astype(jnp.bfloat16).ravel()).reshape(x.shape[1], x.shape[0])
+    # Transposed in memory, row by row: XLA's CPU backend makes a product over first axes in float32.
+    transposed = with_layout_constraint(x.T.astype(jnp.bfloat16), Layout((0, 1)))
     return _narrow(g, w, 1, 1), _narrow(transposed, g, 1, 0)
 
 
