@@ -22,7 +22,7 @@ off_policy_results := $(foreach run,$(off_policy_runs),$(foreach peer,sb3 sbx cl
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-off-policy bench-offline bench-planning physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
+.PHONY: help demo test test-slow lint format bench bench-off-policy bench-offline bench-planning bench-progress physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -57,6 +57,9 @@ bench-offline: install-dev ## Measure the offline algorithms on the datasets of 
 
 bench-planning: install-dev ## Measure planning, beside pymdptoolbox and QuantEcon (after make install-peers)
 	@$(bin)/python -m benchmarks.planning $(ARGS)
+
+bench-progress: install-dev ## Measure how well the progress critics find faults of demonstrations: an hour; goes on
+	@$(bin)/python -m benchmarks.progress $(ARGS)
 
 physics: install-dev ## Measure the engines on this machine, beside Gymnasium and what else is installed
 	@$(bin)/python -m benchmarks.physics $(ARGS)

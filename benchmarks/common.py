@@ -1,15 +1,26 @@
-"""What the benchmarks share: where results go, and how time and memory are measured."""
+"""What the benchmarks share: where results go, runs of many seeds, and how time and memory are measured."""
 
+import concurrent.futures
 import json
+import os
 import platform
+import queue
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from rljax import training
+from rljax.analysis.statistics import bootstrap_interval
+from rljax.training.versions import hardware, versions
+
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -18,6 +29,53 @@ def write(name: str, record: dict[str, Any]) -> None:
     path = RESULTS / f"{name}-{jax.default_backend()}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"wrote {path.relative_to(RESULTS.parent.parent)}", flush=True)
+
+
+def profile(
+    module: str, title: str, columns: list[str], rows: list[list[Any]], notes: str, **more: Any
+) -> dict[str, Any]:
+    """A table with where and how it was made, as `make tables` shows it; `module` is what was run."""
+
+    def shortened(argument: str) -> str:
+        # Where a file lies outside of the repository means nothing elsewhere.
+        path = Path(argument)
+        if not path.is_absolute():
+            return argument
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+    command = " ".join(["python -m", module, *map(shortened, sys.argv[1:])])
+    about = {"hardware": hardware(), "versions": versions(), "command": command}
+    return {"kind": "profile", "title": title, "columns": columns, "rows": rows, "notes": notes, **more, **about}
+
+
+def run_all(jobs: Iterable[list[str]]) -> None:
+    """Runs commands, each on a core of its own; on an accelerator one after the other."""
+    alone = training.expect_accelerator() or not hasattr(os, "sched_getaffinity")
+    cores: queue.Queue[Any] = queue.Queue()
+    for core in [None] if alone else os.sched_getaffinity(0):
+        cores.put(core)
+
+    def take_core() -> None:
+        # Of the thread, whose children inherit it.
+        if (core := cores.get()) is not None:
+            os.sched_setaffinity(0, {core})
+
+    def run(command: list[str]) -> None:
+        print(" ".join(command[1:]), flush=True)
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "."})
+
+    with concurrent.futures.ThreadPoolExecutor(cores.qsize(), initializer=take_core) as pool:
+        for job in [pool.submit(run, command) for command in jobs]:
+            job.result()
+
+
+def with_interval(scores: Sequence[float], form: str = ".1f") -> str:
+    """The mean over seeds, [its bootstrap interval] and (how many)."""
+    if not scores:
+        return "–"
+    low, high = bootstrap_interval(np.array(scores))
+    interval = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{np.mean(scores):{form}}{interval} ({len(scores)})"
 
 
 def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> float:

@@ -1,5 +1,6 @@
 """A diffusion or flow policy of demonstrations.
 
+    python -m rljax.data.download push_t_human_demos.npz
     python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
     python experiments/diffusion_policy.py --dataset … --objective flow
 

@@ -3,6 +3,7 @@
     python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
     python experiments/steer.py --base runs/diffusion_policy/push_t_human_demos-seed0
     python experiments/steer.py --base … --method dsrl_na --delay 1
+    python experiments/steer.py --base … --method dsrl_na --demos push_t_human_demos.npz --reward sparse
 
 The policy stays as it is: what is learned is which noise to begin from. Everything is left in runs/steer/<name>:
 settings, metrics, checkpoints, evaluation, learning curve.
@@ -10,6 +11,8 @@ settings, metrics, checkpoints, evaluation, learning curve.
 
 import dataclasses
 from pathlib import Path
+
+import numpy as np
 
 import rljax
 from rljax import experiment
@@ -27,6 +30,10 @@ class Settings:
     """Run folder of the policy, made by experiments/diffusion_policy.py."""
     reward: str = "dense"
     """Of the task, where it is one of manipulation: dense, staged or sparse."""
+    executed: int = 0
+    """Actions of a chunk that are done before the next; as the policy has it where 0."""
+    demos: Path | None = None
+    """Demonstrations that are half of each batch, or --offline-share of it; with dsrl_na or grrl_steer."""
     total_steps: int = 300_000
     """Environment steps of each member, those of single actions."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
@@ -44,14 +51,24 @@ def main(settings: Settings) -> experiment.Result:
     if settings.mismatch != experiment.Mismatch():
         spec["mismatch"] = dataclasses.asdict(settings.mismatch)
     sampler = config_from_dict(diffusion.Config, description["config"])
+    sampler = dataclasses.replace(sampler, executed=settings.executed or sampler.executed)
     config = dataclasses.replace(
         settings.config, sampler=sampler, normalize_observation=sampler.normalize_observation
     )  # fmt: skip
 
-    def make() -> steering.Algorithm:
-        return steering.make(rljax.make(**spec), config, steering.base_of(rljax.load(settings.base)))
+    extra, dataset = {"base": str(settings.base)}, None
+    if settings.demos is not None:
+        dataset = experiment.load_dataset(settings.demos)
+        as_sparse = bool(np.isin(dataset.reward, (-1.0, 0.0)).all())
+        if as_sparse != (spec.get("reward", settings.reward) == "sparse"):
+            raise ValueError(f"{settings.demos}: its rewards are not those of --reward {settings.reward}")
+        config = dataclasses.replace(config, offline_share=config.offline_share or 0.5)
+        extra["demos"] = str(settings.demos)
 
-    return experiment.run("steer", make, settings.total_steps, settings.run, {"base": str(settings.base)})
+    def make() -> steering.Algorithm:
+        return steering.make(rljax.make(**spec), config, steering.base_of(rljax.load(settings.base)), dataset)
+
+    return experiment.run("steer", make, settings.total_steps, settings.run, extra)
 
 
 if __name__ == "__main__":

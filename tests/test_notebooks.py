@@ -19,6 +19,7 @@ SMALL = {
     "03_off_policy": {"STEPS": 1200, "EPISODES": 2, "TEMPERATURES": [0.01, 1.0]},
     "04_planning": {"STEPS": 2000, "PPO_STEPS": 4096, "DISCOUNTS": [0.5, 0.9]},
     "05_offline": {"STEPS": 40, "ONLINE_STEPS": 240, "EPISODES": 2, "METHODS": ("IQL",)},
+    "06_steering": {"UPDATES": 20, "STEPS": 400, "EPISODES": 4, "DEMONSTRATIONS": 4, "CRITIC_UPDATES": 10},
 }  # fmt: skip
 # The kind of the film, if there is one, and how many figures.
 PICTURES = {
@@ -27,6 +28,7 @@ PICTURES = {
     "03_off_policy": ("image/gif", 3),
     "04_planning": (None, 3),
     "05_offline": (None, 4),
+    "06_steering": (None, 4),
 }
 
 

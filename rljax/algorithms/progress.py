@@ -5,10 +5,12 @@ reward at the end of what succeeded, how far a task is; where that falls, a huma
 here to compare with: one that regresses the share of time that has passed, and one without distributions
 (`Config(num_atoms=0)`).
 
-How a task went is in the dataset: an episode that terminates has succeeded, one that is truncated has not.
+How a task went is in the dataset: an episode that terminates has succeeded, one that is truncated has not. One critic
+may learn several tasks, as GR-RL's does: `joined`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -17,10 +19,12 @@ import numpy as np
 
 from rljax.algorithms import td3_bc
 from rljax.algorithms.base import Algorithm, require
+from rljax.algorithms.off_policy import continuous
 from rljax.algorithms.offline import assemble, in_batches
 from rljax.data import Dataset, concatenate
-from rljax.data.prepared import Prepared
+from rljax.data.prepared import Prepared, check_spaces
 from rljax.envs import Environment
+from rljax.envs.spaces_only import SpacesOnly
 from rljax.ops import running_statistics
 
 Target = Literal["reward", "time"]
@@ -121,6 +125,45 @@ def with_failures(dataset: Dataset, retry: Any) -> Dataset:
     return concatenate(parts)
 
 
+def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[SpacesOnly, list[Dataset]]:
+    """Several tasks in one pair of spaces, for one critic of all: what stands in for their environment, and their data.
+
+        env, parts = joined(envs, datasets)
+        algorithm = make(env, config, concatenate(parts))
+        ...
+        first = progress(algorithm, state, parts[0])
+
+    Observations are those of each task, zeros up to the size of the largest, and which task it is (one-hot); actions
+    are in [-1, 1] of their own bounds, and zeros likewise. A task counts by its number of steps.
+
+    Args:
+      envs, datasets: of each task; only the spaces count.
+
+    Raises:
+      ValueError: not as many of one as of the other, or a dataset does not fit its environment's spaces.
+    """
+    if not envs or len(envs) != len(datasets):
+        raise ValueError(f"progress: {len(envs)} environments and {len(datasets)} datasets; there must be one for each")
+    for env, dataset in zip(envs, datasets):
+        continuous(env, "progress")
+        check_spaces(dataset, env.observation_space, env.action_space)
+    obs_size, action_size = (max(x.shape[-1] for x in xs) for xs in zip(*((d.obs, d.action) for d in datasets)))
+
+    def padded(x: Any, size: int) -> np.ndarray:
+        return np.pad(np.asarray(x, np.float32), ((0, 0), (0, size - np.shape(x)[1])))
+
+    def part(task: int, space: Any, d: Dataset) -> Dataset:
+        which = np.tile(np.eye(len(envs), dtype=np.float32)[task], (d.size, 1))
+        obs, next_obs = (np.concatenate([padded(x, obs_size), which], 1) for x in (d.obs, d.next_obs))
+        action, following = (
+            padded(np.clip(space.to_unit(np.asarray(x)), -1.0, 1.0), action_size) for x in (d.action, d.next_action)
+        )
+        return d.replace(obs=obs, next_obs=next_obs, action=action, next_action=following)
+
+    spaces = SpacesOnly(obs_size + len(envs), [-1.0] * action_size, [1.0] * action_size)
+    return spaces, [part(i, env.action_space, d) for i, (env, d) in enumerate(zip(envs, datasets))]
+
+
 def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int = 4096) -> np.ndarray:
     """What the critics think of each step of a dataset, as recorded: [N], the mean of both."""
     c, space = algorithm.config, algorithm.env.action_space
@@ -135,11 +178,12 @@ def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int
     return in_batches(values, batch_size, dataset.obs, dataset.action)
 
 
-def drops(progress: Any, ends: Any, threshold: float, within: int) -> np.ndarray:
+def drops(progress: Any, ends: Any, threshold: float, within: int, relative: bool = False) -> np.ndarray:
     """At which steps progress [N] falls by more than `threshold` (δ) in the next `within` steps (k): bool [N].
 
     Args:
       ends: where each episode ends, exclusive; what comes after does not count.
+      relative: the threshold is a share of the progress made: 1 - γ^n is to fall back by n steps, early or late.
     """
     progress, ends = np.asarray(progress, np.float64), np.asarray(ends)
     position = np.arange(len(progress))
@@ -147,7 +191,8 @@ def drops(progress: Any, ends: Any, threshold: float, within: int) -> np.ndarray
     lowest = progress.copy()
     for ahead in range(1, within + 1):
         lowest = np.minimum(lowest, progress[np.minimum(position + ahead, last)])
-    return progress - lowest > threshold
+    # Below a hundredth, critics do not tell progress from none.
+    return progress - lowest > threshold * (np.maximum(progress, 0.01) if relative else 1.0)
 
 
 class Detection(NamedTuple):

@@ -36,8 +36,9 @@ from rljax.algorithms import diffusion, off_policy, sac
 from rljax.algorithms.base import Algorithm, Policy, config_from_dict, require
 from rljax.algorithms.off_policy import Learner
 from rljax.algorithms.offline import OfflineConfig
-from rljax.data import Batch
-from rljax.data.prepared import Prepared
+from rljax.data import Batch, Dataset
+from rljax.data.chunks import in_chunks
+from rljax.data.prepared import Prepared, check_spaces, normalized
 from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
 from rljax.envs.environment import State as EnvState
 from rljax.envs.wrappers import Wrapper
@@ -58,6 +59,9 @@ class Config(OfflineConfig, sac.Config):
     """How it learns."""
     noise_bound: float = 1.5
     """Noise lies in [-this, this] (the paper: about 1.5)."""
+    noise_steps: int = 0
+    """How many of a chunk's steps have noise of their own, which others then share; 0 for all of them. 1 leaves d
+    dimensions to search, as the paper has it for large policies."""
     distillation_steps: int = 1
     """dsrl_na, grrl_steer: steps of Q_W for each one of Q_A (DSRL: 10); each samples a chunk."""
     noise_penalty: float = 0.1
@@ -87,7 +91,7 @@ class Config(OfflineConfig, sac.Config):
     target_entropy_per_dim: float = 0.0
     """Target entropy in nats for each dimension of the noise, in units of its bound."""
     offline_share: float = 0.0
-    """The part of each batch that is the demonstrations'."""
+    """The part of each batch that is the demonstrations'; they have no noise, so that dsrl_sac cannot learn of them."""
     sampler: Annotated[diffusion.Config, tyro.conf.Suppress] = dataclasses.field(default_factory=diffusion.Config)
     """Settings of the policy that is steered."""
 
@@ -96,7 +100,11 @@ class Config(OfflineConfig, sac.Config):
             object.__setattr__(self, "sampler", config_from_dict(diffusion.Config, dict(self.sampler)))
         super().__post_init__()
         require(self, "method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}")
+        if self.method == "dsrl_sac":
+            require(self, "offline_share", self.offline_share == 0, "0 with dsrl_sac")
         require(self, "noise_bound", self.noise_bound > 0, "positive")
+        divides = self.noise_steps >= 0 and self.sampler.horizon % max(self.noise_steps, 1) == 0
+        require(self, "noise_steps", divides, f"0, or divide the sampler's horizon = {self.sampler.horizon}")
         require(self, "distillation_steps", self.distillation_steps >= 1, "at least 1")
         require(self, "reward_per_step", self.reward_per_step > 0, "positive")
         for name in ("noise_penalty", "noise_threshold", "exploration_noise"):
@@ -105,15 +113,20 @@ class Config(OfflineConfig, sac.Config):
         alike = self.normalize_observation == self.sampler.normalize_observation
         require(self, "normalize_observation", alike, "as the steered policy has it")
 
+    @property
+    def own_noise(self) -> int:
+        """How many of a chunk's steps have noise of their own."""
+        return self.noise_steps or self.sampler.horizon
+
 
 class Steered(Wrapper):
     """An environment whose steps are chunks: of an action [noise, chunk] in [-1, 1] only the chunk is executed."""
 
-    def __init__(self, env: Environment, sampler: diffusion.Config):
-        executed = sampler.executed
-        super().__init__(ActionChunk(RescaleAction(ObservationHistory(env, sampler.history)), executed))
+    def __init__(self, env: Environment, config: Config):
+        sampler = config.sampler
+        super().__init__(ActionChunk(RescaleAction(ObservationHistory(env, sampler.history)), sampler.executed))
         size = env.action_space.shape[0]  # type: ignore[union-attr]
-        self.noise_size, self.chunk_size = sampler.horizon * size, executed * size
+        self.noise_size, self.chunk_size = config.own_noise * size, sampler.executed * size
         self.action_space = Box(-1.0, 1.0, (self.noise_size + self.chunk_size,))
 
     def step(self, state: EnvState, action: jax.Array) -> EnvState:
@@ -136,14 +149,23 @@ class Agent(sac.Agent):
         self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None, *,
         sampler: diffusion.Agent, base: PyTree,
     ):  # fmt: skip
-        self.noise_size = int(np.prod(sampler.chunk_shape))
+        self.noise_size = config.own_noise * sampler.action_size
         super().__init__(config, obs_size, self.noise_size, axis_name)
         self.sampler, self.base, self.chunk_size = sampler, base, action_size - self.noise_size
 
+    def spread(self, noise: jax.Array) -> jax.Array:
+        """Noise [..., noise] as the sampler takes it, [..., horizon, d]."""
+        own = noise.reshape(*noise.shape[:-1], self.config.own_noise, -1)
+        return jnp.repeat(own, self.config.sampler.horizon // self.config.own_noise, axis=-2)
+
+    def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
+        """Noise N(0, I), [*shape, noise]; where steps share it, as small as the mean of what they would have had."""
+        share = self.config.own_noise / self.config.sampler.horizon
+        return np.sqrt(share) * jax.random.normal(key, (*shape, self.noise_size))
+
     def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         """Chunks [..., chunk] that the sampler makes of noise [..., noise]."""
-        noise = noise.reshape(*noise.shape[:-1], *self.sampler.chunk_shape)
-        chunk = self.sampler.sample(base, obs, noise)[..., : self.config.sampler.executed, :]
+        chunk = self.sampler.sample(base, obs, self.spread(noise))[..., : self.config.sampler.executed, :]
         return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
@@ -156,7 +178,7 @@ class Agent(sac.Agent):
 
     def explore(self, obs: jax.Array, key: Key) -> jax.Array:
         """The same of noise N(0, I): what the frozen policy does."""
-        return self._with_chunk(obs, jax.random.normal(key, (*obs.shape[:-1], self.noise_size)))
+        return self._with_chunk(obs, self.draw(key, obs.shape[:-1]))
 
     def _with_chunk(self, obs: jax.Array, noise: jax.Array) -> jax.Array:
         return jnp.concatenate([noise / self.config.noise_bound, self.decode(self.base, obs, noise)], axis=-1)
@@ -226,7 +248,7 @@ class AliasedAgent(Agent):
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
         """Of which Q_W learns what it is worth, [batch, noise]: N(0, I)."""
-        return jax.random.normal(key, (obs.shape[0], self.noise_size))
+        return self.draw(key, obs.shape[:1])
 
     def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
         """How far critics [num_critics, batch, …] are from a target, for all critics or for each; f32 []."""
@@ -335,7 +357,11 @@ class Base(struct.PyTreeNode):
 
 
 def make(
-    env: Environment, config: Config | None = None, base: Base | None = None, axis_name: str | None = None
+    env: Environment,
+    config: Config | None = None,
+    base: Base | None = None,
+    dataset: Dataset | Prepared | None = None,
+    axis_name: str | None = None,
 ) -> Algorithm:
     """Steering of a diffusion or flow policy in `env`.
 
@@ -343,10 +369,11 @@ def make(
       env: the task, with steps of single actions.
       config: settings; `config.sampler` are those of the policy.
       base: the policy; without one, the algorithm can only load a policy.
+      dataset: demonstrations in `env`, of which each batch has `config.offline_share`; only needed where that is not 0.
       axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
-      ValueError: the environment's spaces do not fit.
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them, or is missing.
     """
     c = config or Config()
     off_policy.continuous(env, "steering")
@@ -354,13 +381,17 @@ def make(
     if base is None:
         unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
         base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape)))
-    steered, statistics = Steered(env, c.sampler), base.obs_statistics
+    steered, statistics = Steered(env, c), base.obs_statistics
     tiled = statistics.replace(
         mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)
     )
     agent_type = functools.partial(AGENTS[c.method], sampler=sampler, base=base.params)
     prepared = Prepared(None, tiled, scale=c.reward_per_step / c.sampler.executed)
-    remake = functools.partial(make, base=base)
+    if isinstance(dataset, Prepared):
+        prepared = dataset
+    elif dataset is not None and c.offline_share:
+        prepared = dataclasses.replace(prepared, dataset=demonstrations(dataset, env, c, prepared))
+    remake = functools.partial(make, base=base, dataset=prepared)
     algorithm = off_policy.assemble(
         "steering", steered, c, agent_type, sac.Hyper, remake, axis_name, prepared, random_start=True
     )
@@ -370,12 +401,32 @@ def make(
         variables = {"params": base.params, "obs_statistics": base.obs_statistics, "steering": state.params["policy"]}
 
         def noise(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-            noise = agent.noise(variables["steering"], obs, key, deterministic)
-            return noise.reshape(*noise.shape[:-1], *sampler.chunk_shape)
+            return agent.spread(agent.noise(variables["steering"], obs, key, deterministic))
 
         return diffusion.chunked_policy(sampler, env, variables, noise=noise)
 
     return algorithm._replace(policy=policy, env=env)
+
+
+def demonstrations(dataset: Dataset, env: Environment, config: Config, prepared: Prepared) -> Dataset:
+    """A dataset of single steps as `Steered` has them, ready to learn from; for the noise, which is unknown, 0."""
+    check_spaces(dataset, env.observation_space, env.action_space)
+    space: Any = env.action_space
+    unit = np.clip(space.to_unit(np.asarray(dataset.action)), -1.0, 1.0).astype(np.float32)
+    chunks = in_chunks(dataset.replace(action=unit), config.sampler.history, config.sampler.executed)
+    noise = np.zeros((chunks.size, config.own_noise * unit.shape[1]), np.float32)
+    obs, next_obs = chunks.obs, chunks.next_obs
+    if config.normalize_observation:
+        obs, next_obs = (normalized(prepared.statistics, x) for x in (obs, next_obs))
+    done = f"chunks of {config.sampler.executed}, rewards times {prepared.scale:.6g}"
+    return chunks.replace(
+        obs=obs,
+        next_obs=next_obs,
+        action=np.concatenate([noise, chunks.action], axis=1),
+        next_action=np.concatenate([noise, chunks.next_action], axis=1),
+        reward=np.float32(chunks.reward * prepared.scale),
+        metadata=dataclasses.replace(dataset.metadata, normalization=done),
+    ).discounted(config.discount)
 
 
 def base_of(policy: Policy) -> Base:

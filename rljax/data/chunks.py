@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from rljax.data.dataset import Dataset, Metadata
-from rljax.types import Key
+from rljax.types import Key, Transition
 
 
 class ChunkBatch(struct.PyTreeNode):
@@ -96,3 +96,43 @@ class Chunks(struct.PyTreeNode):
         action = self.action[jnp.minimum(ahead, self.size - 1)]
         at = index[:, 0]
         return ChunkBatch(obs.reshape(batch_size, -1), action, self.label[at], self.weight[at])
+
+
+def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
+    """A dataset whose steps are chunks, as an environment in `ObservationHistory` and `ActionChunk` has them.
+
+    Args:
+      dataset: on the host, observations [N, n] and actions [N, d].
+
+    Returns:
+      Observations [N, history * n], the oldest first; actions [N, executed * d]; the sum of a chunk's rewards. Each
+      episode is there from each of its first `executed` steps on. A chunk that the end cuts short repeats its last
+      action.
+    """
+    obs, action, following = (np.asarray(x) for x in (dataset.obs, dataset.action, dataset.next_obs))
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(dataset.reward, np.float64))])
+    parts = [
+        np.arange(first, end, executed)
+        for start, end in zip(dataset.starts, dataset.ends)
+        for first in range(start, min(start + executed, end))
+    ]
+    at = np.concatenate(parts)
+    episode = np.searchsorted(dataset.ends, at, side="right")
+    begin, end = dataset.starts[episode], dataset.ends[episode]
+    until = np.minimum(at + executed, end)
+    back = np.arange(history)[::-1]
+    past = obs[np.maximum(at[:, None] - back, begin[:, None])]
+    # What was seen last is no episode's next observation but its own.
+    seen = np.concatenate([obs, following])
+    last = until[:, None] - 1 - back
+    later = seen[np.where(back == 0, last + len(obs), np.maximum(last + 1, begin[:, None]))]
+    done = until == end
+    rows: Any = (
+        past.reshape(len(at), -1),
+        action[np.minimum(at[:, None] + np.arange(executed), end[:, None] - 1)].reshape(len(at), -1),
+        (total[until] - total[at]).astype(np.float32),
+        done & np.asarray(dataset.terminated)[until - 1],
+        done & np.asarray(dataset.truncated)[until - 1],
+        later.reshape(len(at), -1),
+    )
+    return Dataset.of(Transition(*rows), dataset.metadata)

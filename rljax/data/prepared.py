@@ -44,11 +44,11 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     if dataset is None:
         return Prepared(None, nothing)
     name = dataset.metadata.name
-    _check_spaces(dataset, observation_space, action_space)
+    check_spaces(dataset, observation_space, action_space)
     statistics, obs, next_obs = nothing, np.asarray(dataset.obs), np.asarray(dataset.next_obs)
     if config.normalize_observation:
         statistics = dataset.statistics()
-        obs, next_obs = (_normalized(statistics, x) for x in (obs, next_obs))
+        obs, next_obs = (normalized(statistics, x) for x in (obs, next_obs))
     action, next_action = (
         np.clip(action_space.to_unit(np.asarray(x)), -1.0, 1.0).astype(np.float32)
         for x in (dataset.action, dataset.next_action)
@@ -68,13 +68,14 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     return Prepared(ready.discounted(config.discount), statistics, scale, config.reward_bias)
 
 
-def _normalized(statistics: running_statistics.Statistics, x: np.ndarray) -> np.ndarray:
+def normalized(statistics: running_statistics.Statistics, x: np.ndarray) -> np.ndarray:
     """`running_statistics.normalize` on the host: a dataset that is streamed does not fit on the device."""
     mean, variance = np.asarray(statistics.mean), np.asarray(running_statistics.variance(statistics))
     return np.clip((x - mean) / np.sqrt(variance + 1e-8), -10.0, 10.0).astype(np.float32)
 
 
-def _check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) -> None:
+def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) -> None:
+    """Refuses observations or actions that are not of these spaces, in one line."""
     name = dataset.metadata.name
     fields = (("observations", dataset.obs, observation_space), ("actions", dataset.action, action_space))
     for what, x, space in fields:

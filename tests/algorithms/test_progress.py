@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import progress
-from rljax.algorithms.progress import Config, detection, drops, relabelled, with_failures
+from rljax.algorithms.progress import Config, detection, drops, joined, relabelled, with_failures
+from rljax.data import concatenate
+from rljax.envs.spaces_only import SpacesOnly
 from tests.datasets import dataset_of
 from tests.toys import Drift, limited
 
@@ -27,12 +29,15 @@ def walks(slips=(), length=20, episodes=8):
     return dataset_of(obs, action, np.where(last, 0.0, -1.0), np.roll(obs, -1, 0), terminated=last)
 
 
+def run(algorithm, iterations):
+    state, device = jax.jit(algorithm.init)(jax.random.key(0)), jax.tree.map(jnp.asarray, algorithm.data)
+    steps = jax.jit(lambda s, d: jax.lax.scan(lambda s, _: algorithm.step(s, d), s, None, iterations))
+    return steps(state, device)[0]
+
+
 def learned(config, data, iterations=2000):
     algorithm = progress.make(limited(Drift(), 5), config, data)
-    state, device = jax.jit(algorithm.init)(jax.random.key(0)), jax.tree.map(jnp.asarray, algorithm.data)
-    run = jax.jit(lambda s, d: jax.lax.scan(lambda s, _: algorithm.step(s, d), s, None, iterations))
-    state, _ = run(state, device)
-    return progress.progress(algorithm, state, data, batch_size=64)
+    return progress.progress(algorithm, run(algorithm, iterations), data, batch_size=64)
 
 
 def test_rewards_are_at_the_end_of_success_alone():
@@ -81,6 +86,10 @@ def test_drops_by_hand():
     np.testing.assert_array_equal(drops(values, ends, 0.15, 1), [0, 0, 1, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(drops(values, ends, 0.15, 2), [0, 1, 1, 0, 0, 0, 0, 0])  # not over an end
     assert not drops(values, ends, 0.5, 3).any()
+    # 0.5 falls by three fifths of itself, and 0.4 by half.
+    np.testing.assert_array_equal(drops(values, ends, 0.55, 2, relative=True), [0, 1, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(drops(values, ends, 0.45, 2, relative=True), [0, 1, 1, 0, 0, 0, 0, 0])
+    assert not drops([0.001, 0.0], [2], 0.5, 1, relative=True).any()
 
 
 def test_detection_by_hand():
@@ -119,3 +128,40 @@ def test_bad_settings_are_refused():
             Config(**options)
     with pytest.raises(ValueError, match="online must be False"):
         progress.make(limited(Drift(), 5), online=True)
+
+
+def test_a_joint_critic_tells_the_progress_of_two_tasks():
+    """One walks to 1, the other, whose observations are larger, back from 1 to 0; both show the same places."""
+    forth = walks()
+    back = dataset_of(
+        np.c_[1 - forth.obs[:, :1], np.ones((forth.size, 2))], np.tile(forth.action, 2), forth.reward,
+        np.c_[1 - forth.next_obs[:, :1], np.ones((forth.size, 2))], terminated=forth.terminated,
+    )  # fmt: skip
+    envs = [limited(Drift(), 5), SpacesOnly(3, [-2.0, -2.0], [4.0, 4.0])]
+    env, parts = joined(envs, [forth, back])
+    assert env.observation_space.shape == (5,)
+    assert env.action_space.shape == (2,)
+    np.testing.assert_array_equal(parts[0].obs[:, 2:], np.tile([0, 1, 0], (forth.size, 1)))
+    np.testing.assert_array_equal(parts[1].next_obs[:, 3:], np.tile([0, 1], (forth.size, 1)))
+    np.testing.assert_allclose(parts[0].action, np.c_[forth.action / 3 - 1 / 3, np.zeros(forth.size)], atol=1e-6)
+    np.testing.assert_array_equal(parts[0].next_action[0], parts[0].action[1])
+    config = Config(**SMALL, discount=0.9, rewarded_steps=3, target_rate=0.05)
+    algorithm = progress.make(env, config, concatenate(parts))
+    state = run(algorithm, 2000)
+    expected = 0.9 ** np.arange(19, -1, -1)
+    for part in parts:
+        found = progress.progress(algorithm, state, part, batch_size=64)[:20]
+        np.testing.assert_allclose(found, expected, atol=0.08)
+
+
+def test_tasks_that_do_not_fit_are_refused():
+    env, data = limited(Drift(), 5), walks(length=5, episodes=2)
+    for envs, datasets, message in (
+        ([env], [data, data], "progress: 1 environments and 2 datasets; there must be one for each"),
+        ([], [], "progress: 0 environments and 0 datasets"),
+        ([env, SpacesOnly(3, [-2.0], [4.0])], [data, data], "observations have the shape .2., the environment's .3."),
+        ([SpacesOnly(2, [-1.0], [1.0])], [data], "actions go from .* the environment allows -1 to 1"),
+        ([SpacesOnly(2, [-np.inf], [1.0])], [data], "progress needs a one-dimensional Box of actions with bounds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            joined(envs, datasets)

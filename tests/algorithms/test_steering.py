@@ -17,7 +17,7 @@ from rljax.ops import running_statistics
 from rljax.spaces import Box
 from rljax.training import program as programs
 from rljax.training.evaluate import evaluate
-from tests.datasets import hyper_of
+from tests.datasets import dataset_of, hyper_of
 from tests.toys import limited
 from tests.training.test_runner import train
 
@@ -69,9 +69,10 @@ def base_of(scale=0.0):
     return Base(jax.tree.unflatten(tree, noisy), running_statistics.init(jnp.zeros(1)))
 
 
-def agent_of(method, scale=0.3):
-    sampler = diffusion.Agent(SAMPLER, 1, 1)
-    agent = steering.AGENTS[method](config_of(method), 2, 5, sampler=sampler, base=base_of(scale).params)
+def agent_of(method, scale=0.3, **options):
+    sampler, config = diffusion.Agent(SAMPLER, 1, 1), config_of(method, **options)
+    size = config.own_noise + SAMPLER.executed
+    agent = steering.AGENTS[method](config, 2, size, sampler=sampler, base=base_of(scale).params)
     return agent, agent.init(jax.random.key(0), jax.random.key(1))
 
 
@@ -104,6 +105,32 @@ def test_a_run_resumes_bit_for_bit(made, tmp_path, monkeypatch):
     train(algorithm, 160, folder=tmp_path / "part")
     resumed = train(algorithm, 240, folder=tmp_path / "part", resume=True)
     chex.assert_trees_all_equal(resumed.state.learner, whole.state.learner)
+
+
+@pytest.mark.parametrize("method", ["dsrl_na", "grrl_steer"])
+def test_half_of_each_batch_may_be_of_demonstrations(method):
+    """Their actions are in units beside a noise of 0, their rewards those of a chunk."""
+    action = np.array([[1.0], [-2.0], [4.0], [2.5], [1.0], [1.0]], np.float32)
+    last = np.array([0, 0, 0, 1, 0, 0], bool)
+    obs = np.linspace(-1, 1, 6, dtype=np.float32)[:, None]
+    demos = dataset_of(obs, action, -np.abs(action[:, 0] - AIM), terminated=last)
+    algorithm = steering.make(ENV, config_of(method, offline_share=0.5), base_of(), demos)
+    data = algorithm.data
+    assert data.size == 6
+    assert data.action.shape == (6, 3 + 2)
+    np.testing.assert_array_equal(data.action[:2], [[0, 0, 0, 0, -1], [0, 0, 0, 1, 0.5]])
+    np.testing.assert_allclose(data.reward[:2], [-(1.5 + 4.5) / 2, -1.5 / 2])
+    assert data.terminated[:2].tolist() == [False, True]
+    program = programs.build(algorithm, None, 1, "threefry2x32")
+    key = np.asarray(jax.random.key_data(jax.random.key(0)))
+    state, totals = program.init(key, {})
+    *_, finite = program.run(state, totals, np.int32(0), np.int32(15), program.place(data))
+    assert finite
+    alone = steering.make(ENV, algorithm.config, base_of())
+    with pytest.raises(ValueError, match="learns from a dataset as well"):
+        jax.eval_shape(lambda key: alone.step(alone.init(key)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"offline_share = 0\.5 is not allowed; it must be 0 with dsrl_sac"):
+        config_of(offline_share=0.5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -142,7 +169,7 @@ def test_the_policy_off_is_the_frozen_policy():
     """Chunks of noise N(0, I) by `explore` in the chunked task, and by the policy as it was trained: equal returns."""
     base = base_of(0.3)
     env = limited(Aim(0.0), 8)
-    steered = Steered(env, SAMPLER)
+    steered = Steered(env, config_of())
     agent, _ = agent_of("dsrl_sac")
     envs = AutoReset(steered, 400)
 
@@ -161,8 +188,21 @@ def test_the_policy_off_is_the_frozen_policy():
     assert abs(ours.mean() - episodes.returns.mean()) < 3 * error
 
 
+def test_steps_of_a_chunk_may_share_their_noise():
+    agent, learner = agent_of("dsrl_sac", noise_steps=1)
+    assert agent.noise_size == 1
+    np.testing.assert_array_equal(agent.spread(jnp.array([[0.5], [-1.0]]))[..., 0], [[0.5] * 3, [-1.0] * 3])
+    drawn = agent.draw(jax.random.key(0), (4000,))
+    # As small as the mean of three.
+    np.testing.assert_allclose(drawn.std(), 1 / np.sqrt(3), rtol=0.05)
+    action = agent.act(learner.params["policy"], jnp.zeros((5, 2)), jax.random.key(1), False)
+    assert action.shape == (5, 1 + 2)
+    with pytest.raises(ValueError, match="noise_steps = 2 is not allowed; it must be 0, or divide"):
+        config_of(noise_steps=2)
+
+
 def test_only_the_chunk_is_executed():
-    steered = Steered(ENV, SAMPLER)
+    steered = Steered(ENV, config_of())
     assert steered.action_space.shape == (3 + 2,)
     state = steered.reset(jax.random.key(0))
     after = steered.step(state, jnp.array([9.0, -9.0, 9.0, -1.0, 0.5]))

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from rljax.data.chunks import Chunks
+import rljax
+from rljax.data.chunks import Chunks, in_chunks
+from rljax.envs import ActionChunk, ObservationHistory
 from tests.datasets import dataset_of
 
 # Two episodes, of 3 and of 2 steps; observations 0 … 4, actions ten times that.
@@ -62,3 +64,38 @@ def test_a_share_of_the_data_pads_at_its_own_ends():
 def test_labels_and_weights_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Chunks.of(DATA, 1, 1, **options)
+
+
+def test_a_dataset_in_chunks_is_what_the_environment_gives_that_is_stepped_in_chunks():
+    env = rljax.make("pendulum")
+    steps, size, history = 200, 3, 4
+    actions = np.asarray(jax.random.uniform(jax.random.key(1), (steps, 1), minval=-2.0, maxval=2.0))
+
+    def roll_out(env, actions):
+        def step(state, action):
+            after = env.step(state, action)
+            return after, (state.obs, action, after.reward, after.terminated, after.truncated, after.obs)
+
+        return jax.jit(lambda: jax.lax.scan(step, env.reset(jax.random.key(0)), actions)[1])()
+
+    obs, _, reward, terminated, truncated, next_obs = map(np.asarray, roll_out(env, actions))
+    assert truncated[-1]
+    assert not truncated[:-1].any()
+    single = dataset_of(obs, actions, reward, next_obs, terminated, truncated)
+    chunked = in_chunks(single, history, size)
+    assert chunked.size == 67 + 67 + 66
+    assert len(chunked.ends) == size
+    # The last chunk is cut short, and repeats its last action.
+    padded = np.concatenate([actions, actions[-1:]]).reshape(67, size)
+    expected = roll_out(ActionChunk(ObservationHistory(env, history), size), padded)
+    names = ("obs", "action", "reward", "terminated", "truncated", "next_obs")
+    for name, x in zip(names, expected, strict=True):
+        np.testing.assert_allclose(getattr(chunked, name)[:67], x, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_a_dataset_in_chunks_stays_within_its_episodes():
+    chunked = in_chunks(DATA, history=2, executed=2)
+    assert chunked.obs[:, -1].tolist() == [0, 2, 1, 3, 4]
+    assert chunked.obs[:, 0].tolist() == [0, 1, 0, 3, 3]
+    assert chunked.action.tolist() == [[0, 10], [20, 20], [10, 20], [30, 40], [40, 40]]
+    assert chunked.truncated.tolist() == [False, True, True, True, True]

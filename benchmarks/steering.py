@@ -1,0 +1,290 @@
+"""Benchmark of diffusion policies and RL in their noise: success, transfer to gym-pusht, and where the time goes.
+
+    python -m benchmarks.steering --demos push_t_human_demos.npz            # everything; goes on where it stopped
+    python -m benchmarks.steering --parts scores --seeds 0                  # of the runs that are there
+    python -m benchmarks.steering --parts scores --methods grrl_steer gr_rl --seeds 1 --demos …
+    python -m benchmarks.steering --parts gym_pusht --policies runs/diffusion_policy/push_t-seed0
+    python -m benchmarks.steering --parts speed                             # minutes; on cores with nothing else to do
+
+gym_pusht plays a policy in the PushT of record, beside ours and from the same states. A seed of scores is one run of an
+experiment on one core, as many at a time as there are cores: on PushT a diffusion policy of the demonstrations and RL
+in its noise, beside SAC from nothing and RLPD; on the lace the pipeline of experiments/gr_rl.py.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import rljax
+from benchmarks import steering_scores
+from benchmarks.common import ROOT, profile, run_all, write
+from benchmarks.steering_scores import METHODS, REWARDS, STEERED
+from rljax.algorithms import diffusion, steering
+from rljax.analysis.statistics import bootstrap_interval
+from rljax.data import Batch
+from rljax.envs import Environment, TimeLimit
+from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
+from rljax.envs.environment import State
+from rljax.envs.manipulation import push_t
+from rljax.envs.wrappers import Wrapper
+from rljax.training.cache import enable_compilation_cache
+from rljax.training.evaluate import evaluate
+from rljax.types import Key
+
+MODES = {"sampled": False, "deterministic": True}
+UPDATES_TIMED = 4
+"""Of an iteration's: a short program is timed often, and the best counts; a busy machine only makes it longer."""
+QUANTITIES = {"coverage": ".3f", "success": ".1%"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(steering_scores.Settings):
+    """What to measure."""
+
+    parts: tuple[str, ...] = ("gym_pusht", "speed", "scores")
+    """gym_pusht: policies in PushT's two engines; speed; scores: what is missing is run, then the table and curves."""
+    policies: tuple[Path, ...] = (
+        ROOT / "runs" / "diffusion_policy" / "push_t-seed0",
+        ROOT / "runs" / "steer" / "push_t-dsrl_sac-seed0",
+    )
+    """gym_pusht: run folders of policies of PushT."""
+    episodes: int = 100
+    """gym_pusht: episodes in each engine."""
+    seconds: float = 2.0
+    """speed: of one timing, at least."""
+
+
+def main(settings: Settings) -> None:
+    if unknown := set(settings.methods) - set(METHODS):
+        sys.exit(f"error: unknown methods {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
+    enable_compilation_cache()
+    if "gym_pusht" in settings.parts:
+        write("steering-gym_pusht", gym_pusht(settings))
+    if "speed" in settings.parts:
+        write("steering-speed", speed(settings))
+    if "scores" in settings.parts:
+        run_all(steering_scores.base_jobs(settings))
+        run_all(steering_scores.own_jobs(settings))
+        if found := list(steering_scores.results(settings)):
+            write("steering-scores", steering_scores.table(found))
+            steering_scores.draw(found)
+        else:
+            print(f"no finished run under {settings.runs} is called {settings.pattern}: no table")
+
+
+# gym-pusht
+
+
+class AsOurs(Wrapper):
+    """gym-pusht's state [5] observed as our PushT's [6]; success is what it says, coverage is of the pose it tells."""
+
+    def __init__(self, env: Environment):
+        super().__init__(env)
+        self.observation_space = rljax.make("push_t").observation_space
+
+    def reset(self, key: Key) -> State:
+        return self._seen(self.env.reset(key))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return self._seen(self.env.step(state, action))
+
+    def _seen(self, state: State) -> State:
+        metrics = {"coverage": push_t.coverage(state.obs[2:]), "success": state.terminated.astype(jnp.float32)}
+        return state.replace(obs=push_t.observation_of(state.obs), metrics=metrics)
+
+
+def theirs(starts: dict[int, np.ndarray]) -> Environment:
+    """gym-pusht's own PushT, through Gymnasium's adapter; a seed that `starts` holds begins there."""
+    from gym_pusht.envs.pusht import PushTEnv
+
+    class FromStarts(PushTEnv):
+        def reset(self, seed: int | None = None, options: Any = None) -> Any:
+            return super().reset(seed=seed, options={"reset_to_state": starts.get(seed)})
+
+    # Else every step would be drawn.
+    env = GymnasiumEnvironment(lambda: FromStarts(render_mode=None), "gym_pusht")
+    return TimeLimit(AsOurs(env), rljax.make("push_t").max_episode_steps)
+
+
+def start_of(qpos: np.ndarray) -> np.ndarray:
+    """What gym-pusht's reset_to_state takes so that it begins as ours does: [..., 5] of positions [..., 5].
+
+    It places the block upright, and turns it about its centre of mass.
+    """
+    return np.concatenate([qpos[..., :2], qpos[..., 2:4] - push_t.CENTRE, qpos[..., 4:]], axis=-1)
+
+
+def both_engines(key: Key, episodes: int) -> dict[str, Environment]:
+    """Ours, and theirs that begins where ours does in `evaluate` with this key."""
+    starts: dict[int, np.ndarray] = {}
+    engines = {"rljax": rljax.make("push_t"), "gym-pusht": theirs(starts)}
+    keys = jax.random.split(jax.random.split(key)[0], episodes)
+    ours, other = (jax.jit(jax.vmap(env.reset))(keys) for env in engines.values())
+    starts.update(zip(np.asarray(other.physics["seed"]).tolist(), start_of(np.asarray(ours.physics.qpos))))
+    return engines
+
+
+def gym_pusht(settings: Settings) -> dict[str, Any]:
+    """A row for each policy and engine, both from the same states and with the same noise; and their difference."""
+    key, rows = jax.random.key(0), []
+    engines = both_engines(key, settings.episodes)
+    for folder in settings.policies:
+        policy, found = rljax.load(folder), {}
+        for name, env in engines.items():
+            found[name] = {}
+            for mode, deterministic in MODES.items():
+                play = functools.partial(evaluate, env, num_episodes=settings.episodes, deterministic=deterministic)
+                highest = jax.jit(lambda policy, key, play=play: play(policy, key).highest)(policy, key)
+                found[name] |= {(mode, quantity): np.asarray(highest[quantity]) for quantity in QUANTITIES}
+        ours, other = found.values()
+        found["difference"] = {what: other[what] - ours[what] for what in ours}
+        for name, values in found.items():
+            sign = "+" if name == "difference" else ""
+            cells = [interval(x, sign + QUANTITIES[quantity]) for (_, quantity), x in values.items()]
+            rows.append([f"{folder.parent.name}/{folder.name}", name, *cells])
+            print(*rows[-1], sep="  ", flush=True)
+    return profile(
+        "benchmarks.steering",
+        f"PushT, {settings.episodes} episodes: trained in our engine, played in gym-pusht",
+        [
+            "policy",
+            "engine",
+            *(f"{quantity}, {mode}" for mode in MODES for quantity in ("highest coverage", "success")),
+        ],
+        rows,
+        f"Means over episodes of at most {engines['rljax'].max_episode_steps} steps [and their bootstrap intervals]; "
+        "success is a coverage above 0.95. In both engines episodes begin in the same states, and the policy draws the "
+        "same noise; the difference is over these pairs. A policy samples its noise, or has that of its mode.",
+    )
+
+
+def interval(x: np.ndarray, form: str) -> str:
+    low, high = bootstrap_interval(x)
+    return f"{x.mean():{form}} [{low:{form}}, {high:{form}}]"
+
+
+# Speed
+
+
+def speed(settings: Settings) -> dict[str, Any]:
+    """Latency of the sampler, and an iteration of steering taken apart."""
+    latencies, load = [], os.getloadavg()[0]
+    for network, objective, precision in (
+        ("mlp", "diffusion", "float32"), ("mlp", "diffusion", "bfloat16"), ("mlp", "flow", "float32"),
+        ("mlp", "flow", "bfloat16"), ("transformer", "diffusion", "float32"), ("transformer", "flow", "float32"),
+    ):  # fmt: skip
+        width = 512 if network == "mlp" else 128
+        sampler = diffusion.Config(network=network, objective=objective, precision=precision, width=width)
+        agent = diffusion.Agent(sampler, 6, 2)
+        params = agent.init(*jax.random.split(jax.random.key(0))).params["policy"]
+        cells = []
+        for count in (1, 16, 256):
+            obs, noise = jnp.zeros((count, 12)), jax.random.normal(jax.random.key(1), (count, *agent.chunk_shape))
+            program = jax.jit(agent.sample).lower(params, obs, noise).compile()
+            cells.append(min(milliseconds(program, (params, obs, noise), settings.seconds / 2)))
+        latencies.append([f"{network}, {objective}, {precision}", *(f"{cell:.2f}" for cell in cells)])
+        print(*latencies[-1], sep="  ", flush=True)
+    rows = []
+    for task, reward in REWARDS.items():
+        for method in (name for name in STEERED if name in settings.methods):
+            rows.append([f"{task}, {method}", *loop(task, reward, method, settings)])
+            print(*rows[-1], sep="  ", flush=True)
+    c, sampler = steering.Config(), diffusion.Config()
+    return {
+        "records": [
+            profile(
+                "benchmarks.steering",
+                "The sampler of a diffusion policy: ms of a call, by the number of observations",
+                ["policy", "1", "16", "256"],
+                latencies,
+                f"PushT's chunks of {sampler.horizon} actions of 2 in {sampler.sampler_steps} evaluations of the "
+                "network (width 512, of a transformer 128; 3 blocks), called from Python; the best of several calls. "
+                f"The transformer computes in float32 alone. Load of the machine before: {load:.1f}.",
+            ),
+            profile(
+                "benchmarks.steering",
+                "RL in the noise: ms of an iteration, and of its parts alone",
+                ["task, method", "acting", "physics", "updates", "sampler in updates", "replay and the rest",
+                 "iteration", "steps per second", "minutes for 300,000 steps"],
+                rows,
+                f"Of {c.num_envs} environments, {c.num_updates} updates of {c.batch_size} chunks of "
+                f"{sampler.executed} steps, products in {settings.precision}. Each part is a compiled program of its "
+                f"own, the best of several calls (of {UPDATES_TIMED} updates, for all); the sampler's share of the "
+                "updates is its time for one batch, as often as they ask. Steps are those of the task, without "
+                f"compilation. Load of the machine before: {load:.1f}.",
+            ),
+        ],
+    }  # fmt: skip
+
+
+def milliseconds(program: Callable[..., Any], arguments: tuple, seconds: float, chained: bool = False) -> list[float]:
+    """Of each call of a compiled program in so many seconds, at least one; chained, each begins with what came out."""
+    times: list[float] = []
+    while sum(times) < 1e3 * seconds:
+        begin = time.perf_counter()
+        result = jax.block_until_ready(program(*arguments))
+        times.append(1e3 * (time.perf_counter() - begin))
+        arguments = (result,) if chained else arguments
+    return times
+
+
+def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
+    """An iteration of one method on one task: its parts, as in `steering.make`, and the whole."""
+    sampler_config = diffusion.Config(precision=settings.precision)
+    config = steering.Config(method=method, precision=settings.precision, sampler=sampler_config, **STEERED[method])
+    env = rljax.make(task, reward=reward)
+    algorithm = steering.make(env, config)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    sampler = diffusion.Agent(sampler_config, env.observation_space.shape[0], env.action_space.shape[0])
+    base = sampler.init(*jax.random.split(jax.random.key(1))).params["policy"]
+    steered = steering.Steered(env, config)
+    obs_size, action_size = steered.observation_space.shape[0], steered.action_space.shape[0]
+    agent = steering.AGENTS[method](config, obs_size, action_size, sampler=sampler, base=base)
+    key = jax.random.key(2)
+
+    def best(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> float:
+        return min(milliseconds(jax.jit(function).lower(*arguments).compile(), arguments, settings.seconds, chained))
+
+    obs = jax.random.normal(key, (config.num_envs, obs_size))
+    acting = best(lambda params, obs: agent.act(params, obs, key, False), state.params["policy"], obs)
+
+    action = jax.random.uniform(key, (config.num_envs, action_size), minval=-1.0)
+    begin = jax.jit(jax.vmap(steered.reset))(jax.random.split(key, config.num_envs))
+    physics = best(lambda state: jax.vmap(steered.step)(state, action), begin, chained=True)
+
+    size = (UPDATES_TIMED, config.batch_size)
+    batches = Batch(
+        jax.random.normal(key, (*size, obs_size)), jax.random.uniform(key, (*size, action_size), minval=-1.0),
+        -jnp.ones(size), jax.random.normal(key, (*size, obs_size)), jnp.full(size, config.discount),
+        jnp.zeros(size, jnp.int32), jnp.ones(size),
+    )  # fmt: skip
+    learn = best(lambda *arguments: agent.learn(*arguments, key, state.hyper)[0], state.learner, batches)
+    updates = learn * config.num_updates / UPDATES_TIMED
+    # For the target of an update, and for each step of distillation.
+    asked = 0 if method == "dsrl_sac" else config.num_updates * (1 + config.distillation_steps)
+    noise = jax.random.normal(key, (config.batch_size, agent.noise_size))
+    sampling = asked * best(functools.partial(agent.decode, base), batches.obs[0], noise) if asked else 0.0
+
+    # As in training, once the buffer has its first chunks.
+    step = jax.jit(lambda state: algorithm.step(state)[0], donate_argnums=0).lower(state).compile()
+    for _ in range(config.first_learning_iteration):
+        state = step(state)
+    whole = min(milliseconds(step, (state,), settings.seconds, chained=True))
+    rest = whole - acting - physics - updates
+    rate = algorithm.steps_per_iteration / whole * 1e3
+    cells = (acting, physics, updates, sampling, rest, whole)
+    return [*(f"{cell:.1f}" for cell in cells), f"{rate:.0f}", f"{3e5 / rate / 60:.0f}"]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))

@@ -1,0 +1,224 @@
+"""Scores of diffusion policies and RL in their noise: the runs of all seeds, their table and their curves.
+
+`python -m benchmarks.steering --parts scores` runs it; runs are found by the names that it gives them.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import RESULTS, ROOT, profile, with_interval
+from rljax.algorithms import steering
+from rljax.analysis.runs import curve, read_run
+from rljax.analysis.statistics import bootstrap_band
+from rljax.nn.precision import Precision
+
+STEERED = {"dsrl_sac": {}, "dsrl_na": {}, "grrl_steer": {"newest_size": steering.GRRL.newest_size}}
+"""What a method of steering is given beyond its defaults."""
+ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
+FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
+"""Flags of what learns single actions: on PushT, whose reward is then sparse."""
+METHODS = (*STEERED, *FROM_NOTHING, "gr_rl")
+REWARDS = {"push_t": "dense", "lace": "staged"}
+TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which runs."""
+
+    seeds: int = 3
+    """scores: seeds of each method; 0 runs nothing."""
+    methods: tuple[str, ...] = METHODS
+    """Which to run for the scores; of speed, whose loop."""
+    demos: Path | None = None
+    """scores: PushT's demonstrations (Chi et al. 2023); without them only gr_rl and sac run."""
+    policy_updates: int = 30_000
+    """scores: updates of PushT's diffusion policy."""
+    online_steps: int = 300_000
+    """scores: environment steps of what learns online."""
+    reward: str = REWARDS["push_t"]
+    """scores: of PushT, for steering: dense, staged or sparse."""
+    precision: Precision = "bfloat16"
+    """Of the products of hidden layers, in these runs, and in the loop whose speed is measured."""
+    runs: Path = ROOT / "runs"
+    """Where the runs of the seeds lie."""
+    pattern: str = "*-seed*"
+    """scores: which run folders count, by name."""
+
+
+def base_folder(settings: Settings, seed: int) -> Path:
+    return settings.runs / "diffusion_policy" / f"push_t-seed{seed}"
+
+
+def base_jobs(settings: Settings) -> Iterator[list[str]]:
+    """PushT's diffusion policies that are not finished and are steered."""
+    if settings.demos is None or not set(settings.methods) & set(STEERED):
+        return
+    for seed in range(settings.seeds):
+        yield from _job(
+            settings, base_folder(settings, seed), seed, settings.policy_updates,
+            ("--dataset", str(settings.demos), "--precision", settings.precision),
+        )  # fmt: skip
+
+
+def own_jobs(settings: Settings) -> Iterator[list[str]]:
+    """What learns online, seed after seed."""
+    for seed in range(settings.seeds):
+        for method in settings.methods:
+            folder, steps = settings.runs / method / f"push_t-seed{seed}", settings.online_steps
+            common = ("--precision", settings.precision, "--evaluation-episodes", "50")
+            common += ("--evaluate-every", str(max(1, steps // 20)))
+            if method == "gr_rl":
+                folder = folder.with_name(f"lace-seed{seed}")
+                if not (folder / "result.json").exists():
+                    yield [
+                        sys.executable, "experiments/gr_rl.py", "--task", "lace", "--seed", str(seed), "--no-progress",
+                        "--runs", str(settings.runs), "--online-steps", str(steps),
+                        "--policy.precision", settings.precision, "--online.precision", settings.precision,
+                    ]  # fmt: skip
+            elif method in FROM_NOTHING:
+                what = ("--dataset", str(settings.demos)) if method == "rlpd" else ("--env", "push_t")
+                if method != "rlpd" or settings.demos is not None:
+                    yield from _job(settings, folder, seed, steps, (*what, *FROM_NOTHING[method], *common))
+            elif settings.demos is not None:
+                folder = settings.runs / "steer" / f"push_t-{method}-seed{seed}"
+                flags = [
+                    x for name, value in STEERED[method].items() for x in (f"--{name.replace('_', '-')}", str(value))
+                ]
+                what = ("--base", str(base_folder(settings, seed)), "--method", method, "--reward", settings.reward)
+                yield from _job(settings, folder, seed, steps, (*what, *flags, *common))
+
+
+def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterable[str]) -> Iterator[list[str]]:
+    """The command of a run that is not finished."""
+    if not (folder / "evaluation.json").exists():
+        yield [
+            sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--name", folder.name,
+            "--runs", str(settings.runs), "--total-steps", str(steps), "--resume", "--no-progress", *flags,
+        ]  # fmt: skip
+
+
+def results(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Every finished seed: task, method, stage, reward, steps, success, and the curve of what learned online."""
+    for experiment in ("diffusion_policy", "steer", *FROM_NOTHING):
+        for folder in sorted((settings.runs / experiment).glob(settings.pattern)):
+            if (folder / "evaluation.json").exists():
+                yield from _results_of(folder)
+    for folder in sorted((settings.runs / "gr_rl").glob(settings.pattern)):
+        if not (folder / "result.json").exists():
+            continue
+        env = json.loads((folder / "4-steered" / "config.json").read_text())["env"]
+        seed, stages = int(re.findall(r"seed(\d+)", folder.name)[-1]), json.loads((folder / "result.json").read_text())
+        for stage, row in stages["stages"].items():
+            online = stage == "and RL in its noise"
+            steps, points = _curve(folder / "4-steered", 0) if online else (None, None)
+            yield {
+                "task": env["name"], "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
+                "reward": env.get("reward") if online else None, "success": row["executed"]["success"],
+                "as_asked": row["asked"]["success"], "curve": points,
+            }  # fmt: skip
+
+
+def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
+    evaluation, description = (json.loads((folder / f"{f}.json").read_text()) for f in ("evaluation", "config"))
+    online = description["algorithm"] != "diffusion"
+    for position, member in enumerate(evaluation["members"]):
+        if "success" in member["stochastic"]:
+            yield {
+                "task": description["env"]["name"], "method": description["config"].get("method", folder.parent.name),
+                "stage": "", "seed": member["seed"], "steps": evaluation["steps"] if online else None,
+                "reward": description["env"].get("reward", "sparse") if online else None,
+                "success": member["stochastic"]["success"], "deterministic": member["deterministic"]["success"],
+                "curve": _curve(folder, position)[1] if online else None,
+            }  # fmt: skip
+
+
+def _curve(folder: Path, position: int) -> tuple[int, list[list[float]]]:
+    """How many steps a run made, and success [step, share] on the way, of a policy that samples."""
+    run, metric = read_run(folder), "evaluation/stochastic_success"
+    if metric not in run.metric_names:
+        return int(run.steps), []
+    steps, values = curve(run, metric)
+    return int(run.steps), [[int(s), float(v)] for s, v in zip(steps, values[position]) if np.isfinite(v)]
+
+
+def reached(points: list[list[float]], level: float) -> int | None:
+    """The step from which on three evaluations in a row are at this level on average."""
+    steps, success = np.array(points).reshape(-1, 2).T
+    means = np.convolve(success, np.ones(3) / 3, "valid") if len(success) >= 3 else np.zeros(0)
+    above = np.flatnonzero(means >= level - 1e-9)
+    return int(steps[above[0]]) if len(above) else None
+
+
+def groups(found: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """By task, method, stage and reward, in the order in which they were found."""
+    kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for r in found:
+        kinds.setdefault((r["task"], r["method"], r["stage"], r["reward"]), []).append(r)
+    return kinds
+
+
+def bases(found: list[dict[str, Any]]) -> dict[tuple[str, bool], float]:
+    """How often the policy that RL began from succeeds, by task and whether it is gr_rl's: the last only imitated."""
+    kinds = groups([r for r in found if r["curve"] is None])
+    return {(task, how == "gr_rl"): float(np.mean([r["success"] for r in of])) for (task, how, *_), of in kinds.items()}
+
+
+def table(found: list[dict[str, Any]]) -> dict[str, Any]:
+    base, rows = bases(found), []
+    for (task, method, stage, reward), of in groups(found).items():
+        row = [task, method, stage or "–", reward or "–", f"{max(r['steps'] for r in of):,}" if of[0]["steps"] else "–"]
+        for quantity in ("success", "deterministic", "as_asked"):
+            row.append(with_interval([100 * r[quantity] for r in of if quantity in r]))
+        for level in TARGETS.values():
+            goal = level(base.get((task, method == "gr_rl"), np.nan))
+            at = [step for r in of if r["curve"] and (step := reached(r["curve"], goal)) is not None]
+            said = f"{np.mean(at):,.0f} ({len(at)} of {len(of)})" if at else f"no ({len(of)})"
+            row.append("–" if of[0]["curve"] is None or not goal <= 1 else said)
+        rows.append(row)
+    return profile(
+        "benchmarks.steering",
+        "Diffusion policies and RL in their noise: success in %",
+        ["task", "method", "stage", "reward", "environment steps", "success", "deterministic", "without mismatch",
+         *(f"steps {name}" for name in TARGETS)],
+        rows,
+        "Means over seeds [with bootstrap intervals] (how many seeds). Success is that of a policy that samples; of "
+        "gr_rl, where what is executed differs from what is asked for. Steps to a level: of the seeds that reach it, "
+        "to the first of three evaluations in a row that are there on average; +20 points are over the task's policy "
+        "that was only imitated.",
+        runs=found,
+    )  # fmt: skip
+
+
+def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.png") -> None:
+    """Success over environment steps, a panel for each task: means over seeds with their bands; dotted what was."""
+    import matplotlib.pyplot as plt
+
+    online = [r for r in found if r["curve"]]
+    if not online:
+        return
+    tasks, base = list(dict.fromkeys(r["task"] for r in online)), bases(found)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 3.6), squeeze=False, layout="constrained")
+    for axis, task in zip(axes.flat, tasks):
+        for (_, method, _, reward), of in groups([r for r in online if r["task"] == task]).items():
+            steps = sorted({step for r in of for step, _ in r["curve"]})
+            values = np.array([[dict(map(tuple, r["curve"])).get(step, np.nan) for step in steps] for r in of])
+            label = f"{method}, {reward} reward ({len(of)} seed{'s' if len(of) > 1 else ''})"
+            (line,) = axis.plot(steps, np.nanmean(values, 0), label=label)
+            if len(of) > 1:
+                axis.fill_between(steps, *bootstrap_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
+        for value in (value for (of, _), value in base.items() if of == task):
+            axis.axhline(value, color="grey", linestyle=":", label="imitation alone")
+        axis.set(title=task, xlabel="environment steps", ylabel="success", ylim=(0, 1.02))
+        axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"wrote {path.relative_to(ROOT)}")

@@ -1,0 +1,65 @@
+"""The benchmark of steering: gym-pusht as our PushT sees it, and how runs become a table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import steering_scores
+
+
+def test_gym_pusht_begins_and_is_observed_as_ours():
+    pytest.importorskip("gym_pusht.envs.pusht")
+    from benchmarks.steering import both_engines
+
+    key, episodes = jax.random.key(0), 8
+    engines = both_engines(key, episodes)
+    keys = jax.random.split(jax.random.split(key)[0], episodes)  # as evaluate has them
+    states = {name: jax.jit(jax.vmap(env.reset))(keys) for name, env in engines.items()}
+    ours, theirs = states.values()
+    np.testing.assert_allclose(theirs.obs, ours.obs, rtol=1e-5, atol=1e-5)
+    target = jnp.full((episodes, 2), 30.0)
+    ours, theirs = (jax.jit(jax.vmap(engines[name].step))(state, target) for name, state in states.items())
+    np.testing.assert_allclose(theirs.obs[:, :2], ours.obs[:, :2], atol=0.05)
+    assert np.abs(theirs.obs[:, :2] - states["rljax"].obs[:, :2]).min() > 1.0  # the same target moved it
+    assert ours.metrics.keys() >= theirs.metrics.keys() == {"coverage", "success"}
+    np.testing.assert_allclose(theirs.metrics["coverage"], ours.metrics["coverage"], atol=0.02)
+
+
+def test_a_level_is_reached_where_three_evaluations_in_a_row_are_there_on_average():
+    points = [[100, 0.0], [200, 0.9], [300, 0.0], [400, 0.5], [500, 0.7], [600, 0.6]]
+    assert steering_scores.reached(points, 0.4) == 200  # (0.9 + 0.0 + 0.5) / 3
+    assert steering_scores.reached(points, 0.6) == 400
+    assert steering_scores.reached(points, 0.7) is None
+    assert steering_scores.reached(points[:2], 0.0) is None
+
+
+def result(method, seed, success, curve=None, stage="", task="push_t"):
+    online = curve is not None
+    return {
+        "task": task, "method": method, "stage": stage, "seed": seed, "steps": 300 if online else None,
+        "reward": "dense" if online else None, "success": success, "deterministic": success, "curve": curve,
+    }  # fmt: skip
+
+
+def test_the_table_counts_seeds_and_the_steps_to_twenty_points_more():
+    rising = [[100, 0.3], [200, 0.6], [300, 0.9]]
+    found = [result("diffusion_policy", seed, 0.3) for seed in (0, 1)]
+    found += [result("dsrl_sac", 0, 0.9, rising), result("dsrl_sac", 1, 0.3, [[step, 0.3] for step, _ in rising])]
+    record = steering_scores.table(found)
+    base, steered = ([str(cell) for cell in row] for row in record["rows"])
+    assert [base[5], *base[-2:]] == ["30.0 [30.0, 30.0] (2)", "–", "–"]
+    assert [steered[5], *steered[-2:]] == ["60.0 [30.0, 90.0] (2)", "100 (1 of 2)", "no (2)"]
+    assert all(len(row) == len(record["columns"]) for row in record["rows"])
+
+
+def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
+    settings = steering_scores.Settings(seeds=2, demos=tmp_path / "demos.npz", runs=tmp_path)
+    assert len(list(steering_scores.base_jobs(settings))) == 2
+    assert len(list(steering_scores.own_jobs(settings))) == 2 * len(steering_scores.METHODS)
+    folder = tmp_path / "steer" / "push_t-dsrl_na-seed1"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").touch()
+    left = list(steering_scores.own_jobs(settings))
+    assert len(left) == 2 * len(steering_scores.METHODS) - 1
+    assert not any(folder.name in command for command in left)
