@@ -21,16 +21,14 @@ import jax
 import numpy as np
 
 import rljax
-from rljax import experiment, training
+from rljax import experiment, pipeline, training
 from rljax.algorithms import diffusion, steering
 from rljax.algorithms import progress as critics
 from rljax.algorithms.base import Algorithm, Policy
-from rljax.analysis.statistics import bootstrap_interval
-from rljax.data import Dataset, Metadata, formats
+from rljax.data import Dataset, formats
 from rljax.data.mirror import with_mirror
-from rljax.envs.manipulation import ManipulationTask, demonstrators
+from rljax.envs.manipulation import demonstrators
 from rljax.training.evaluate import evaluate
-from rljax.types import Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +41,18 @@ class Settings:
     """A file of demonstrations; scripted ones where not given."""
     demonstrations: int = 200
     """How many scripted ones."""
-    faults: demonstrators.Manner = dataclasses.field(
-        default_factory=lambda: demonstrators.Manner(
-            slip=0.01, hesitation=0.01, wrong_approach=0.4, give_up=0.1, noise=0.002
-        )
-    )
+    faults: demonstrators.Manner = pipeline.FAULTS
     mismatch: experiment.Mismatch = dataclasses.field(
         default_factory=lambda: experiment.Mismatch(delay=1, smoothing=0.5, rate_limit=0.1)
     )
-    critic_updates: int = 20_000
+    critic_updates: int = 10_000
     """Of the progress critic."""
     policy_updates: int = 20_000
     """Of each policy."""
     online_steps: int = 300_000
     """Environment steps of RL in the noise."""
-    drop: float = 0.05
-    """δ: a step is not imitated if progress falls by more than this."""
+    drop: float = 0.15
+    """δ: a step is not imitated if progress falls by more than this share of what was made."""
     within: int = 20
     """k: in so many steps after it."""
     reward: str = "staged"
@@ -74,12 +68,12 @@ class Settings:
     progress: bool = True
     """Show progress bars."""
     critic: critics.Config = dataclasses.field(
-        default_factory=lambda: critics.Config(critic_learning_rate=3e-4, discount=0.98)
+        default_factory=lambda: critics.Config(
+            critic_learning_rate=3e-4, discount=0.98, target_rate=0.05, value_weight=0.0
+        )
     )
     policy: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
-    online: steering.Config = dataclasses.field(
-        default_factory=lambda: steering.Config(initial_temperature=0.01)
-    )  # fmt: skip
+    online: steering.Config = dataclasses.field(default_factory=steering.Config)
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -94,8 +88,7 @@ class Pipeline:
         if settings.evaluation_episodes < 1 or settings.demonstrations < 2:
             raise ValueError("evaluation_episodes must be at least 1 and demonstrations at least 2")
         self.folder = settings.runs / "gr_rl" / (settings.name or f"{settings.task}-seed{settings.seed}")
-        if not isinstance(rljax.make(settings.task).unwrapped, ManipulationTask):
-            raise ValueError(f"task = {settings.task} is not allowed; it must be lace, pick_and_place or push_t")
+        pipeline.require_manipulation(settings.task)
         self.env = rljax.make(settings.task, reward=settings.reward)
         self.executed = rljax.make(
             settings.task, reward=settings.reward, mismatch=dataclasses.asdict(settings.mismatch)
@@ -132,21 +125,9 @@ class Pipeline:
         s = self.settings
         if s.demos is not None:
             return formats.load(s.demos, task=s.task), None
-        path = self.folder / "demonstrations.hdf5"
-        if not path.exists():
-            demonstrator = demonstrators.make(self.env, s.faults)
-            made = demonstrators.demonstrate(self.env, demonstrator, jax.random.fold_in(self.key, 1), s.demonstrations)
-            rows = Transition(made.obs, made.action, made.reward, made.terminated, made.truncated, made.next_obs)  # type: ignore[arg-type]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            np.save(self.folder / "faults.npy", made.fault.astype(np.int8))
-            formats.save_d4rl(Dataset.of(rows, Metadata(path.stem, s.task, "scripted")), path)
-        fault = np.load(self.folder / "faults.npy", allow_pickle=False)
-        data = formats.load(path)
-        print(
-            f"{len(data.ends)} demonstrations, {data.terminated[data.ends - 1].mean():.0%} succeed, "
-            f"{(fault > 0).mean():.0%} of {data.size:,} steps are in faults"
-        )
-        return data, fault
+        return pipeline.scripted(
+            self.env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder
+        )  # fmt: skip
 
     def filter(self, data: Dataset, fault: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         """Which steps are not imitated, bool [N], and how well that fits what is known."""
@@ -159,12 +140,12 @@ class Pipeline:
         folder = self.folder / "0-progress"
         result = self._train(algorithm, s.critic_updates, folder, 0, None)
         values = critics.progress(algorithm, result.state, data)
-        dropped = critics.drops(values, data.ends, s.drop, s.within)
+        dropped = critics.drops(values, data.ends, s.drop, s.within, relative=True)
         np.save(folder / "progress.npy", values.astype(np.float32))
         found: dict[str, Any] = {"dropped": float(dropped.mean())}
         if fault is not None:
             found |= critics.detection(dropped, fault > 0, data.ends, s.within)._asdict()
-        draw_progress(folder / "progress.png", values, dropped, fault, data)
+        pipeline.draw_episodes(folder / "progress.png", "progress", values, dropped, "dropped", data, fault)
         return dropped, found
 
     def clone(self, stage: str, data: Dataset, weight: np.ndarray | None) -> Policy:
@@ -179,16 +160,8 @@ class Pipeline:
     def _train(
         self, algorithm: Algorithm, steps: int, folder: Path, episodes: int, extra: dict[str, Any] | None
     ) -> training.runner.Result:  # fmt: skip
-        s = self.settings
-        if s.progress:
-            print(folder.name, flush=True)
-        result = training.train(
-            algorithm, jax.random.fold_in(self.key, 2), steps, folder=folder, resume=True, final_episodes=episodes,
-            evaluate_every=None if episodes else 0, evaluation_episodes=50, progress=s.progress, settings=extra,
-        )  # fmt: skip
-        if result.interrupted is not None:
-            raise SystemExit(128 + result.interrupted)
-        return result
+        key, shown = jax.random.fold_in(self.key, 2), self.settings.progress
+        return pipeline.train(algorithm, key, steps, folder, shown, episodes, extra)
 
     def successes(self, name: str, policy: Policy) -> dict[str, Any]:
         """How often a policy succeeds, as it is and as it is executed; a steered one samples noise of its own."""
@@ -200,10 +173,7 @@ class Pipeline:
                     env, policy, key, self.settings.evaluation_episodes, deterministic=False
                 )
             )(policy, key)
-            success = np.asarray(episodes.highest["success"])
-            low, high = bootstrap_interval(success)
-            row[kind] = {"success": float(success.mean()), "low": float(low), "high": float(high)}
-            row[kind]["steps"] = float(np.asarray(episodes.lengths).mean())
+            row[kind] = pipeline.successes(episodes.highest["success"], episodes.lengths)
         return row
 
     def show(self, result: dict[str, Any]) -> None:
@@ -214,8 +184,7 @@ class Pipeline:
         for column in ("policy", "as asked for", "as executed"):
             table.add_column(column, justify="left" if column == "policy" else "right")
         for name, row in result["stages"].items():
-            cells = [f"{r['success']:.1%} [{r['low']:.1%}, {r['high']:.1%}]" for r in (row["asked"], row["executed"])]
-            table.add_row(name, *cells)
+            table.add_row(name, *(pipeline.in_percent(row[kind]) for kind in ("asked", "executed")))
         console = Console()
         console.print(table)
         found = result["filter"]
@@ -223,29 +192,6 @@ class Pipeline:
         if "precision" in found:
             line += f", precision {found['precision']:.2f}, recall {found['recall']:.2f}"
         console.print(f"{line}\nrun folder: {self.folder}", highlight=False, soft_wrap=True)
-
-
-def draw_progress(path: Path, values: np.ndarray, dropped: np.ndarray, fault: np.ndarray | None, data: Dataset) -> None:
-    """Progress along six demonstrations, those with the most that was dropped; faults and drops are marked."""
-    import matplotlib.pyplot as plt
-
-    share = np.add.reduceat(dropped, data.starts) / (data.ends - data.starts)
-    figure, axes = plt.subplots(2, 3, figsize=(12, 5), sharey=True, layout="constrained")
-    for axis, episode in zip(axes.flat, np.argsort(-share)[:6]):
-        at = np.arange(data.starts[episode], data.ends[episode])
-        steps = at - at[0]
-        axis.plot(steps, values[at], linewidth=1.2)
-        axis.scatter(steps[dropped[at]], values[at][dropped[at]], s=8, color="tab:red", label="dropped", zorder=3)
-        if fault is not None:
-            axis.fill_between(steps, 0, 1, where=fault[at] > 0, color="tab:orange", alpha=0.25, label="fault")
-        axis.set_title(f"demonstration {episode}", fontsize=9)
-        axis.set_ylim(0, 1)
-    axes[0, 0].legend(fontsize=8)
-    figure.supxlabel("step", fontsize=9)
-    figure.supylabel("progress", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

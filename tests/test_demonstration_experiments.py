@@ -21,7 +21,7 @@ def demonstrations(tmp_path):
     return tmp_path / "demos.npz"
 
 
-@pytest.mark.parametrize("name", ["diffusion_policy", "steer", "gr_rl"])
+@pytest.mark.parametrize("name", ["diffusion_policy", "steer", "gr_rl", "recap"])
 def test_help_explains_every_field(cli, name):  # noqa: F811
     code, out, err = cli(name, "--help")
     assert (code, err) == (0, "")

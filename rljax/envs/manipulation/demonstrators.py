@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.environment import Environment, State
+from rljax.envs.environment import Environment
+from rljax.envs.episodes import play
 from rljax.envs.manipulation.scripts import SCRIPTS, Memory, Script
-from rljax.types import Key, PyTree
+from rljax.types import Key
 
 NONE, SLIP, HESITATION, WRONG_APPROACH = range(4)
 """Labels of steps."""
@@ -196,29 +197,11 @@ def demonstrate(env: Environment, demonstrator: Demonstrator, key: Key, episodes
     Raises:
       ValueError: `env` has no time limit.
     """
-    limit = env.max_episode_steps
-    if limit is None:
-        raise ValueError(f"demonstrations need a time limit: TimeLimit(env, max_steps), {env!r} has none")
-    played = _play(env, demonstrator.act, episodes, demonstrator.variables, demonstrator.initial_memory, key)
-    steps, done = jax.tree.map(np.asarray, played)
-    length = done.argmax(1) + 1
-    kept = np.arange(limit) < length[:, None]
-    return Demonstrations(*[x[kept] for x in steps], ends=np.cumsum(length))  # type: ignore[misc]
+    act = jax.tree_util.Partial(demonstrator.act, demonstrator.variables)
+    s, (fault, phase), ends = play(env, act, demonstrator.initial_memory, key, episodes, _noted)
+    rows: Any = (s.obs, s.action, s.reward, s.terminated, s.truncated, s.next_obs, fault, phase, ends)
+    return Demonstrations(*rows)
 
 
-@functools.partial(jax.jit, static_argnames=("env", "act", "episodes"))
-def _play(env: Environment, act: Callable, episodes: int, variables: PyTree, memory: Memory, key: Key) -> Any:
-    """Steps [episodes, limit, …] as in `Demonstrations`, and where they are done."""
-
-    def step(carry: tuple[State, Memory], key: Key) -> tuple[tuple[State, Memory], Any]:
-        state, memory = carry
-        action, memory = act(variables, key, state.obs, memory, deterministic=False)
-        after = jax.vmap(env.step)(state, action)
-        rewards = after.reward, after.terminated, after.truncated
-        return (after, memory), ((state.obs, action, *rewards, after.obs, memory.fault, memory.phase), after.done)
-
-    reset_key, act_key = jax.random.split(key)
-    state = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
-    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *x.shape)), memory)
-    _, steps = jax.lax.scan(step, (state, memory), jax.random.split(act_key, env.max_episode_steps or 0))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), steps)
+def _noted(memory: Memory) -> tuple[jax.Array, jax.Array]:
+    return memory.fault, memory.phase

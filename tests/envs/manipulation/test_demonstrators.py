@@ -124,5 +124,5 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"Manner: speed must be above 0, got 0"):
         Manner(speed=0.0)
     env = rljax.make("lace", threads=1, max_episode_steps=None)
-    with pytest.raises(ValueError, match="demonstrations need a time limit"):
+    with pytest.raises(ValueError, match="whole episodes need a time limit"):
         demonstrators.demonstrate(env, demonstrators.make(env), jax.random.key(0), 2)

@@ -1,0 +1,133 @@
+"""What experiments of several stages do alike: demonstrations, stages that are trained once, successes, pictures.
+
+Each stage has a folder of its own in the run folder; what is done already is not done again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+import rljax
+from rljax import training
+from rljax.algorithms.base import Algorithm
+from rljax.analysis.statistics import bootstrap_interval
+from rljax.data import Dataset, Metadata, files, formats
+from rljax.envs import Environment
+from rljax.envs.manipulation import ManipulationTask, demonstrators
+from rljax.training.folder import write_json
+from rljax.types import Key, Transition
+
+FAULTS = demonstrators.Manner(slip=0.01, hesitation=0.01, wrong_approach=0.4, give_up=0.1, noise=0.002)
+"""Of scripted demonstrators, where nothing else is asked for."""
+
+
+def require_manipulation(task: str) -> None:
+    """Refuses what is no task of manipulation."""
+    if not isinstance(rljax.make(task).unwrapped, ManipulationTask):
+        raise ValueError(f"task = {task} is not allowed; it must be lace, pick_and_place or push_t")
+
+
+def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Notes in settings.json what a run was asked for, or refuses a folder where that was something else.
+
+    Args:
+      free: what a later call may change.
+    """
+    path, now = folder / "settings.json", json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        before, wanted = (flatten_dict(x, sep=".") for x in (files.read_json(path), now))
+        for name in sorted({*before, *wanted}):
+            if name.partition(".")[0] not in free and before.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{folder} holds another run: {name} was {before.get(name)!r} and is now {wanted.get(name)!r}; "
+                    "choose another --name"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
+
+
+def scripted(
+    env: Environment, task: str, manner: demonstrators.Manner, key: Key, episodes: int, folder: Path
+) -> tuple[Dataset, np.ndarray]:
+    """Scripted demonstrations of a task, and the label of each step's fault, [N]; made once."""
+    path = folder / "demonstrations.hdf5"
+    if not path.exists():
+        demonstrator = demonstrators.make(env, manner)
+        made = demonstrators.demonstrate(env, demonstrator, key, episodes)
+        rows: Any = (made.obs, made.action, made.reward, made.terminated, made.truncated, made.next_obs)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "faults.npy", made.fault.astype(np.int8))
+        formats.save_d4rl(Dataset.of(Transition(*rows), Metadata(path.stem, task, "scripted")), path)
+    fault = np.load(folder / "faults.npy", allow_pickle=False)
+    data = formats.load(path)
+    print(
+        f"{len(data.ends)} demonstrations, {data.terminated[data.ends - 1].mean():.0%} succeed, "
+        f"{(fault > 0).mean():.0%} of {data.size:,} steps are in faults"
+    )
+    return data, fault
+
+
+def train(
+    algorithm: Algorithm, key: Key, steps: int, folder: Path, progress: bool, episodes: int = 0,
+    settings: dict[str, Any] | None = None,
+) -> training.runner.Result:  # fmt: skip
+    """Trains a stage, or goes on where it was interrupted.
+
+    Args:
+      episodes: of the evaluation at the end, with more on the way; 0 for none at all.
+      settings: what else config.json should hold.
+
+    Raises:
+      SystemExit: a signal stopped it; 128 plus its number, as of a shell.
+    """
+    if progress:
+        print(folder.name, flush=True)
+    result = training.train(
+        algorithm, key, steps, folder=folder, resume=True, final_episodes=episodes,
+        evaluate_every=None if episodes else 0, evaluation_episodes=50, progress=progress, settings=settings,
+    )  # fmt: skip
+    if result.interrupted is not None:
+        raise SystemExit(128 + result.interrupted)
+    return result
+
+
+def successes(success: Any, steps: Any) -> dict[str, float]:
+    """Of episodes that did or did not succeed, [episodes]: how often, with its interval, and how long they were."""
+    success = np.asarray(success, np.float64)
+    low, high = bootstrap_interval(success)
+    share, length = float(success.mean()), float(np.asarray(steps).mean())
+    return {"success": share, "low": float(low), "high": float(high), "steps": length}
+
+
+def in_percent(row: dict[str, float]) -> str:
+    """A success and its interval."""
+    return f"{row['success']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+
+
+def draw_episodes(
+    path: Path, name: str, values: np.ndarray, marked: np.ndarray, mark: str, data: Dataset,
+    fault: np.ndarray | None = None, limits: tuple[float, float] = (0.0, 1.0),
+) -> None:  # fmt: skip
+    """Values [N] along six episodes, those with the most marks, bool [N]; faults are shaded where they are known."""
+    import matplotlib.pyplot as plt
+
+    share = np.add.reduceat(marked, data.starts) / (data.ends - data.starts)
+    figure, axes = plt.subplots(2, 3, figsize=(12, 5), sharey=True, layout="constrained")
+    for axis, episode in zip(axes.flat, np.argsort(-share)[:6]):
+        at = np.arange(data.starts[episode], data.ends[episode])
+        steps = at - at[0]
+        axis.plot(steps, values[at], linewidth=1.2)
+        axis.scatter(steps[marked[at]], values[at][marked[at]], s=8, color="tab:red", label=mark, zorder=3)
+        if fault is not None:
+            axis.fill_between(steps, *limits, where=fault[at] > 0, color="tab:orange", alpha=0.25, label="fault")
+        axis.set_title(f"episode {episode}", fontsize=9)
+        axis.set_ylim(*limits)
+    axes[0, 0].legend(fontsize=8)
+    figure.supxlabel("step", fontsize=9)
+    figure.supylabel(name, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
