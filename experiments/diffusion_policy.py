@@ -22,13 +22,18 @@ class Settings(experiment.OfflineRun):
 
     total_steps: int = 30_000
     """Updates of each member."""
+    decay: bool = True
+    """The learning rate falls to 0 over all updates, linearly (or over anneal_steps)."""
     config: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
 
 def main(settings: Settings) -> experiment.Result:
     def make(env: Any, dataset: Any, online: bool) -> diffusion.Algorithm:
-        return diffusion.make(env, settings.config, dataset, online=online)
+        config = settings.config
+        if settings.decay and not config.anneal_steps:
+            config = dataclasses.replace(config, anneal_steps=settings.total_steps)
+        return diffusion.make(env, config, dataset, online=online)
 
     return experiment.run_offline("diffusion_policy", make, settings)
 

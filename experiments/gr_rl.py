@@ -48,7 +48,7 @@ class Settings:
     critic_updates: int = 10_000
     """Of the progress critic."""
     policy_updates: int = 20_000
-    """Of each policy."""
+    """Of each policy; its learning rate falls to 0 over all of them."""
     online_steps: int = 300_000
     """Environment steps of RL in the noise."""
     drop: float = 0.15
@@ -150,7 +150,8 @@ class Pipeline:
 
     def clone(self, stage: str, data: Dataset, weight: np.ndarray | None) -> Policy:
         s = self.settings
-        algorithm = diffusion.make(self.env, s.policy, data, weight=weight)
+        config = dataclasses.replace(s.policy, anneal_steps=s.policy.anneal_steps or s.policy_updates)
+        algorithm = diffusion.make(self.env, config, data, weight=weight)
         return self.train(stage, algorithm, s.policy_updates, None)
 
     def train(self, stage: str, algorithm: Algorithm, steps: int, extra: dict[str, Any] | None) -> Policy:

@@ -55,7 +55,7 @@ class Settings:
     value_updates: int = 1_000
     """Of each value; after many more it knows by heart how each episode ended, and no step is a surprise."""
     policy_updates: int = 20_000
-    """Of each policy."""
+    """Of each policy; its learning rate falls to 0 over all of them."""
     advantage_steps: int = 50
     """N: a step is judged by so many that follow (the paper: 50)."""
     first_share: float = 0.3
@@ -101,7 +101,8 @@ class Pipeline:
         # So that values of different iterations have one scale.
         self.value = dataclasses.replace(s.value, longest=s.value.longest or self.env.max_episode_steps or 0)
         told = {"labels": 2, "acts_with": recap.POSITIVE} if s.method == "recap" else {}
-        self.policy = dataclasses.replace(s.policy, **told)
+        decay = {"anneal_steps": s.policy.anneal_steps or s.policy_updates}
+        self.policy = dataclasses.replace(s.policy, **told, **decay)
 
     def run(self) -> dict[str, Any]:
         s = self.settings

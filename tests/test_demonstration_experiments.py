@@ -40,7 +40,7 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
 
     few = ["--num-envs", "2", "--learning-starts", "4", "--num-updates", "2", "--batch-size", "8", "--hidden", "8"]
     steps = ["--total-steps", "64", "--evaluate-every", "0", "--replay-size", "100"]
-    code, _, err = cli("steer", "--base", base, *TINY, *few, *steps, "--delay", "1")
+    code, _, err = cli("steer", "--base", base, *TINY, *few, *steps, "--delay", "1", "--executed", "2")
     assert (code, err) == (0, "")
     folder = tmp_path / "runs" / "steer" / "push_t-seed0"
     config = json.loads((folder / "config.json").read_text())
@@ -49,9 +49,11 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
     assert config["config"]["sampler"]["width"] == 16
     policy = rljax.load(folder)
     env = rljax.make("push_t")
-    assert policy.initial_memory["chunk"].shape == (8, 2)
+    assert policy.initial_memory["chunk"].shape == (2, 2)
     assert env.action_space.contains(policy.apply(None, np.zeros(6, np.float32), policy.initial_memory)[0])
 
+    code, _, err = cli("steer", "--base", base, *TINY, "--method", "dsrl_na", "--demos", demonstrations)
+    assert (code, err) == (2, f"error: {demonstrations}: its rewards are not those of --reward dense\n")
     code, _, err = cli("steer", "--base", folder, *TINY)
     assert (code, err) == (2, f"error: {folder} is of steering; only a diffusion or flow policy has noise\n")
     code, _, err = cli("steer", "--base", tmp_path / "none", *TINY)

@@ -43,8 +43,8 @@ class Config(OfflineConfig, ReplayConfig):
     """Observations that it sees, the newest and those before (the paper: 2)."""
     horizon: int = 8
     """Actions that it predicts."""
-    executed: int = 8
-    """Of these, how many are done before it predicts anew (the paper: 8 of 16)."""
+    executed: int = 4
+    """Of these, how many are done before it predicts anew (the paper: half)."""
     sampler_steps: int = 8
     """Evaluations of the network for one chunk."""
     denoising_steps: int = 100
