@@ -18,19 +18,15 @@ import numpy as np
 import tyro
 
 import rljax
-from benchmarks.common import RESULTS, write
+from benchmarks.common import RESULTS, ROOT, profile, with_interval, write
 from experiments.gr_rl import Settings as Pipeline
-from rljax import training
+from rljax import pipeline, training
 from rljax.algorithms import progress
-from rljax.analysis.statistics import bootstrap_interval
-from rljax.data import Dataset, Metadata, concatenate, formats
+from rljax.data import Dataset, concatenate
 from rljax.envs.manipulation import demonstrators
-from rljax.training.versions import hardware, versions
-from rljax.types import Transition
 
-ROOT = Path(__file__).parents[1]
 GR_RL = Pipeline()
-COMMON: dict[str, Any] = {"value_weight": 0.0, "target_rate": 0.05, "precision": "bfloat16"}
+COMMON: dict[str, Any] = {"precision": "bfloat16"}
 """Of all critics, besides what experiments/gr_rl.py has: they evaluate the policy that imitates the data, and their
 targets follow fast, for a value has as many steps to go back as a demonstration is long."""
 TD3_BC: dict[str, Any] = {"value_weight": 2.5}
@@ -94,27 +90,18 @@ def main(settings: Settings) -> None:
 
 
 def folder(settings: Settings, task: str, seed: int) -> Path:
-    return settings.runs / "progress" / f"{task}-seed{seed}"
+    return settings.runs / "progress" / f"{task}-{settings.demonstrations}-seed{seed}"
 
 
 def demonstrations(settings: Settings, task: str, seed: int) -> tuple[Dataset, np.ndarray]:
     """Those of a seed, and the label of each step's fault."""
-    path = folder(settings, task, seed) / f"demonstrations-{settings.demonstrations}.hdf5"
-    labels = path.with_suffix(".faults.npy")
-    if not path.exists():
-        env = rljax.make(task, reward=GR_RL.reward)
-        demonstrator, key = demonstrators.make(env, GR_RL.faults), jax.random.key(seed)
-        made = demonstrators.demonstrate(env, demonstrator, key, settings.demonstrations)
-        rows: Any = (made.obs, made.action, made.reward, made.terminated, made.truncated, made.next_obs)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(labels, made.fault.astype(np.int8))
-        formats.save_d4rl(Dataset.of(Transition(*rows), Metadata(path.stem, task, "scripted")), path)
-    return formats.load(path), np.load(labels, allow_pickle=False)
+    env, key = rljax.make(task, reward=GR_RL.reward), jax.random.key(seed)
+    return pipeline.scripted(env, task, GR_RL.faults, key, settings.demonstrations, folder(settings, task, seed))
 
 
 def progress_path(settings: Settings, name: str, task: str, seed: int) -> Path:
     name = name.removesuffix(", relative")
-    file = f"{name.replace(', ', '-').replace(' ', '_')}-{settings.demonstrations}-{settings.updates}.npy"
+    file = f"{name.replace(', ', '-').replace(' ', '_')}-{settings.updates}.npy"
     return folder(settings, task, seed) / file
 
 
@@ -131,7 +118,7 @@ def learn(settings: Settings, name: str, data: dict[str, Any], seed: int) -> Non
         parts = [data[task][0] for task in group]
         if name.startswith("joint"):
             env, parts = progress.joined([rljax.make(task) for task in group], parts)
-        learned = [progress.with_failures(x, retries(x, data[task][1])) for x, task in zip(parts, group)]
+        learned = [progress.with_failures(x, pipeline.retries(x, data[task][1])) for x, task in zip(parts, group)]
         algorithm = progress.make(env, config, concatenate(learned))
         result = training.train(
             algorithm, jax.random.key(seed), settings.updates * len(group), evaluate_every=0, final_episodes=0,
@@ -143,13 +130,6 @@ def learn(settings: Settings, name: str, data: dict[str, Any], seed: int) -> Non
             np.save(path, progress.progress(algorithm, result.state, part).astype(np.float32))
 
 
-def retries(data: Dataset, fault: np.ndarray) -> np.ndarray:
-    """Where a fault is over, and a new try begins: bool [N]."""
-    begins = np.append(False, (fault[:-1] > 0) & (fault[1:] == 0))
-    begins[data.starts] = False
-    return begins
-
-
 # Results
 
 
@@ -158,13 +138,14 @@ def results(settings: Settings) -> dict[tuple[str, str], list[np.ndarray]]:
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for task in settings.tasks:
         for seed in range(settings.seeds):
-            for name in settings.critics:
-                path = progress_path(settings, name, task, seed)
-                if path.exists():
-                    data, fault = demonstrations(settings, task, seed)
-                    relative, values = name.endswith("relative"), np.load(path)
-                    measures = [measure(values, data.ends, fault, drop, relative) for drop in DROPS]
-                    found.setdefault((task, name), []).append(np.array(measures))
+            paths = {name: progress_path(settings, name, task, seed) for name in settings.critics}
+            if not any(path.exists() for path in paths.values()):
+                continue
+            data, fault = demonstrations(settings, task, seed)
+            for name in (name for name, path in paths.items() if path.exists()):
+                values, relative = np.load(paths[name], allow_pickle=False), name.endswith("relative")
+                measures = [measure(values, data.ends, fault, drop, relative) for drop in DROPS]
+                found.setdefault((task, name), []).append(np.array(measures))
     return found
 
 
@@ -203,23 +184,21 @@ def table(settings: Settings, found: dict[tuple[str, str], list[np.ndarray]]) ->
             rows.append([task, "everything dropped", *_cells(everything), "–", f"0 ({len(everything)})"])
         for name, runs in of:
             at = best(runs)
-            sure = np.array([np.where(run[:, 1] >= SURE, run[:, 2], 0).max() for run in runs])
-            rows.append([task, name, *_cells(np.array([run[at] for run in runs])), f"{DROPS[at]:.3f}", _interval(sure)])
-    return {
-        "kind": "profile",
-        "title": f"Progress critics, {jax.default_backend()}: which demonstrated faults their filter finds",
-        "columns": ["task", "critic", "F1", "precision", "recall", "steps dropped", "of slips", "of hesitations",
-                    "of wrong approaches", "δ", f"recall at precision {SURE:g}"],
-        "rows": rows,
-        "notes": f"{settings.demonstrations} scripted demonstrations and {settings.updates:,} updates (joint: for each "
+            sure = [np.where(run[:, 1] >= SURE, run[:, 2], 0).max() for run in runs]
+            cells = [*_cells(np.array([run[at] for run in runs])), f"{DROPS[at]:.3f}", with_interval(sure, ".2f")]
+            rows.append([task, name, *cells])
+    return profile(
+        "benchmarks.progress",
+        f"Progress critics, {jax.default_backend()}: which demonstrated faults their filter finds",
+        ["task", "critic", "F1", "precision", "recall", "steps dropped", "of slips", "of hesitations",
+         "of wrong approaches", "δ", f"recall at precision {SURE:g}"],
+        rows,
+        f"{settings.demonstrations} scripted demonstrations and {settings.updates:,} updates (joint: for each "
         f"task), γ = {GR_RL.critic.discount:g}, k = {GR_RL.within}; at the δ with the best F1 on these demonstrations: "
         "means over the seeds [bootstrap interval] (how many). A step counts as faulty if it lies in a fault or in the "
         "k steps before one, and a fault as found if one of those is dropped: dropping everything is what has to be "
         "beaten.",
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.progress",
-    }  # fmt: skip
+    )  # fmt: skip
 
 
 def everything_dropped(settings: Settings, task: str, seed: int) -> tuple[Any, ...]:
@@ -229,12 +208,7 @@ def everything_dropped(settings: Settings, task: str, seed: int) -> tuple[Any, .
 
 def _cells(measures: np.ndarray) -> list[str]:
     """F1 with its interval over the seeds, and the means of the rest; of measures [seed, field]."""
-    return [_interval(measures[:, 0]), *(f"{x:.2f}" for x in measures[:, 1:].mean(0))]
-
-
-def _interval(values: np.ndarray) -> str:
-    low, high = bootstrap_interval(values)
-    return f"{values.mean():.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]") + f" ({len(values)})"
+    return [with_interval(list(measures[:, 0]), ".2f"), *(f"{x:.2f}" for x in measures[:, 1:].mean(0))]
 
 
 def draw(

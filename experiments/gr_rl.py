@@ -132,11 +132,8 @@ class Pipeline:
     def filter(self, data: Dataset, fault: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         """Which steps are not imitated, bool [N], and how well that fits what is known."""
         s = self.settings
-        retries = np.zeros(data.size, bool)
-        if fault is not None:  # a retry begins where a fault ends
-            retries[1:] = (fault[:-1] > 0) & (fault[1:] == 0)
-            retries[data.starts] = False
-        algorithm = critics.make(self.env, s.critic, critics.with_failures(data, retries))
+        tries = np.zeros(data.size, bool) if fault is None else pipeline.retries(data, fault)
+        algorithm = critics.make(self.env, s.critic, critics.with_failures(data, tries))
         folder = self.folder / "0-progress"
         result = self._train(algorithm, s.critic_updates, folder, 0, None)
         values = critics.progress(algorithm, result.state, data)

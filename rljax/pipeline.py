@@ -70,6 +70,13 @@ def scripted(
     return data, fault
 
 
+def retries(data: Dataset, fault: np.ndarray) -> np.ndarray:
+    """At which steps a fault is over and a new try begins: bool [N], of the labels [N] of `scripted`."""
+    begins = np.append(False, (fault[:-1] > 0) & (fault[1:] == 0))
+    begins[data.starts] = False
+    return begins
+
+
 def train(
     algorithm: Algorithm, key: Key, steps: int, folder: Path, progress: bool, episodes: int = 0,
     settings: dict[str, Any] | None = None,

@@ -28,8 +28,8 @@ def test_files_become_a_table_and_a_picture(tmp_path, monkeypatch):
     data = dataset_of(np.zeros((20, 2)), np.zeros((20, 1)), np.zeros(20), terminated=last)
     for seed in range(2):
         folder = progress.folder(settings, "lace", seed)
-        formats.save_d4rl(data, folder / "demonstrations-150.hdf5")
-        np.save(folder / "demonstrations-150.faults.npy", FAULT)
+        formats.save_d4rl(data, folder / "demonstrations.hdf5")
+        np.save(folder / "faults.npy", FAULT)
         np.save(progress.progress_path(settings, "distributional", "lace", seed), FALLS)
     found = progress.results(settings)
     record = progress.table(settings, found)

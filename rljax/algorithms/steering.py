@@ -61,7 +61,7 @@ class Config(OfflineConfig, sac.Config):
     """Noise lies in [-this, this] (the paper: about 1.5, where no steps share it)."""
     noise_steps: int = 1
     """How many of a chunk's steps have noise of their own, which the others share; 0 for all. 1 leaves d dimensions to
-    search, as the paper has it for large policies: on PushT it learns several times faster than all."""
+    search, as the paper has it for large policies."""
     distillation_steps: int = 1
     """dsrl_na, grrl_steer: steps of Q_W for each one of Q_A (DSRL: 10); each samples a chunk."""
     noise_penalty: float = 0.1
