@@ -2,6 +2,7 @@
 
     python experiments/collect.py --env hopper                      # first: the datasets, also half_cheetah, walker2d
     python -m benchmarks.offline                                    # everything; goes on where it was interrupted
+    python -m benchmarks.offline --committed                        # and counts what benchmarks/results has as done
     python -m benchmarks.offline --parts scores --datasets hopper-medium --algorithms iql --seeds 1
     python -m benchmarks.offline --parts speed --corl ../CORL       # beside CORL (and `make install-peers`)
     python -m benchmarks.offline --parts table                      # of what is there, and benchmarks/offline.png
@@ -45,6 +46,8 @@ FLAGS = {
 }
 """Of ours, beyond the settings of the task: the best tenth of the episodes; rates that so few updates suffice; and for
 CQL 4 candidate actions of each kind, not 10, since CORL's would take half a day more."""
+Run = tuple[str, str, str, int]
+"""Implementation, algorithm, dataset and seed."""
 PLACE = "buffer_size=3000000"  # for medium-expert
 CORL = {
     "bc": (),
@@ -77,6 +80,8 @@ class Settings:
     """A clone of github.com/corl-team/CORL."""
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
     """The interpreter of the peers."""
+    committed: bool = False
+    """Seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
 
 
 def main(settings: Settings) -> None:
@@ -122,7 +127,7 @@ def own_jobs(settings: Settings) -> Iterable[list[str]]:
         for algorithm in settings.algorithms:
             for name in settings.datasets:
                 folder = own_folder(settings, algorithm, name, seed)
-                if (folder / "evaluation.json").exists():
+                if (folder / "evaluation.json").exists() or ("rljax", algorithm, name, seed) in earlier(settings):
                     continue
                 command = [sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--resume"]
                 command += ["--dataset", str(dataset_path(settings, name)), "--no-progress", "--name", folder.name]
@@ -136,7 +141,7 @@ def peer_jobs(settings: Settings) -> Iterable[list[str]]:
         for algorithm in (name for name in settings.algorithms if name in CORL):
             for name in settings.datasets:
                 result = peer_result(settings, algorithm, name, seed)
-                if result.exists():
+                if result.exists() or ("CORL", algorithm, name, seed) in earlier(settings):
                     continue
                 result.parent.mkdir(parents=True, exist_ok=True)
                 updates = updates_of(settings, algorithm)
@@ -164,7 +169,7 @@ def own_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict
         return None
     return {
         "implementation": "rljax", "algorithm": algorithm, "dataset": name, "seed": seed,
-        "updates": evaluation["steps"], "episodes": evaluation["episodes"],
+        "data": facts(settings, name)["sha256"], "updates": evaluation["steps"], "episodes": evaluation["episodes"],
         "score": float(normalized_score(task, member["deterministic"]["mean"])),
         "stochastic_score": float(normalized_score(task, member["stochastic"]["mean"])),
         "seconds": float(rows[-1]["seconds"]),
@@ -178,20 +183,42 @@ def corl_result(settings: Settings, algorithm: str, name: str, seed: int) -> dic
         return None
     record = json.loads(path.read_text())
     return {
-        "implementation": "CORL", "algorithm": algorithm, "dataset": name, "seed": seed, "updates": record["updates"],
+        "implementation": "CORL", "algorithm": algorithm, "dataset": name, "seed": seed,
+        "data": facts(settings, name)["sha256"], "updates": record["updates"],
         "episodes": record["evaluation_episodes"], "score": record["normalized_scores"][0],
         "seconds": record["training_seconds"], "curve": record.get("curve"), "config": record["config"],
         "versions": record["versions"],
     }  # fmt: skip
 
 
+def facts(settings: Settings, name: str) -> dict[str, Any]:
+    """What experiments/collect.py says of a dataset."""
+    task, _, kind = name.partition("-")
+    return json.loads((settings.runs / "datasets" / f"{task}.json").read_text())[kind]
+
+
+def earlier(settings: Settings) -> dict[Run, dict[str, Any]]:
+    """Runs of as many updates in the committed file, where they are asked for."""
+    path = RESULTS / f"offline-scores-{jax.default_backend()}.json"
+    if not settings.committed or not path.exists():
+        return {}
+    runs = json.loads(path.read_text())["runs"]
+    return {key_of(run): run for run in runs if run["updates"] == updates_of(settings, run["algorithm"])}
+
+
+def key_of(run: dict[str, Any]) -> Run:
+    return run["implementation"], run["algorithm"], run["dataset"], run["seed"]
+
+
 def results(settings: Settings) -> list[dict[str, Any]]:
+    """In order: of datasets, algorithms, ours before CORL's, seeds."""
+    before = earlier(settings)
     found = [
-        of(settings, algorithm, name, seed)
+        of(settings, algorithm, name, seed) or before.get((implementation, algorithm, name, seed))
         for name in settings.datasets
         for algorithm in UPDATES
-        for of, seeds in ((own_result, settings.seeds), (corl_result, settings.seeds))
-        for seed in range(seeds)
+        for implementation, of in (("rljax", own_result), ("CORL", corl_result))
+        for seed in range(settings.seeds)
     ]
     return [result for result in found if result is not None]
 
@@ -207,8 +234,7 @@ def table(settings: Settings) -> dict[str, Any]:
     ]
     rows = []
     for name in settings.datasets:
-        scores = json.loads((settings.runs / "datasets" / f"{name.partition('-')[0]}.json").read_text())
-        own = scores[name.partition("-")[2]]
+        own = facts(settings, name)
         best = normalized_score(name.partition("-")[0], own["best_return"])
         row: list[Any] = [name, f"{own['normalized_score']:.1f}", f"{best:.1f}"]
         for implementation, algorithm in kinds:
@@ -328,8 +354,7 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for axis, name in zip(axes.flat, settings.datasets):
-        task, _, kind = name.partition("-")
-        own = json.loads((settings.runs / "datasets" / f"{task}.json").read_text())[kind]
+        own = facts(settings, name)
         axis.axhline(own["normalized_score"], color="grey", linestyle=":", linewidth=1)
         for result in found:
             if result["dataset"] == name and result["curve"]:

@@ -55,6 +55,10 @@ class Settings:
     """δ: a step is not imitated if progress falls by more than this share of what was made."""
     within: int = 20
     """k: in so many steps after it."""
+    gain: float = 0.3
+    """Nor is it if progress does not grow by this share; negative for no such rule."""
+    patience: int = 30
+    """In so many steps after it."""
     reward: str = "staged"
     """Of the task, for RL: dense, staged or sparse."""
     evaluation_episodes: int = 200
@@ -138,6 +142,8 @@ class Pipeline:
         result = self._train(algorithm, s.critic_updates, folder, 0, None)
         values = critics.progress(algorithm, result.state, data)
         dropped = critics.drops(values, data.ends, s.drop, s.within, relative=True)
+        if s.gain >= 0:
+            dropped |= critics.stalls(values, data.ends, data.terminated, s.gain, s.patience)
         np.save(folder / "progress.npy", values.astype(np.float32))
         found: dict[str, Any] = {"dropped": float(dropped.mean())}
         if fault is not None:

@@ -210,13 +210,13 @@ def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(alpha, 0.0, 1.0), np.sqrt(np.clip(1.0 - alpha**2, 0.0, 1.0))
 
 
-def chunked_policy(agent: Agent, env: Environment, variables: PyTree, noise: Callable | None = None) -> Policy:
+def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: Callable | None = None) -> Policy:
     """A policy that samples a chunk of actions, does `executed` of them, and samples again.
 
     Args:
-      variables: "params" and "obs_statistics", and what `noise` needs.
-      noise: `(variables, obs [..., history * n], key, deterministic) -> [..., horizon, d]`, of normalised observations;
-        where None it is 0 for a deterministic policy, else N(0, I).
+      variables: "params" and "obs_statistics", and what `chunk_of` needs.
+      chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]`, of normalised
+        observations; where None it is sampled from noise 0 for a deterministic policy, else N(0, I).
     """
     c, rescale = agent.config, RescaleAction(env).rescale
     memory = {
@@ -237,10 +237,9 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, noise: Cal
 
         def sample(_: jax.Array) -> jax.Array:
             shape, condition = (*obs.shape[:-1], *agent.chunk_shape), past.reshape(*obs.shape[:-1], -1)
-            if noise is not None:
-                drawn = noise(variables, condition, key, deterministic)
-            else:
-                drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+            if chunk_of is not None:
+                return chunk_of(variables, condition, key, deterministic)
+            drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
             told = None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
             return agent.sample(variables["params"], condition, drawn, told)[..., : c.executed, :]
 

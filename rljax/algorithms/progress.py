@@ -185,14 +185,35 @@ def drops(progress: Any, ends: Any, threshold: float, within: int, relative: boo
       ends: where each episode ends, exclusive; what comes after does not count.
       relative: the threshold is a share of the progress made: 1 - γ^n is to fall back by n steps, early or late.
     """
+    progress = np.asarray(progress, np.float64)
+    lowest = _ahead(progress, ends, within).min(0)
+    return progress - lowest > threshold * (np.maximum(progress, _LEAST) if relative else 1.0)
+
+
+def stalls(progress: Any, ends: Any, terminated: Any, gain: float, within: int) -> np.ndarray:
+    """At which steps progress [N] does not grow by the share `gain` in the next `within` steps: bool [N].
+
+    Who does not fall back may stand still: after n steps at the pace of a demonstration progress has grown by γ^-n - 1.
+
+    Args:
+      ends: as of `drops`.
+      terminated: bool [N]; the last `within` steps before one of these do not stall.
+    """
     progress, ends = np.asarray(progress, np.float64), np.asarray(ends)
-    position = np.arange(len(progress))
+    last = ends[np.searchsorted(ends, np.arange(len(progress)), side="right")] - 1
+    arrives = np.asarray(terminated, bool)[last] & (last - np.arange(len(progress)) < within)
+    return (_ahead(progress, ends, within).max(0) <= np.maximum(progress, _LEAST) * (1 + gain)) & ~arrives
+
+
+_LEAST = 0.01
+"""Below, critics do not tell progress from none."""
+
+
+def _ahead(progress: np.ndarray, ends: Any, within: int) -> np.ndarray:
+    """Progress at each step and at those that follow in its episode, [within + 1, N]."""
+    ends, position = np.asarray(ends), np.arange(len(progress))
     last = ends[np.searchsorted(ends, position, side="right")] - 1
-    lowest = progress.copy()
-    for ahead in range(1, within + 1):
-        lowest = np.minimum(lowest, progress[np.minimum(position + ahead, last)])
-    # Below a hundredth, critics do not tell progress from none.
-    return progress - lowest > threshold * (np.maximum(progress, 0.01) if relative else 1.0)
+    return progress[np.minimum(position + np.arange(within + 1)[:, None], last)]
 
 
 class Detection(NamedTuple):

@@ -17,6 +17,9 @@ grrl_steer: critics are distributions on [0, 1], of γ to the number of chunks u
   predictor's; the predictor π'(s) maximises Q', and pays for noise beyond β. Half of each batch is of the newest chunks
   (newest_size).
 
+residual: what the others are compared with, soft actor-critic of what is added to the actions of the chunk that w = 0
+  makes.
+
 One action of an environment is a chunk, w beside what f made of it; steps and returns are those of the task.
 """
 
@@ -48,7 +51,7 @@ from rljax.ops import categorical, running_statistics
 from rljax.spaces import Box
 from rljax.types import Key, Metrics, PyTree
 
-Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer"]
+Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer", "residual"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Config(OfflineConfig, sac.Config):
     method: Method = "dsrl_sac"
     """How it learns."""
     noise_bound: float = 1.0
-    """Noise lies in [-this, this] (the paper: about 1.5, where no steps share it)."""
+    """Noise lies in [-this, this] (the paper: about 1.5, where no steps share it). Residual adds as much to
+    actions in [-1, 1]; 0.1 is more like it."""
     noise_steps: int = 1
     """How many of a chunk's steps have noise of their own, which the others share; 0 for all. 1 leaves d dimensions to
     search, as the paper has it for large policies."""
@@ -102,8 +106,8 @@ class Config(OfflineConfig, sac.Config):
             object.__setattr__(self, "sampler", config_from_dict(diffusion.Config, dict(self.sampler)))
         super().__post_init__()
         require(self, "method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}")
-        if self.method == "dsrl_sac":
-            require(self, "offline_share", self.offline_share == 0, "0 with dsrl_sac")
+        if self.method in ("dsrl_sac", "residual"):
+            require(self, "offline_share", self.offline_share == 0, f"0 with {self.method}")
         require(self, "noise_bound", self.noise_bound > 0, "positive")
         divides = self.noise_steps >= 0 and self.sampler.horizon % max(self.noise_steps, 1) == 0
         require(self, "noise_steps", divides, f"0, or divide the sampler's horizon = {self.sampler.horizon}")
@@ -118,7 +122,7 @@ class Config(OfflineConfig, sac.Config):
     @property
     def own_noise(self) -> int:
         """How many of a chunk's steps have noise of their own."""
-        return self.noise_steps or self.sampler.horizon
+        return self.sampler.executed if self.method == "residual" else self.noise_steps or self.sampler.horizon
 
 
 class Steered(Wrapper):
@@ -166,8 +170,12 @@ class Agent(sac.Agent):
         return np.sqrt(share) * jax.random.normal(key, (*shape, self.noise_size))
 
     def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        """Chunks [..., chunk] that the sampler makes of noise [..., noise]."""
-        chunk = self.sampler.sample(base, obs, self.spread(noise))[..., : self.config.sampler.executed, :]
+        """Chunks [..., chunk] that noise [..., noise] makes."""
+        return self.chunk(base, obs, self.spread(noise))
+
+    def chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
+        """Those that the sampler makes of noise [..., horizon, d], without a gradient."""
+        chunk = self.sampler.sample(base, obs, noise)[..., : self.config.sampler.executed, :]
         return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
@@ -345,10 +353,29 @@ class PredictingAgent(AliasedAgent):
         return learner, {"loss/policy": error, "policy/noise_size": size}
 
 
+class ResidualAgent(Agent):
+    """Learns what to add to the actions of the chunks that noise 0 makes."""
+
+    def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
+        """Anything that it may add."""
+        bound = self.config.noise_bound
+        return jax.random.uniform(key, (*shape, self.noise_size), minval=-bound, maxval=bound)
+
+    def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.clip(
+            self.chunk(base, obs, jnp.zeros((*obs.shape[:-1], *self.sampler.chunk_shape))) + noise, -1.0, 1.0
+        )
+
+
 GRRL = Config(method="grrl_steer", newest_size=20_000)
 """GR-RL's two buffers: half of each batch of what the last policies did. 20,000 chunks are ours."""
 
-AGENTS: dict[str, type[Agent]] = {"dsrl_sac": Agent, "dsrl_na": AliasedAgent, "grrl_steer": PredictingAgent}
+AGENTS: dict[str, type[Agent]] = {
+    "dsrl_sac": Agent,
+    "dsrl_na": AliasedAgent,
+    "grrl_steer": PredictingAgent,
+    "residual": ResidualAgent,
+}
 
 
 class Base(struct.PyTreeNode):
@@ -402,10 +429,12 @@ def make(
     def policy(state: Any) -> Policy:
         variables = {"params": base.params, "obs_statistics": base.obs_statistics, "steering": state.params["policy"]}
 
-        def noise(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-            return agent.spread(agent.noise(variables["steering"], obs, key, deterministic))
+        def chunk_of(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+            noise = agent.noise(variables["steering"], obs, key, deterministic)
+            chunk = agent.decode(variables["params"], obs, noise)
+            return chunk.reshape(*obs.shape[:-1], c.sampler.executed, -1)
 
-        return diffusion.chunked_policy(sampler, env, variables, noise=noise)
+        return diffusion.chunked_policy(sampler, env, variables, chunk_of)
 
     return algorithm._replace(policy=policy, env=env)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import progress
-from rljax.algorithms.progress import Config, detection, drops, joined, relabelled, with_failures
+from rljax.algorithms.progress import Config, detection, drops, joined, relabelled, stalls, with_failures
 from rljax.data import concatenate
 from rljax.envs.spaces_only import SpacesOnly
 from tests.datasets import dataset_of
@@ -90,6 +90,16 @@ def test_drops_by_hand():
     np.testing.assert_array_equal(drops(values, ends, 0.55, 2, relative=True), [0, 1, 0, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(drops(values, ends, 0.45, 2, relative=True), [0, 1, 1, 0, 0, 0, 0, 0])
     assert not drops([0.001, 0.0], [2], 0.5, 1, relative=True).any()
+
+
+def test_stalls_by_hand():
+    values = [0.1, 0.2, 0.22, 0.2, 0.5, 0.9, 0.3, 0.3, 0.3, 0.6]
+    ends, terminated = [6, 10], np.arange(10) == 5
+    # Before an arrival nothing stalls; where an episode is cut its last step does.
+    np.testing.assert_array_equal(stalls(values, ends, terminated, 0.3, 1), [0, 1, 1, 0, 0, 0, 1, 1, 0, 1])
+    np.testing.assert_array_equal(stalls(values, ends, terminated, 0.3, 2), [0, 1, 0, 0, 0, 0, 1, 0, 0, 1])
+    np.testing.assert_array_equal(stalls(values, ends, terminated, 0.05, 2), [0, 0, 0, 0, 0, 0, 1, 0, 0, 1])
+    assert stalls([0.001, 0.009], [2], [False, False], 0.3, 1).all()  # too little to tell
 
 
 def test_detection_by_hand():

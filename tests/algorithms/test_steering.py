@@ -201,6 +201,31 @@ def test_steps_of_a_chunk_may_share_their_noise():
         config_of(noise_steps=2)
 
 
+def test_a_residual_is_added_to_the_chunk_of_noise_0():
+    agent, learner = agent_of("residual", noise_bound=0.25)
+    obs = jax.random.normal(jax.random.key(2), (500, 2))
+    chunk = agent.sampler.sample(agent.base, obs, jnp.zeros((500, 3, 1)))[:, :2, 0]
+    acted = agent.act(learner.params["policy"], obs, jax.random.key(3), False)
+    for action in (acted, agent.explore(obs, jax.random.key(4))):
+        added, executed = action[:, :2], action[:, 2:]
+        assert 0.9 < np.abs(added).max() <= 1.0
+        np.testing.assert_allclose(executed, np.clip(chunk + 0.25 * added, -1, 1), atol=1e-5)
+    gradients = jax.grad(lambda base: agent.decode(base, obs, jnp.zeros((500, 2))).sum())(agent.base)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients))
+    with pytest.raises(ValueError, match="must be 0 with residual"):
+        config_of("residual", offline_share=0.5)
+
+
+def test_a_residual_learns_where_the_policy_aims_beside():
+    algorithm = steering.make(ENV, config_of("residual", noise_bound=1.0), base_of())
+    result = train(algorithm, 400)
+    returns = [
+        float(evaluate(ENV, p, jax.random.key(1), 64).returns.mean())
+        for p in (algorithm.policy(algorithm.init(jax.random.key(0))), result.policy)
+    ]
+    assert returns[1] > returns[0] + 1
+
+
 def test_only_the_chunk_is_executed():
     steered = Steered(ENV, config_of())
     assert steered.action_space.shape == (3 + 2,)
