@@ -19,11 +19,16 @@ from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import bootstrap_band
 from rljax.nn.precision import Precision
 
-STEERED = {"dsrl_sac": {}, "dsrl_na": {}, "grrl_steer": {"newest_size": steering.GRRL.newest_size}}
+STEERED = {
+    "dsrl_sac": {},
+    "dsrl_na": {},
+    "grrl_steer": {"newest_size": steering.GRRL.newest_size},
+    "residual": {"noise_bound": 0.1},
+}
 """What a method of steering is given beyond its defaults."""
 ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
 FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
-"""Flags of what learns single actions: on PushT, whose reward is then sparse."""
+"""Flags of what learns single actions on PushT; the demonstrations have its sparse reward, and so has RLPD."""
 METHODS = (*STEERED, *FROM_NOTHING, "gr_rl")
 REWARDS = {"push_t": "dense", "lace": "staged"}
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
@@ -44,7 +49,7 @@ class Settings:
     online_steps: int = 300_000
     """scores: environment steps of what learns online."""
     reward: str = REWARDS["push_t"]
-    """scores: of PushT, for steering: dense, staged or sparse."""
+    """scores: of PushT, for all but rlpd: dense, staged or sparse."""
     precision: Precision = "bfloat16"
     """Of the products of hidden layers, in these runs, and in the loop whose speed is measured."""
     runs: Path = ROOT / "runs"
@@ -84,7 +89,11 @@ def own_jobs(settings: Settings) -> Iterator[list[str]]:
                         "--policy.precision", settings.precision, "--online.precision", settings.precision,
                     ]  # fmt: skip
             elif method in FROM_NOTHING:
-                what = ("--dataset", str(settings.demos)) if method == "rlpd" else ("--env", "push_t")
+                what = (
+                    ("--dataset", str(settings.demos))
+                    if method == "rlpd"
+                    else ("--env", "push_t", "--reward", settings.reward)
+                )
                 if method != "rlpd" or settings.demos is not None:
                     yield from _job(settings, folder, seed, steps, (*what, *FROM_NOTHING[method], *common))
             elif settings.demos is not None:

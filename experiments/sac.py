@@ -24,6 +24,8 @@ class Settings:
     """The task, as rljax.make takes it."""
     engine: str = "auto"
     """Of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
+    reward: str | None = None
+    """Of tasks of manipulation: dense, staged or sparse, which is what it is where not given."""
     total_steps: int = 20_000
     """Environment steps of each member."""
     action_repeat: int = 1
@@ -86,11 +88,12 @@ ACCELERATED = dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "human
 
 
 def make(settings: Settings) -> sac.Algorithm:
-    engine = {} if settings.engine == "auto" else {"engine": settings.engine}
+    options = {} if settings.engine == "auto" else {"engine": settings.engine}
+    options |= {} if settings.reward is None else {"reward": settings.reward}
     config = settings.config
     if settings.anneal and not config.anneal_steps:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)
-    return sac.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
+    return sac.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **options), config)
 
 
 def main(settings: Settings) -> experiment.Result:
