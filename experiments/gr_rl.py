@@ -39,9 +39,11 @@ class Settings:
     """lace, pick_and_place or push_t."""
     demos: Path | None = None
     """A file of demonstrations; scripted ones where not given."""
-    demonstrations: int = 200
+    demonstrations: int = 300
     """How many scripted ones."""
-    faults: demonstrators.Manner = pipeline.FAULTS
+    faults: demonstrators.Manner = dataclasses.field(
+        default_factory=lambda: dataclasses.replace(pipeline.FAULTS, hesitation=0.003)
+    )
     mismatch: experiment.Mismatch = dataclasses.field(
         default_factory=lambda: experiment.Mismatch(delay=1, smoothing=0.5, rate_limit=0.1)
     )
@@ -76,8 +78,14 @@ class Settings:
             critic_learning_rate=3e-4, discount=0.98, target_rate=0.05, value_weight=0.0
         )
     )
-    policy: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
+    policy: diffusion.Config = dataclasses.field(
+        default_factory=lambda: diffusion.Config(width=256, learning_rate=1e-3, average_rate=2e-3)
+    )
     online: steering.Config = dataclasses.field(default_factory=steering.Config)
+
+
+# As experiments/diffusion_policy.py has it.
+TASKS = {"push_t": Settings(policy=diffusion.Config())}
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -199,4 +207,4 @@ class Pipeline:
 
 
 if __name__ == "__main__":
-    experiment.main(main, Settings, {}, prefixes=True)
+    experiment.main(main, Settings, TASKS, prefixes=True)

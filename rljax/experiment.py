@@ -97,7 +97,7 @@ def main(
     accelerated: Mapping[str, Any] | None = None,
     prefixes: bool = False,
 ) -> None:
-    """Parses flags into `settings`, whose defaults depend on `--env`, and calls `experiment` with them.
+    """Parses flags into `settings`, whose defaults depend on `--env` or `--task`, and calls `experiment` with them.
 
     Where JAX will run on an accelerator, and the physics with it (`--engine` is not native), the defaults are those of
     `accelerated`, as far as it has the task: there thousands of environments cost little more than one.
@@ -108,12 +108,13 @@ def main(
     """
 
     def default(arguments: list[str]) -> Any:
-        if not hasattr(settings, "env"):  # what acts in the task of another run
+        name = next((name for name in ("env", "task") if hasattr(settings, name)), None)
+        if name is None:  # what acts in the task of another run
             return settings()
-        task = canonical(_argument(arguments, "env") or settings.env)
+        task = canonical(_argument(arguments, name) or getattr(settings, name))
         fast = accelerated and _argument(arguments, "engine") != "native" and training.expect_accelerator()
         known = {**tasks, **(accelerated or {})} if fast else tasks
-        return dataclasses.replace(known.get(task, settings()), env=task)
+        return dataclasses.replace(known.get(task, settings()), **{name: task})
 
     _main(experiment, settings, default, prefixes)
 
