@@ -31,6 +31,12 @@ def write(name: str, record: dict[str, Any]) -> None:
     print(f"wrote {path.relative_to(RESULTS.parent.parent)}", flush=True)
 
 
+def committed_runs(name: str) -> list[dict[str, Any]]:
+    """The runs that a table in benchmarks/results was made of, perhaps on another machine."""
+    path = RESULTS / f"{name}-{jax.default_backend()}.json"
+    return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
 def profile(
     module: str, title: str, columns: list[str], rows: list[list[Any]], notes: str, **more: Any
 ) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 import rljax
-from benchmarks.common import RESULTS, ROOT, peak_memory_mb, run_all, with_interval, write
+from benchmarks.common import RESULTS, ROOT, committed_runs, peak_memory_mb, run_all, with_interval, write
 from rljax import algorithms, training
 from rljax.algorithms import offline_settings
 from rljax.data import formats, normalized_score
@@ -199,10 +199,7 @@ def facts(settings: Settings, name: str) -> dict[str, Any]:
 
 def earlier(settings: Settings) -> dict[Run, dict[str, Any]]:
     """Runs of as many updates in the committed file, where they are asked for."""
-    path = RESULTS / f"offline-scores-{jax.default_backend()}.json"
-    if not settings.committed or not path.exists():
-        return {}
-    runs = json.loads(path.read_text())["runs"]
+    runs = committed_runs("offline-scores") if settings.committed else []
     return {key_of(run): run for run in runs if run["updates"] == updates_of(settings, run["algorithm"])}
 
 

@@ -96,7 +96,7 @@ def folder(settings: Settings, task: str, seed: int) -> Path:
 def demonstrations(settings: Settings, task: str, seed: int) -> tuple[Dataset, np.ndarray]:
     """Those of a seed, and the label of each step's fault."""
     env, key = rljax.make(task, reward=GR_RL.reward), jax.random.key(seed)
-    return pipeline.scripted(env, task, GR_RL.faults, key, settings.demonstrations, folder(settings, task, seed))
+    return pipeline.scripted(env, task, pipeline.FAULTS, key, settings.demonstrations, folder(settings, task, seed))
 
 
 def progress_path(settings: Settings, name: str, task: str, seed: int) -> Path:

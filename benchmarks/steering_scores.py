@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, profile, with_interval
+from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_interval
 from rljax.algorithms import steering
 from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import bootstrap_band
@@ -56,6 +56,8 @@ class Settings:
     """Where the runs of the seeds lie."""
     pattern: str = "*-seed*"
     """scores: which run folders count, by name."""
+    committed: bool = False
+    """scores: seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
 
 
 def base_folder(settings: Settings, seed: int) -> Path:
@@ -64,9 +66,11 @@ def base_folder(settings: Settings, seed: int) -> Path:
 
 def base_jobs(settings: Settings) -> Iterator[list[str]]:
     """PushT's diffusion policies that are not finished and are steered."""
-    if settings.demos is None or not set(settings.methods) & set(STEERED):
-        return
+    done = {(run["method"], run["seed"]) for run in earlier(settings)}
     for seed in range(settings.seeds):
+        left = [method for method in settings.methods if method in STEERED and (method, seed) not in done]
+        if settings.demos is None or not left:
+            continue
         yield from _job(
             settings, base_folder(settings, seed), seed, settings.policy_updates,
             ("--dataset", str(settings.demos), "--precision", settings.precision),
@@ -75,8 +79,11 @@ def base_jobs(settings: Settings) -> Iterator[list[str]]:
 
 def own_jobs(settings: Settings) -> Iterator[list[str]]:
     """What learns online, seed after seed."""
+    done = {(run["method"], run["seed"]) for run in earlier(settings)}
     for seed in range(settings.seeds):
         for method in settings.methods:
+            if (method, seed) in done:
+                continue
             folder, steps = settings.runs / method / f"push_t-seed{seed}", settings.online_steps
             common = ("--precision", settings.precision, "--evaluation-episodes", "50")
             common += ("--evaluate-every", str(max(1, steps // 20)))
@@ -114,8 +121,23 @@ def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterabl
         ]  # fmt: skip
 
 
+def earlier(settings: Settings) -> list[dict[str, Any]]:
+    """Runs of the committed file, where they are asked for."""
+    return committed_runs("steering-scores") if settings.committed else []
+
+
 def results(settings: Settings) -> Iterator[dict[str, Any]]:
     """Every finished seed: task, method, stage, reward, steps, success, and the curve of what learned online."""
+    found = {key_of(run): run for run in (*earlier(settings), *_finished(settings))}
+    yield from found.values()
+
+
+def key_of(run: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(run[name] for name in ("task", "method", "stage", "reward", "seed"))
+
+
+def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Of the run folders."""
     for experiment in ("diffusion_policy", "steer", *FROM_NOTHING):
         for folder in sorted((settings.runs / experiment).glob(settings.pattern)):
             if (folder / "evaluation.json").exists():

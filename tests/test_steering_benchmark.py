@@ -1,11 +1,14 @@
 """The benchmark of steering: gym-pusht as our PushT sees it, and how runs become a table."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import steering_scores
+from benchmarks import common, steering_scores
 
 
 def test_gym_pusht_begins_and_is_observed_as_ours():
@@ -63,3 +66,19 @@ def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
     left = list(steering_scores.own_jobs(settings))
     assert len(left) == 2 * len(steering_scores.METHODS) - 1
     assert not any(folder.name in command for command in left)
+
+
+def test_runs_that_are_committed_count_where_they_are_asked_for(tmp_path, monkeypatch):
+    """Neither they nor the policies that they began from are run again; a run of this machine comes before them."""
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    stages = [result("gr_rl", 0, s, stage=name, task="lace") for s, name in ((0.1, "everything"), (0.4, "filtered"))]
+    runs = [*stages, *(result(method, 1, 0.5, [[100, 0.5]]) for method in steering_scores.STEERED)]
+    (tmp_path / f"steering-scores-{jax.default_backend()}.json").write_text(json.dumps({"runs": runs}))
+    settings = steering_scores.Settings(seeds=2, demos=tmp_path / "demos.npz", runs=tmp_path)
+    assert list(steering_scores.results(settings)) == []
+    settings = dataclasses.replace(settings, committed=True)
+    assert list(steering_scores.results(settings)) == runs
+    assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(settings)] == ["0"]
+    assert len(list(steering_scores.own_jobs(settings))) == 2 * len(steering_scores.METHODS) - 5
+    monkeypatch.setattr(steering_scores, "_finished", lambda _: iter([runs[0] | {"success": 0.2}]))
+    assert [run["success"] for run in steering_scores.results(settings)][:2] == [0.2, 0.4]
