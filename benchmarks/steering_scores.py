@@ -3,6 +3,7 @@
 `python -m benchmarks.steering --parts scores` runs it; runs are found by the names that it gives them.
 """
 
+import csv
 import dataclasses
 import json
 import re
@@ -147,13 +148,16 @@ def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
             continue
         env = json.loads((folder / "4-steered" / "config.json").read_text())["env"]
         seed, stages = int(re.findall(r"seed(\d+)", folder.name)[-1]), json.loads((folder / "result.json").read_text())
-        for stage, row in stages["stages"].items():
+        # In the order of the stages, and what the filter took is the filtered policy's.
+        taken = [_seconds(stage) for stage in sorted(folder.glob("[1-4]-*"))]
+        taken[1] += _seconds(folder / "0-progress")
+        for (stage, row), seconds in zip(stages["stages"].items(), taken, strict=True):
             online = stage == "and RL in its noise"
             steps, points = _curve(folder / "4-steered", 0) if online else (None, None)
             yield {
                 "task": env["name"], "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
                 "reward": env.get("reward") if online else None, "success": row["executed"]["success"],
-                "as_asked": row["asked"]["success"], "curve": points,
+                "as_asked": row["asked"]["success"], "curve": points, "seconds": seconds,
             }  # fmt: skip
 
 
@@ -167,8 +171,14 @@ def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
                 "stage": "", "seed": member["seed"], "steps": evaluation["steps"] if online else None,
                 "reward": description["env"].get("reward", "sparse") if online else None,
                 "success": member["stochastic"]["success"], "deterministic": member["deterministic"]["success"],
-                "curve": _curve(folder, position)[1] if online else None,
+                "curve": _curve(folder, position)[1] if online else None, "seconds": _seconds(folder),
             }  # fmt: skip
+
+
+def _seconds(folder: Path) -> float:
+    """That a run trained, with compilation and evaluations."""
+    with (folder / "metrics.csv").open() as file:
+        return float(list(csv.DictReader(file))[-1]["seconds"])
 
 
 def _curve(folder: Path, position: int) -> tuple[int, list[list[float]]]:
@@ -213,17 +223,19 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
             at = [step for r in of if r["curve"] and (step := reached(r["curve"], goal)) is not None]
             said = f"{np.mean(at):,.0f} ({len(at)} of {len(of)})" if at else f"no ({len(of)})"
             row.append("–" if of[0]["curve"] is None or not goal <= 1 else said)
+        row.append(f"{np.mean([r['seconds'] for r in of]) / 60:.0f}")
         rows.append(row)
     return profile(
         "benchmarks.steering",
         "Diffusion policies and RL in their noise: success in %",
         ["task", "method", "stage", "reward", "environment steps", "success", "deterministic", "without mismatch",
-         *(f"steps {name}" for name in TARGETS)],
+         *(f"steps {name}" for name in TARGETS), "minutes"],
         rows,
         "Means over seeds [with bootstrap intervals] (how many seeds). Success is that of a policy that samples; of "
         "gr_rl, where what is executed differs from what is asked for. Steps to a level: of the seeds that reach it, "
         "to the first of three evaluations in a row that are there on average; +20 points are over the task's policy "
-        "that was only imitated.",
+        "that was only imitated. Minutes of training on one core, with compilation and evaluations; of the filtered "
+        "policy with the filter's.",
         runs=found,
     )  # fmt: skip
 

@@ -5,8 +5,9 @@
     python experiments/steer.py --base … --method dsrl_na --delay 1
     python experiments/steer.py --base … --method dsrl_na --demos push_t_human_demos.npz --reward sparse
 
-The policy stays as it is: what is learned is which noise to begin from. Everything is left in runs/steer/<name>:
-settings, metrics, checkpoints, evaluation, learning curve.
+The policy stays as it is: what is learned is which noise to begin from, or, to compare with, what to add to its
+actions (`--method residual --noise-bound 0.1`). Everything is left in runs/steer/<name>: settings, metrics,
+checkpoints, evaluation, learning curve.
 """
 
 import dataclasses

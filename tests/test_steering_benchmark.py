@@ -42,6 +42,7 @@ def result(method, seed, success, curve=None, stage="", task="push_t"):
     return {
         "task": task, "method": method, "stage": stage, "seed": seed, "steps": 300 if online else None,
         "reward": "dense" if online else None, "success": success, "deterministic": success, "curve": curve,
+        "seconds": 90.0,
     }  # fmt: skip
 
 
@@ -51,8 +52,8 @@ def test_the_table_counts_seeds_and_the_steps_to_twenty_points_more():
     found += [result("dsrl_sac", 0, 0.9, rising), result("dsrl_sac", 1, 0.3, [[step, 0.3] for step, _ in rising])]
     record = steering_scores.table(found)
     base, steered = ([str(cell) for cell in row] for row in record["rows"])
-    assert [base[5], *base[-2:]] == ["30.0 [30.0, 30.0] (2)", "–", "–"]
-    assert [steered[5], *steered[-2:]] == ["60.0 [30.0, 90.0] (2)", "100 (1 of 2)", "no (2)"]
+    assert [base[5], *base[-3:]] == ["30.0 [30.0, 30.0] (2)", "–", "–", "2"]
+    assert [steered[5], *steered[-3:-1]] == ["60.0 [30.0, 90.0] (2)", "100 (1 of 2)", "no (2)"]
     assert all(len(row) == len(record["columns"]) for row in record["rows"])
 
 
