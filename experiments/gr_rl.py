@@ -49,7 +49,7 @@ class Settings:
     )
     critic_updates: int = 10_000
     """Of the progress critic."""
-    policy_updates: int = 20_000
+    policy_updates: int = 60_000
     """Of each policy; its learning rate falls to 0 over all of them."""
     online_steps: int = 300_000
     """Environment steps of RL in the noise."""
@@ -85,7 +85,7 @@ class Settings:
 
 
 # As experiments/diffusion_policy.py has it.
-TASKS = {"push_t": Settings(policy=diffusion.Config())}
+TASKS = {"push_t": Settings(policy=diffusion.Config(), policy_updates=30_000)}
 
 
 def main(settings: Settings) -> dict[str, Any]:

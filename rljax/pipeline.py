@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 import rljax
 from rljax import training
 from rljax.algorithms.base import Algorithm
+from rljax.analysis.plots import learning_curve
 from rljax.analysis.statistics import bootstrap_interval
 from rljax.data import Dataset, Metadata, files, formats
 from rljax.envs import Environment
@@ -81,7 +82,7 @@ def train(
     algorithm: Algorithm, key: Key, steps: int, folder: Path, progress: bool, episodes: int = 0,
     settings: dict[str, Any] | None = None,
 ) -> training.runner.Result:  # fmt: skip
-    """Trains a stage, or goes on where it was interrupted.
+    """Trains a stage, or goes on where it was interrupted; and draws how often it succeeded on the way.
 
     Args:
       episodes: of the evaluation at the end, with more on the way; 0 for none at all.
@@ -98,6 +99,9 @@ def train(
     )  # fmt: skip
     if result.interrupted is not None:
         raise SystemExit(128 + result.interrupted)
+    picture = folder / "learning_curve.png"
+    if episodes and not picture.exists():
+        learning_curve(folder, "evaluation/success", picture)
     return result
 
 
