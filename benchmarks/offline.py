@@ -172,7 +172,6 @@ def own_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict
         "data": facts(settings, name)["sha256"], "updates": evaluation["steps"], "episodes": evaluation["episodes"],
         "score": float(normalized_score(task, member["deterministic"]["mean"])),
         "stochastic_score": float(normalized_score(task, member["stochastic"]["mean"])),
-        "seconds": float(rows[-1]["seconds"]),
         "curve": [[int(r["step"]), float(normalized_score(task, float(r["evaluation/return"])))] for r in rows],
     }  # fmt: skip
 
@@ -186,8 +185,7 @@ def corl_result(settings: Settings, algorithm: str, name: str, seed: int) -> dic
         "implementation": "CORL", "algorithm": algorithm, "dataset": name, "seed": seed,
         "data": facts(settings, name)["sha256"], "updates": record["updates"],
         "episodes": record["evaluation_episodes"], "score": record["normalized_scores"][0],
-        "seconds": record["training_seconds"], "curve": record.get("curve"), "config": record["config"],
-        "versions": record["versions"],
+        "curve": record.get("curve"), "config": record["config"], "versions": record["versions"],
     }  # fmt: skip
 
 
@@ -370,7 +368,8 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
         plt.Line2D([], [], color="grey", linestyle=":", label="the data's policy"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
-    figure.supxlabel("updates", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("updates", fontsize=9)
     figure.supylabel("normalised score", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
