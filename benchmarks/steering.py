@@ -5,6 +5,7 @@
     python -m benchmarks.steering --parts scores --methods grrl_steer gr_rl --seeds 1 --demos …
     python -m benchmarks.steering --parts gym_pusht --policies runs/diffusion_policy/push_t-seed0
     python -m benchmarks.steering --parts speed                             # minutes; on cores with nothing else to do
+    python -m benchmarks.steering --parts film                              # the lace, imitated and steered
 
 gym_pusht plays a policy in the PushT of record, beside ours and from the same states. A seed of scores is one run of an
 experiment on one core, as many at a time as there are cores: on PushT a diffusion policy of the demonstrations and RL
@@ -27,7 +28,7 @@ import tyro
 
 import rljax
 from benchmarks import steering_scores
-from benchmarks.common import ROOT, profile, run_all, write
+from benchmarks.common import RESULTS, ROOT, profile, run_all, write
 from benchmarks.steering_scores import METHODS, REWARDS, STEERED
 from rljax.algorithms import diffusion, steering
 from rljax.analysis.statistics import bootstrap_interval
@@ -39,6 +40,7 @@ from rljax.envs.manipulation import push_t
 from rljax.envs.wrappers import Wrapper
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.evaluate import evaluate
+from rljax.training.load import read_description
 from rljax.types import Key
 
 MODES = {"sampled": False, "deterministic": True}
@@ -52,7 +54,8 @@ class Settings(steering_scores.Settings):
     """What to measure."""
 
     parts: tuple[str, ...] = ("gym_pusht", "speed", "scores")
-    """gym_pusht: policies in PushT's two engines; speed; scores: what is missing is run, then the table and curves."""
+    """gym_pusht: policies in PushT's two engines; speed; scores: what is missing is run, then the table and curves;
+    film: one episode of the lace, by the first and the last policy of a pipeline."""
     policies: tuple[Path, ...] = (
         ROOT / "runs" / "diffusion_policy" / "push_t-seed0",
         ROOT / "runs" / "steer" / "push_t-dsrl_sac-seed0",
@@ -80,6 +83,22 @@ def main(settings: Settings) -> None:
             steering_scores.draw(found)
         else:
             print(f"no finished run under {settings.runs} is called {settings.pattern}: no table")
+    if "film" in settings.parts:
+        film(settings)
+
+
+def film(settings: Settings) -> None:
+    """An episode as it is executed, from one and the same state, before and after a pipeline: two GIFs."""
+    from rljax.analysis.video import animate
+
+    folder = next(settings.runs.glob("gr_rl/lace-seed*/4-steered"), None)
+    if folder is None:
+        sys.exit(f"error: there is no lace-seed*/4-steered in {settings.runs / 'gr_rl'}; experiments/gr_rl.py makes it")
+    env = rljax.make(**read_description(folder)["env"])
+    for name, stage in (("imitated", "1-everything"), ("steered", folder.name)):
+        policy, path = rljax.load(folder.parent / stage, env=env), RESULTS.parent / f"lace-{name}.gif"
+        animate(env, policy, jax.random.key(5), path, max_steps=160, deterministic=False)
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 # gym-pusht
