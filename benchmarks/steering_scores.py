@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_interval
-from rljax.algorithms import steering
+from rljax.algorithms import grrl
 from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import bootstrap_band
 from rljax.nn.precision import Precision
@@ -23,7 +23,7 @@ from rljax.nn.precision import Precision
 STEERED = {
     "dsrl_sac": {},
     "dsrl_na": {},
-    "grrl_steer": {"newest_size": steering.GRRL.newest_size},
+    "grrl_steer": {"newest_size": grrl.GRRL.newest_size},
     "residual": {"noise_bound": 0.1},
 }
 """What a method of steering is given beyond its defaults."""

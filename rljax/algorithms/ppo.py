@@ -29,7 +29,7 @@ from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import ACTIVATIONS, CNN, GRU, MLP
 from rljax.ops import running_statistics
 from rljax.ops.metrics import approximate_kl, explained_variance
-from rljax.ops.returns import gae
+from rljax.ops.returns import accumulated_returns, gae
 from rljax.spaces import Box, Discrete
 from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
@@ -324,12 +324,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         """Divides rewards [T, N] by the deviation of the discounted return so far, this rollout included."""
         if not c.normalize_reward:
             return state, reward
-
-        def accumulate(total: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            total = state.hyper.discount * total + x[0]
-            return jnp.where(x[1], 0.0, total), total
-
-        total, totals = jax.lax.scan(accumulate, state.discounted_return, (reward, done))
+        totals, total = accumulated_returns(reward, done, state.hyper.discount, state.discounted_return)
         statistics = running_statistics.update(state.return_statistics, totals, axis_name)
         state = state.replace(return_statistics=statistics, discounted_return=total)
         deviation = jnp.sqrt(running_statistics.variance(statistics) + 1e-8)

@@ -29,6 +29,29 @@ def _reverse_linear_recurrence(offset: jax.Array, factor: jax.Array, last: jax.A
     return lax.scan(step, last, (offset, factor), reverse=True)[1]
 
 
+def accumulated_returns(
+    reward: jax.Array, done: jax.Array, discount: Any, start: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums [T, ...] of each episode's rewards up to a step, those before discounted: R_t = γ R_{t-1} + r_t.
+
+    Args:
+      reward: [T, ...].
+      done: bool [T, ...], where an episode ends; after it the sum begins anew.
+      start: sums [...] before the first step.
+
+    Returns:
+      The sums, and those [...] to go on from.
+    """
+
+    def step(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        reward, done = inputs
+        total = discount * total + reward
+        return jnp.where(done, 0.0, total), total
+
+    last, totals = lax.scan(step, start, (reward, done))
+    return totals, last
+
+
 def gae(
     reward: jax.Array,
     value: jax.Array,

@@ -185,3 +185,17 @@ def test_wrong_shapes_and_a_bad_n_are_refused():
         returns.lambda_returns(reward, next_value, terminated[:, 0], truncated, 0.9, 0.9)
     with pytest.raises(ValueError, match="at least 1"):
         returns.n_step_returns(reward, next_value, terminated, truncated, 0.9, 0)
+
+
+def test_accumulated_returns_begin_anew_after_each_episode_and_go_on_where_they_stopped():
+    reward = jnp.array([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0], [8.0, 8.0]])
+    done = jnp.array([[False, False], [False, True], [False, False], [True, False]])
+    # discount 1/2, from 2 and from 0: 1 + 2 / 2, 2 + 2 / 2, 4 + 3 / 2, 8 + 5.5 / 2; and 1, 2.5 (ends), 4, 8 + 4 / 2.
+    expected = [[2.0, 1.0], [3.0, 2.5], [5.5, 4.0], [10.75, 10.0]]
+    start = jnp.array([2.0, 0.0])
+    totals, last = returns.accumulated_returns(reward, done, 0.5, start)
+    np.testing.assert_allclose(totals, expected)
+    np.testing.assert_allclose(last, [0.0, 10.0])
+    first, between = returns.accumulated_returns(reward[:2], done[:2], 0.5, start)
+    second, _ = returns.accumulated_returns(reward[2:], done[2:], 0.5, between)
+    np.testing.assert_allclose(jnp.concatenate([first, second]), expected)
