@@ -70,6 +70,8 @@ class Settings(steering_scores.Settings):
 def main(settings: Settings) -> None:
     if unknown := set(settings.methods) - set(METHODS):
         sys.exit(f"error: unknown methods {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
+    if unknown := set(settings.tasks) - set(REWARDS):
+        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(REWARDS)}")
     enable_compilation_cache()
     if "gym_pusht" in settings.parts:
         write("steering-gym_pusht", gym_pusht(settings))

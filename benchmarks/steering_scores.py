@@ -5,6 +5,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_interval
+from experiments.gr_rl import Settings as Pipeline
 from rljax.algorithms import grrl
 from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import bootstrap_band
@@ -29,8 +31,10 @@ STEERED = {
 """What a method of steering is given beyond its defaults."""
 ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
 FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
-"""Flags of what learns single actions on PushT; the demonstrations have its sparse reward, and so has RLPD."""
+"""Flags of what learns single actions; of PushT the demonstrations have the sparse reward, and so has RLPD."""
 METHODS = (*STEERED, *FROM_NOTHING, "gr_rl")
+MISMATCH = Pipeline().mismatch
+"""Of the lace: the pipeline's, for all that learn online."""
 REWARDS = {"push_t": "dense", "lace": "staged"}
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
 
@@ -41,16 +45,18 @@ class Settings:
 
     seeds: int = 3
     """scores: seeds of each method; 0 runs nothing."""
+    tasks: tuple[str, ...] = tuple(REWARDS)
+    """scores: on which. The lace's policy and demonstrations are those of gr_rl, whose last stage is dsrl_sac there."""
     methods: tuple[str, ...] = METHODS
     """Which to run for the scores; of speed, whose loop."""
     demos: Path | None = None
-    """scores: PushT's demonstrations (Chi et al. 2023); without them only gr_rl and sac run."""
+    """scores: PushT's demonstrations (Chi et al. 2023); without them only sac runs there."""
     policy_updates: int = 30_000
     """scores: updates of PushT's diffusion policy."""
     online_steps: int = 300_000
     """scores: environment steps of what learns online."""
     reward: str = REWARDS["push_t"]
-    """scores: of PushT, for all but rlpd: dense, staged or sparse."""
+    """scores: of PushT, for all but rlpd: dense, staged or sparse. The lace's is staged."""
     precision: Precision = "bfloat16"
     """Of the products of hidden layers, in these runs, and in the loop whose speed is measured."""
     runs: Path = ROOT / "runs"
@@ -61,56 +67,69 @@ class Settings:
     """scores: seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
 
 
-def base_folder(settings: Settings, seed: int) -> Path:
+def pipeline_folder(settings: Settings, seed: int) -> Path:
+    return settings.runs / "gr_rl" / f"lace-seed{seed}"
+
+
+def base_folder(settings: Settings, task: str, seed: int) -> Path:
+    """Of the policy that is steered."""
+    if task == "lace":
+        return pipeline_folder(settings, seed) / "3-mirrored"
     return settings.runs / "diffusion_policy" / f"push_t-seed{seed}"
 
 
+def left(settings: Settings, task: str, seed: int) -> list[str]:
+    """The methods of a task that were not run elsewhere and have what they need."""
+    done = {run["method"] for run in earlier(settings) if (run["task"], run["seed"]) == (task, seed)}
+    able = set(settings.methods) - done - ({"dsrl_sac"} if task == "lace" else {"gr_rl"})
+    if task == "push_t" and settings.demos is None:
+        able &= {"sac"}
+    return [method for method in settings.methods if method in able]
+
+
 def base_jobs(settings: Settings) -> Iterator[list[str]]:
-    """PushT's diffusion policies that are not finished and are steered."""
-    done = {(run["method"], run["seed"]) for run in earlier(settings)}
+    """What the methods below begin from and is not finished: PushT's diffusion policies, the lace's pipelines."""
     for seed in range(settings.seeds):
-        left = [method for method in settings.methods if method in STEERED and (method, seed) not in done]
-        if settings.demos is None or not left:
-            continue
-        yield from _job(
-            settings, base_folder(settings, seed), seed, settings.policy_updates,
-            ("--dataset", str(settings.demos), "--precision", settings.precision),
-        )  # fmt: skip
+        methods = {task: left(settings, task, seed) for task in settings.tasks}
+        if set(methods.get("push_t", ())) & set(STEERED):
+            yield from _job(
+                settings, base_folder(settings, "push_t", seed), seed, settings.policy_updates,
+                ("--dataset", str(settings.demos), "--precision", settings.precision),
+            )  # fmt: skip
+        if set(methods.get("lace", ())) - {"sac"} and not (pipeline_folder(settings, seed) / "result.json").exists():
+            yield [
+                sys.executable, "experiments/gr_rl.py", "--task", "lace", "--seed", str(seed), "--no-progress",
+                "--runs", str(settings.runs), "--online-steps", str(settings.online_steps),
+                "--policy.precision", settings.precision, "--online.precision", settings.precision,
+            ]  # fmt: skip
 
 
 def own_jobs(settings: Settings) -> Iterator[list[str]]:
     """What learns online, seed after seed."""
-    done = {(run["method"], run["seed"]) for run in earlier(settings)}
-    for seed in range(settings.seeds):
-        for method in settings.methods:
-            if (method, seed) in done:
-                continue
-            folder, steps = settings.runs / method / f"push_t-seed{seed}", settings.online_steps
-            common = ("--precision", settings.precision, "--evaluation-episodes", "50")
-            common += ("--evaluate-every", str(max(1, steps // 20)))
+    steps, common = settings.online_steps, ["--precision", settings.precision, "--evaluation-episodes", "50"]
+    common += ["--evaluate-every", str(max(1, steps // 20))]
+    for seed, task in itertools.product(range(settings.seeds), settings.tasks):
+        reward = ["--reward", REWARDS["lace"] if task == "lace" else settings.reward]
+        executed = flags_of(dataclasses.asdict(MISMATCH)) if task == "lace" else []
+        demos = pipeline_folder(settings, seed) / "demonstrations.hdf5" if task == "lace" else settings.demos
+        for method in left(settings, task, seed):
             if method == "gr_rl":
-                folder = folder.with_name(f"lace-seed{seed}")
-                if not (folder / "result.json").exists():
-                    yield [
-                        sys.executable, "experiments/gr_rl.py", "--task", "lace", "--seed", str(seed), "--no-progress",
-                        "--runs", str(settings.runs), "--online-steps", str(steps),
-                        "--policy.precision", settings.precision, "--online.precision", settings.precision,
-                    ]  # fmt: skip
-            elif method in FROM_NOTHING:
-                what = (
-                    ("--dataset", str(settings.demos))
-                    if method == "rlpd"
-                    else ("--env", "push_t", "--reward", settings.reward)
-                )
-                if method != "rlpd" or settings.demos is not None:
-                    yield from _job(settings, folder, seed, steps, (*what, *FROM_NOTHING[method], *common))
-            elif settings.demos is not None:
-                folder = settings.runs / "steer" / f"push_t-{method}-seed{seed}"
-                flags = [
-                    x for name, value in STEERED[method].items() for x in (f"--{name.replace('_', '-')}", str(value))
-                ]
-                what = ("--base", str(base_folder(settings, seed)), "--method", method, "--reward", settings.reward)
-                yield from _job(settings, folder, seed, steps, (*what, *flags, *common))
+                continue
+            folder = settings.runs / method / f"{task}-seed{seed}"
+            if method in STEERED:
+                folder = settings.runs / "steer" / f"{task}-{method}-seed{seed}"
+                what = ["--base", str(base_folder(settings, task, seed)), "--method", method, *reward]
+                what += flags_of(STEERED[method])
+            elif method == "rlpd":
+                what = ["--dataset", str(demos), *(reward if task == "lace" else []), *FROM_NOTHING[method]]
+            else:
+                what = ["--env", task, *reward, *FROM_NOTHING[method]]
+            yield from _job(settings, folder, seed, steps, (*what, *executed, *common))
+
+
+def flags_of(settings: dict[str, Any]) -> list[str]:
+    """As a command line has them."""
+    return [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterable[str]) -> Iterator[list[str]]:
@@ -219,7 +238,7 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
         for quantity in ("success", "deterministic", "as_asked"):
             row.append(with_interval([100 * r[quantity] for r in of if quantity in r]))
         for level in TARGETS.values():
-            goal = level(base.get((task, method == "gr_rl"), np.nan))
+            goal = level(base.get((task, method == "gr_rl"), base.get((task, True), np.nan)))
             at = [step for r in of if r["curve"] and (step := reached(r["curve"], goal)) is not None]
             said = f"{np.mean(at):,.0f} ({len(at)} of {len(of)})" if at else f"no ({len(of)})"
             row.append("–" if of[0]["curve"] is None or not goal <= 1 else said)

@@ -8,9 +8,10 @@ Everything is left in runs/rlpd/<name>: settings, metrics, checkpoints, evaluati
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import rljax
-from rljax import experiment
+from rljax import experiment, pipeline
 from rljax.algorithms import rlpd
 
 
@@ -22,8 +23,11 @@ class Settings:
     """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given."""
+    reward: str | None = None
+    """Of tasks of manipulation: dense, staged or sparse, which is what it is where not given; as in the dataset."""
     total_steps: int = 100_000
     """Environment steps of each member."""
+    mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
     config: rlpd.Config = dataclasses.field(default_factory=rlpd.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
@@ -33,9 +37,15 @@ def main(settings: Settings) -> experiment.Result:
     task = experiment.task_of(settings, dataset)
     if task is None:
         raise ValueError("rlpd acts in a task, and the dataset does not say which: --env")
-    return experiment.run(
-        "rlpd", lambda: rlpd.make(rljax.make(task), settings.config, dataset), settings.total_steps, settings.run
-    )  # fmt: skip
+    options: dict[str, Any] = {} if settings.reward is None else {"reward": settings.reward}
+    options |= settings.mismatch.options()
+
+    def make() -> rlpd.Algorithm:
+        env = rljax.make(task, **options)
+        pipeline.check_rewards(settings.dataset, dataset, env)
+        return rlpd.make(env, settings.config, dataset)
+
+    return experiment.run("rlpd", make, settings.total_steps, settings.run)
 
 
 if __name__ == "__main__":

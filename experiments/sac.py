@@ -32,6 +32,7 @@ class Settings:
     """Holds each action for this many steps, which explores further; steps are still counted one by one."""
     anneal: bool = False
     """The learning rates fall linearly to 0 over the run (unless anneal_steps says otherwise)."""
+    mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
     config: sac.Config = dataclasses.field(default_factory=sac.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
@@ -90,6 +91,7 @@ ACCELERATED = dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "human
 def make(settings: Settings) -> sac.Algorithm:
     options = {} if settings.engine == "auto" else {"engine": settings.engine}
     options |= {} if settings.reward is None else {"reward": settings.reward}
+    options |= settings.mismatch.options()
     config = settings.config
     if settings.anneal and not config.anneal_steps:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)

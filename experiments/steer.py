@@ -13,10 +13,8 @@ checkpoints, evaluation, learning curve.
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 import rljax
-from rljax import experiment
+from rljax import experiment, pipeline
 from rljax.algorithms import diffusion, steering
 from rljax.algorithms.base import config_from_dict
 from rljax.envs.manipulation import ManipulationTask
@@ -49,8 +47,7 @@ def main(settings: Settings) -> experiment.Result:
     spec = dict(description["env"])
     if isinstance(rljax.make(**spec).unwrapped, ManipulationTask):
         spec["reward"] = settings.reward
-    if settings.mismatch != experiment.Mismatch():
-        spec["mismatch"] = dataclasses.asdict(settings.mismatch)
+    spec |= settings.mismatch.options()
     sampler = config_from_dict(diffusion.Config, description["config"])
     sampler = dataclasses.replace(sampler, executed=settings.executed or sampler.executed)
     config = dataclasses.replace(
@@ -60,9 +57,7 @@ def main(settings: Settings) -> experiment.Result:
     extra, dataset = {"base": str(settings.base)}, None
     if settings.demos is not None:
         dataset = experiment.load_dataset(settings.demos)
-        as_sparse = bool(np.isin(dataset.reward, (-1.0, 0.0)).all())
-        if as_sparse != (spec.get("reward", settings.reward) == "sparse"):
-            raise ValueError(f"{settings.demos}: its rewards are not those of --reward {settings.reward}")
+        pipeline.check_rewards(settings.demos, dataset, rljax.make(**spec))
         config = dataclasses.replace(config, offline_share=config.offline_share or 0.5)
         extra["demos"] = str(settings.demos)
 

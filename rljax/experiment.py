@@ -89,6 +89,10 @@ class Mismatch:
     rate_limit: float = 1.0
     """Most that it changes in a step, as a share of the action's range."""
 
+    def options(self) -> dict[str, Any]:
+        """What rljax.make takes of it: nothing where what is executed is what is asked for."""
+        return {} if self == Mismatch() else {"mismatch": dataclasses.asdict(self)}
+
 
 def main(
     experiment: Callable[[Any], Any],

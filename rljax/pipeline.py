@@ -31,6 +31,15 @@ def require_manipulation(task: str) -> None:
         raise ValueError(f"task = {task} is not allowed; it must be lace, pick_and_place or push_t")
 
 
+def check_rewards(path: Path, dataset: Dataset, env: Environment) -> None:
+    """Refuses demonstrations of a task of manipulation with other rewards than `env` has, where that can be told."""
+    task = env.unwrapped
+    if isinstance(task, ManipulationTask):
+        sparse = bool(np.isin(dataset.reward, (-1.0, 0.0)).all())
+        if sparse != (task.reward == "sparse"):
+            raise ValueError(f"{path}: its rewards are not those of --reward {task.reward}")
+
+
 def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     """Notes in settings.json what a run was asked for, or refuses a folder where that was something else.
 

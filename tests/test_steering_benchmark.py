@@ -58,15 +58,24 @@ def test_the_table_counts_seeds_and_the_steps_to_twenty_points_more():
 
 
 def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
+    """Of the lace, gr_rl comes first: it makes what the others begin from, and is itself DSRL at its end."""
     settings = steering_scores.Settings(seeds=2, demos=tmp_path / "demos.npz", runs=tmp_path)
-    assert len(list(steering_scores.base_jobs(settings))) == 2
-    assert len(list(steering_scores.own_jobs(settings))) == 2 * len(steering_scores.METHODS)
+    bases = list(steering_scores.base_jobs(settings))
+    assert [command[1] for command in bases] == ["experiments/diffusion_policy.py", "experiments/gr_rl.py"] * 2
+    each = 2 * len(steering_scores.METHODS) - 3
+    assert len(list(steering_scores.own_jobs(settings))) == 2 * each
     folder = tmp_path / "steer" / "push_t-dsrl_na-seed1"
     folder.mkdir(parents=True)
     (folder / "evaluation.json").touch()
     left = list(steering_scores.own_jobs(settings))
-    assert len(left) == 2 * len(steering_scores.METHODS) - 1
+    assert len(left) == 2 * each - 1
     assert not any(folder.name in command for command in left)
+    residual = next(command for command in left if "lace-residual-seed1" in command)
+    assert residual[residual.index("--base") + 1] == str(tmp_path / "gr_rl" / "lace-seed1" / "3-mirrored")
+    assert residual[residual.index("--rate-limit") + 1] == "0.1"
+    alone = dataclasses.replace(settings, demos=None, tasks=("push_t",))
+    assert [command[1] for command in steering_scores.own_jobs(alone)] == ["experiments/sac.py"] * 2
+    assert list(steering_scores.base_jobs(alone)) == []
 
 
 def test_runs_that_are_committed_count_where_they_are_asked_for(tmp_path, monkeypatch):
@@ -79,7 +88,10 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(tmp_path, monkey
     assert list(steering_scores.results(settings)) == []
     settings = dataclasses.replace(settings, committed=True)
     assert list(steering_scores.results(settings)) == runs
-    assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(settings)] == ["0"]
-    assert len(list(steering_scores.own_jobs(settings))) == 2 * len(steering_scores.METHODS) - 5
+    push_t = dataclasses.replace(settings, tasks=("push_t",))
+    assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(push_t)] == ["0"]
+    assert len(list(steering_scores.own_jobs(push_t))) == 2 * (len(steering_scores.METHODS) - 1) - 4
+    lace = dataclasses.replace(settings, tasks=("lace",), methods=("gr_rl",))
+    assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(lace)] == ["1"]
     monkeypatch.setattr(steering_scores, "_finished", lambda _: iter([runs[0] | {"success": 0.2}]))
     assert [run["success"] for run in steering_scores.results(settings)][:2] == [0.2, 0.4]
