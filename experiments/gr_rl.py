@@ -84,8 +84,8 @@ class Settings:
     online: steering.Config = dataclasses.field(default_factory=steering.Config)
 
 
-# As experiments/diffusion_policy.py has it.
-TASKS = {"push_t": Settings(policy=diffusion.Config(), policy_updates=30_000)}
+# As experiments/diffusion_policy.py and steer.py have it.
+TASKS = {"push_t": Settings(policy=diffusion.Config(), policy_updates=30_000, reward="dense")}
 
 
 def main(settings: Settings) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
 
     code, _, err = cli("steer", "--base", base, *TINY, "--method", "dsrl_na", "--demos", demonstrations)
     assert (code, err) == (2, f"error: {demonstrations}: its rewards are not those of --reward dense\n")
+    code, _, err = cli("rlpd", "--dataset", demonstrations, "--reward", "dense", "--delay", "1")
+    assert (code, err) == (2, f"error: {demonstrations}: its rewards are not those of --reward dense\n")
     code, _, err = cli("steer", "--base", folder, *TINY)
     assert (code, err) == (2, f"error: {folder} is of steering; only a diffusion or flow policy has noise\n")
     code, _, err = cli("steer", "--base", tmp_path / "none", *TINY)
