@@ -362,7 +362,10 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
         axis.set_title(name, fontsize=10)
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
         axis.tick_params(labelsize=8)
-    handles = [plt.Line2D([], [], color=color, label=name.replace("_", " ")) for name, color in colors.items()]
+    drawn = {result["algorithm"] for result in found}
+    handles = [
+        plt.Line2D([], [], color=color, label=name.replace("_", " ")) for name, color in colors.items() if name in drawn
+    ]
     handles += [
         plt.Line2D([], [], color="k", linestyle="--", label="CORL"),
         plt.Line2D([], [], color="grey", linestyle=":", label="the data's policy"),

@@ -41,6 +41,9 @@ class Settings:
     """A file of demonstrations; scripted ones where not given."""
     demonstrations: int = 300
     """How many scripted ones."""
+    left_first: float | None = None
+    """Of the lace: the share of them in which the left hand starts with it. Policies are evaluated and steered where
+    either does."""
     faults: demonstrators.Manner = dataclasses.field(
         default_factory=lambda: dataclasses.replace(pipeline.FAULTS, hesitation=0.003)
     )
@@ -84,8 +87,12 @@ class Settings:
     online: steering.Config = dataclasses.field(default_factory=steering.Config)
 
 
-# As experiments/diffusion_policy.py and steer.py have it.
-TASKS = {"push_t": Settings(policy=diffusion.Config(), policy_updates=30_000, reward="dense")}
+TASKS = {
+    # By a demonstrator with a dominant hand: what the other would do is for the mirror to show.
+    "lace": Settings(left_first=1.0),
+    # As experiments/diffusion_policy.py and steer.py have it.
+    "push_t": Settings(policy=diffusion.Config(), policy_updates=30_000, reward="dense"),
+}
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -137,8 +144,10 @@ class Pipeline:
         s = self.settings
         if s.demos is not None:
             return formats.load(s.demos, task=s.task), None
+        side = {} if s.left_first is None else {"left_first": s.left_first}
+        env = rljax.make(s.task, reward=s.reward, **side)
         return pipeline.scripted(
-            self.env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder
+            env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder
         )  # fmt: skip
 
     def filter(self, data: Dataset, fault: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -55,6 +55,9 @@ class Lace(ManipulationTask):
     One hand, left or right, starts with the lace, which points away from it and keeps its heading. The stages: the tip
     is straight before the hole; through it; held by the other hand; and pulled `THROUGH`, which the first hand has let
     go of. Which stage it is shows in the present state alone.
+
+    Args:
+      left_first: how often the left hand starts with it.
     """
 
     observation_blocks = _OBSERVATION
@@ -92,7 +95,10 @@ class Lace(ManipulationTask):
     )
     camera: ClassVar[dict[str, Any]] = {"name": "front"}
 
-    def __init__(self, **task: Any):
+    def __init__(self, left_first: float = 0.5, **task: Any):
+        if not 0 <= left_first <= 1:
+            raise ValueError(f"Lace: left_first must be between 0 and 1, got {left_first}")
+        self.left_first = left_first
         super().__init__(load_model(Path(__file__).with_suffix(".xml")), 10, **task)
 
     def initial(self, key: Key) -> tuple[jax.Array, jax.Array]:
@@ -111,7 +117,7 @@ class Lace(ManipulationTask):
         segments = jnp.stack([jnp.zeros(3), jnp.asarray(SAG)], 1).reshape(-1)
         qpos = jnp.concatenate([hands, eyelet, first, jnp.array([-np.pi / 2]), segments])
         mirrored = self.symmetry.position(qpos)
-        return jnp.where(jax.random.bernoulli(side_key), qpos, mirrored), jnp.zeros(20)
+        return jnp.where(jax.random.bernoulli(side_key, self.left_first), qpos, mirrored), jnp.zeros(20)
 
     def step(self, state: State, action: jax.Array) -> State:
         physics = state.physics

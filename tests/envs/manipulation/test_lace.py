@@ -54,6 +54,14 @@ def test_either_hand_starts_with_it(task, states):
     np.testing.assert_allclose(states.obs[:, 17] * direction, -jnp.abs(states.obs[:, 17]))  # the tip is before it
 
 
+def test_a_hand_may_always_start_with_it():
+    for share in (0.0, 1.0):
+        state = jax.jit(jax.vmap(Lace(threads=1, left_first=share).reset))(jax.random.split(jax.random.key(0), 8))
+        np.testing.assert_array_equal(state.obs[:, 7], share)
+    with pytest.raises(ValueError, match="Lace: left_first must be between 0 and 1, got 2"):
+        Lace(left_first=2)
+
+
 def test_starts_are_at_rest(step, states):
     """With the hands kept where they are, the tip hardly moves."""
     qpos = states.physics.qpos
