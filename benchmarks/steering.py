@@ -93,7 +93,7 @@ def film(settings: Settings) -> None:
     """An episode as it is executed, from one and the same state, before and after a pipeline: two GIFs."""
     from rljax.analysis.video import animate
 
-    folder = next(settings.runs.glob("gr_rl/lace-seed*/4-steered"), None)
+    folder = next(iter(sorted(settings.runs.glob("gr_rl/lace-seed*/4-steered"))), None)
     if folder is None:
         sys.exit(f"error: there is no lace-seed*/4-steered in {settings.runs / 'gr_rl'}; experiments/gr_rl.py makes it")
     env = rljax.make(**read_description(folder)["env"])
