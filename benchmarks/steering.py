@@ -81,7 +81,7 @@ def main(settings: Settings) -> None:
         run_all(steering_scores.base_jobs(settings))
         run_all(steering_scores.own_jobs(settings))
         if found := list(steering_scores.results(settings)):
-            write("steering-scores", steering_scores.table(found))
+            write("steering-scores", steering_scores.record(found))
             steering_scores.draw(found)
         else:
             print(f"no finished run under {settings.runs} is called {settings.pattern}: no table")

@@ -231,6 +231,11 @@ def bases(found: list[dict[str, Any]]) -> dict[tuple[str, bool], float]:
     return {(task, how == "gr_rl"): float(np.mean([r["success"] for r in of])) for (task, how, *_), of in kinds.items()}
 
 
+def record(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What benchmarks/results keeps: the tables and the runs that they were made of."""
+    return {"records": [table(found), gains(found)], "runs": found}
+
+
 def table(found: list[dict[str, Any]]) -> dict[str, Any]:
     base, rows = bases(found), []
     for (task, method, stage, reward), of in groups(found).items():
@@ -255,20 +260,60 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
         "to the first of three evaluations in a row that are there on average; +20 points are over the task's policy "
         "that was only imitated. Minutes of training on one core, with compilation and evaluations; of the filtered "
         "policy with the filter's.",
-        runs=found,
     )  # fmt: skip
 
 
+def ladders(found: list[dict[str, Any]]) -> dict[str, tuple[list[str], np.ndarray]]:
+    """By task, gr_rl's stages in their order, and the success [seeds, stages] of each seed that went through all."""
+    made: dict[str, tuple[list[str], np.ndarray]] = {}
+    for task in dict.fromkeys(r["task"] for r in found if r["method"] == "gr_rl"):
+        of = [r for r in found if (r["task"], r["method"]) == (task, "gr_rl")]
+        stages = list(dict.fromkeys(r["stage"] for r in of))
+        success = {(r["seed"], r["stage"]): r["success"] for r in of}
+        seeds = sorted({r["seed"] for r in of if all((r["seed"], stage) in success for stage in stages)})
+        made[task] = stages, np.array([[success[seed, stage] for stage in stages] for seed in seeds])
+    return made
+
+
+def gains(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What each stage of the pipeline adds to the one before it, seed by seed."""
+    from scipy import stats
+
+    rows = []
+    for task, (stages, success) in ladders(found).items():
+        for stage, before, gain in zip(stages[1:], stages, np.diff(success, axis=1).T):
+            # Exact: every way to give the differences their signs.
+            chance = stats.permutation_test(
+                (gain,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
+            ).pvalue  # fmt: skip
+            rose = f"{(gain > 0).sum()} of {len(gain)}"
+            rows.append([task, stage, before, with_interval(list(100 * gain), "+.1f"), rose, f"{chance:.3f}"])
+    return profile(
+        "benchmarks.steering",
+        "GR-RL's stages: percentage points of success that each adds, as executed under the mismatch",
+        ["task", "stage", "after", "gain", "seeds that gain", "p"],
+        rows,
+        "Means over seeds of the differences within a seed [with bootstrap intervals] (how many seeds). p: how likely "
+        "so large a mean is if a stage changed nothing, by the exact sign-flip test, one-sided; of 5 seeds the least "
+        "that it can be is 1 in 32.",
+    )
+
+
 def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.png") -> None:
-    """Success over environment steps, a panel for each task: means over seeds with their bands; dotted what was."""
+    """Success after the pipeline's stages, and over environment steps: seeds, means and bands; dotted what was."""
     import matplotlib.pyplot as plt
 
     online = [r for r in found if r["curve"]]
     if not online:
         return
-    tasks, base = list(dict.fromkeys(r["task"] for r in online)), bases(found)
-    figure, axes = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 3.6), squeeze=False, layout="constrained")
-    for axis, task in zip(axes.flat, tasks):
+    tasks, base, stages_of = list(dict.fromkeys(r["task"] for r in online)), bases(found), ladders(found)
+    count = len(stages_of) + len(tasks)
+    figure, axes = plt.subplots(1, count, figsize=(5.2 * count, 3.6), squeeze=False, layout="constrained")
+    for axis, (task, (stages, success)) in zip(axes.flat, stages_of.items()):
+        axis.plot(stages, success.T, color="tab:blue", alpha=0.35, linewidth=1, marker=".")
+        axis.plot(stages, success.mean(0), color="tab:blue", linewidth=2.2, marker="o")
+        axis.set(title=f"{task}, stage by stage ({len(success)} seeds)", ylabel="success", ylim=(-0.02, 1.02))
+    for axis, task in zip(axes.flat[len(stages_of) :], tasks):
         for (_, method, _, reward), of in groups([r for r in online if r["task"] == task]).items():
             steps = sorted({step for r in of for step, _ in r["curve"]})
             values = np.array([[dict(map(tuple, r["curve"])).get(step, np.nan) for step in steps] for r in of])

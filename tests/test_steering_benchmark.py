@@ -95,3 +95,16 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(tmp_path, monkey
     assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(lace)] == ["1"]
     monkeypatch.setattr(steering_scores, "_finished", lambda _: iter([runs[0] | {"success": 0.2}]))
     assert [run["success"] for run in steering_scores.results(settings)][:2] == [0.2, 0.4]
+
+
+def test_what_a_stage_adds_is_counted_within_each_seed():
+    """Of a seed that lacks a stage, nothing is. Sign-flips of (0.2, 0.4): no mean of four is larger than theirs."""
+    stages = [("everything", (0.1, 0.3, 0.5)), ("filtered", (0.3, 0.7, None))]
+    found = [
+        result("gr_rl", seed, success, stage=stage, task="lace")
+        for stage, of in stages
+        for seed, success in enumerate(of)
+        if success is not None
+    ]
+    (row,) = steering_scores.gains(found)["rows"]
+    assert row == ["lace", "filtered", "everything", "+30.0 [+20.0, +40.0] (2)", "2 of 2", "0.250"]
