@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -310,8 +311,9 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
     count = len(stages_of) + len(tasks)
     figure, axes = plt.subplots(1, count, figsize=(5.2 * count, 3.6), squeeze=False, layout="constrained")
     for axis, (task, (stages, success)) in zip(axes.flat, stages_of.items()):
-        axis.plot(stages, success.T, color="tab:blue", alpha=0.35, linewidth=1, marker=".")
-        axis.plot(stages, success.mean(0), color="tab:blue", linewidth=2.2, marker="o")
+        names = [textwrap.fill(stage, 12) for stage in stages]
+        axis.plot(names, success.T, color="tab:blue", alpha=0.35, linewidth=1, marker=".")
+        axis.plot(names, success.mean(0), color="tab:blue", linewidth=2.2, marker="o")
         axis.set(title=f"{task}, stage by stage ({len(success)} seeds)", ylabel="success", ylim=(-0.02, 1.02))
     for axis, task in zip(axes.flat[len(stages_of) :], tasks):
         for (_, method, _, reward), of in groups([r for r in online if r["task"] == task]).items():
