@@ -138,7 +138,8 @@ def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterabl
     if not (folder / "evaluation.json").exists():
         yield [
             sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--name", folder.name,
-            "--runs", str(settings.runs), "--total-steps", str(steps), "--resume", "--no-progress", *flags,
+            "--runs", str(settings.runs), "--total-steps", str(steps), "--final-episodes", "200", "--resume",
+            "--no-progress", *flags,
         ]  # fmt: skip
 
 
