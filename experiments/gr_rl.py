@@ -81,17 +81,22 @@ class Settings:
             critic_learning_rate=3e-4, discount=0.98, target_rate=0.05, value_weight=0.0
         )
     )
-    policy: diffusion.Config = dataclasses.field(
-        default_factory=lambda: diffusion.Config(width=256, learning_rate=1e-3, average_rate=2e-3)
-    )
+    policy: diffusion.Config = dataclasses.field(default_factory=lambda: diffusion.Config(width=256))
     online: steering.Config = dataclasses.field(default_factory=steering.Config)
 
 
 TASKS = {
     # By a demonstrator with a dominant hand: what the other would do is for the mirror to show.
     "lace": Settings(left_first=1.0),
-    # As experiments/diffusion_policy.py and steer.py have it.
-    "push_t": Settings(policy=diffusion.Config(), policy_updates=30_000, reward="dense"),
+    # As experiments/diffusion_policy.py and steer.py have it. People take their time before they push: progress is told
+    # further back, and who stands still is imitated too.
+    "push_t": Settings(
+        policy=diffusion.Config(),
+        policy_updates=30_000,
+        reward="dense",
+        gain=-1.0,
+        critic=dataclasses.replace(Settings().critic, discount=0.99),
+    ),  # fmt: skip
 }
 
 

@@ -63,9 +63,9 @@ class Config(OfflineConfig, ReplayConfig):
     """The label that it acts with; -1 for none."""
     guidance: float = 1.0
     """How far the sampler goes from the policy without a label to that with it; 1 is with it (Recap: 1.5 to 2.5)."""
-    learning_rate: float = 3e-4
-    """Step size of Adam."""
-    average_rate: float = 1e-3
+    learning_rate: float = 1e-3
+    """Step size of Adam, at first; experiments let it fall to 0."""
+    average_rate: float = 2e-3
     """How far the averaged weights, which act, move to the trained ones at each update."""
     discount: float = 0.99
     """γ, of the returns-to-go alone."""
