@@ -96,7 +96,7 @@ TASKS = {
         reward="dense",
         gain=-1.0,
         critic=dataclasses.replace(Settings().critic, discount=0.99),
-    ),  # fmt: skip
+    ),
 }
 
 
