@@ -26,7 +26,7 @@ from rljax.nn.precision import Precision
 STEERED = {
     "dsrl_sac": {},
     "dsrl_na": {},
-    "grrl_steer": {"newest_size": grrl.GRRL.newest_size},
+    "grrl_steer": {"newest_size": grrl.GRRL.newest_size, "target_rate": grrl.GRRL.target_rate},
     "residual": {"noise_bound": 0.1},
 }
 """What a method of steering is given beyond its defaults."""
@@ -37,6 +37,8 @@ METHODS = (*STEERED, *FROM_NOTHING, "gr_rl")
 MISMATCH = Pipeline().mismatch
 """Of the lace: the pipeline's, for all that learn online."""
 REWARDS = {"push_t": "dense", "lace": "staged"}
+COVERAGE = "highest_coverage"
+"""Of an episode of PushT, as runs call it."""
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
 
 
@@ -151,7 +153,7 @@ def earlier(settings: Settings) -> list[dict[str, Any]]:
 def results(settings: Settings) -> Iterator[dict[str, Any]]:
     """Every finished seed: task, method, stage, reward, steps, success, and the curve of what learned online."""
     found = {key_of(run): run for run in (*earlier(settings), *_finished(settings))}
-    yield from found.values()
+    yield from sorted(found.values(), key=lambda run: run["task"])
 
 
 def key_of(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -192,6 +194,7 @@ def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
                 "stage": "", "seed": member["seed"], "steps": evaluation["steps"] if online else None,
                 "reward": description["env"].get("reward", "sparse") if online else None,
                 "success": member["stochastic"]["success"], "deterministic": member["deterministic"]["success"],
+                **({"coverage": member["stochastic"][COVERAGE]} if COVERAGE in member["stochastic"] else {}),
                 "curve": _curve(folder, position)[1] if online else None, "seconds": _seconds(folder),
             }  # fmt: skip
 
@@ -242,7 +245,7 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
     base, rows = bases(found), []
     for (task, method, stage, reward), of in groups(found).items():
         row = [task, method, stage or "–", reward or "–", f"{max(r['steps'] for r in of):,}" if of[0]["steps"] else "–"]
-        for quantity in ("success", "deterministic", "as_asked"):
+        for quantity in ("success", "deterministic", "as_asked", "coverage"):
             row.append(with_interval([100 * r[quantity] for r in of if quantity in r]))
         for level in TARGETS.values():
             goal = level(base.get((task, method == "gr_rl"), base.get((task, True), np.nan)))
@@ -255,13 +258,13 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
         "benchmarks.steering",
         "Diffusion policies and RL in their noise: success in %",
         ["task", "method", "stage", "reward", "environment steps", "success", "deterministic", "without mismatch",
-         *(f"steps {name}" for name in TARGETS), "minutes"],
+         "highest coverage", *(f"steps {name}" for name in TARGETS), "minutes"],
         rows,
         "Means over seeds [with bootstrap intervals] (how many seeds). Success is that of a policy that samples; of "
-        "gr_rl, where what is executed differs from what is asked for. Steps to a level: of the seeds that reach it, "
-        "to the first of three evaluations in a row that are there on average; +20 points are over the task's policy "
-        "that was only imitated. Minutes of training on one core, with compilation and evaluations; of the filtered "
-        "policy with the filter's.",
+        "gr_rl, where what is executed differs from what is asked for. Highest coverage: of an episode, on average. "
+        "Steps to a level: of the seeds that reach it, to the first of three evaluations in a row that are there on "
+        "average; +20 points are over the task's policy that was only imitated. Minutes of training on one core, with "
+        "compilation and evaluations; of the filtered policy with the filter's.",
     )  # fmt: skip
 
 
@@ -277,22 +280,34 @@ def ladders(found: list[dict[str, Any]]) -> dict[str, tuple[list[str], np.ndarra
     return made
 
 
+def steered(found: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[list[str], np.ndarray]]]:
+    """The same of each method that begins from a policy of diffusion_policy.py: of that policy, and of the method."""
+    for (task, method, _, reward), of in groups(found).items():
+        before = {r["seed"]: r["success"] for r in found if (r["task"], r["method"]) == (task, "diffusion_policy")}
+        pairs = [(before[r["seed"]], r["success"]) for r in of if r["seed"] in before]
+        if method in STEERED and pairs:
+            yield task, (["diffusion_policy", f"{method}, {reward} reward"], np.array(pairs))
+
+
 def gains(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What each stage of the pipeline adds to the one before it, seed by seed."""
+    """What each stage of the pipeline adds to the one before it, and steering to a policy, seed by seed."""
     from scipy import stats
 
     rows = []
-    for task, (stages, success) in ladders(found).items():
+    for task, (stages, success) in itertools.chain(ladders(found).items(), steered(found)):
         for stage, before, gain in zip(stages[1:], stages, np.diff(success, axis=1).T):
-            # Exact: every way to give the differences their signs.
-            chance = stats.permutation_test(
-                (gain,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
-            ).pvalue  # fmt: skip
+            chance = "–"
+            if len(gain) > 1:
+                # Exact: every way to give the differences their signs.
+                test = stats.permutation_test(
+                    (gain,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
+                )  # fmt: skip
+                chance = f"{test.pvalue:.3f}"
             rose = f"{(gain > 0).sum()} of {len(gain)}"
-            rows.append([task, stage, before, with_interval(list(100 * gain), "+.1f"), rose, f"{chance:.3f}"])
+            rows.append([task, stage, before, with_interval(list(100 * gain), "+.1f"), rose, chance])
     return profile(
         "benchmarks.steering",
-        "GR-RL's stages: percentage points of success that each adds, as executed under the mismatch",
+        "Percentage points of success that a stage adds: of GR-RL's as executed under the mismatch",
         ["task", "stage", "after", "gain", "seeds that gain", "p"],
         rows,
         "Means over seeds of the differences within a seed [with bootstrap intervals] (how many seeds). p: how likely "
@@ -310,12 +325,16 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
         return
     tasks, base, stages_of = list(dict.fromkeys(r["task"] for r in online)), bases(found), ladders(found)
     count = len(stages_of) + len(tasks)
-    figure, axes = plt.subplots(1, count, figsize=(5.2 * count, 3.6), squeeze=False, layout="constrained")
+    height = -(-count // 2)
+    figure, axes = plt.subplots(height, 2, figsize=(10.4, 3.6 * height), squeeze=False, layout="constrained")
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
     for axis, (task, (stages, success)) in zip(axes.flat, stages_of.items()):
         names = [textwrap.fill(stage, 12) for stage in stages]
         axis.plot(names, success.T, color="tab:blue", alpha=0.35, linewidth=1, marker=".")
         axis.plot(names, success.mean(0), color="tab:blue", linewidth=2.2, marker="o")
-        axis.set(title=f"{task}, stage by stage ({len(success)} seeds)", ylabel="success", ylim=(-0.02, 1.02))
+        seeds = f"{len(success)} seed{'s' if len(success) > 1 else ''}"
+        axis.set(title=f"{task}, stage by stage ({seeds})", ylabel="success", ylim=(-0.02, 1.02))
     for axis, task in zip(axes.flat[len(stages_of) :], tasks):
         for (_, method, _, reward), of in groups([r for r in online if r["task"] == task]).items():
             steps = sorted({step for r in of for step, _ in r["curve"]})
@@ -324,8 +343,9 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
             (line,) = axis.plot(steps, np.nanmean(values, 0), label=label)
             if len(of) > 1:
                 axis.fill_between(steps, *bootstrap_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
-        for value in (value for (of, _), value in base.items() if of == task):
-            axis.axhline(value, color="grey", linestyle=":", label="imitation alone")
+        for (_, mismatch), value in ((kind, value) for kind, value in base.items() if kind[0] == task):
+            label = "imitation alone" + ", as gr_rl executes it" * mismatch
+            axis.axhline(value, color="grey", linestyle="--" if mismatch else ":", label=label)
         axis.set(title=task, xlabel="environment steps", ylabel="success", ylim=(0, 1.02))
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
         axis.legend(fontsize=8)

@@ -108,3 +108,12 @@ def test_what_a_stage_adds_is_counted_within_each_seed():
     ]
     (row,) = steering_scores.gains(found)["rows"]
     assert row == ["lace", "filtered", "everything", "+30.0 [+20.0, +40.0] (2)", "2 of 2", "0.250"]
+
+
+def test_what_steering_adds_is_counted_within_each_seed():
+    found = [result("diffusion_policy", seed, 0.3) | {"coverage": 0.8} for seed in (0, 1)]
+    found += [result("dsrl_sac", seed, 0.7, [[100, 0.7]]) | {"coverage": 0.9} for seed in (1, 2)]
+    (row,) = steering_scores.gains(found)["rows"]
+    assert row == ["push_t", "dsrl_sac, dense reward", "diffusion_policy", "+40.0 (1)", "1 of 1", "–"]
+    column = steering_scores.table(found)["columns"].index("highest coverage")
+    assert [r[column].split(" ")[0] for r in steering_scores.table(found)["rows"]] == ["80.0", "90.0"]

@@ -21,8 +21,11 @@ from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical
 from rljax.types import Key, Metrics, PyTree
 
-GRRL = Config(method="grrl_steer", newest_size=20_000)
-"""GR-RL's two buffers: half of each batch of what the last policies did. 20,000 chunks are ours."""
+GRRL = Config(method="grrl_steer", newest_size=20_000, target_rate=0.02)
+"""GR-RL's two buffers: half of each batch of what the last policies did. 20,000 chunks are ours; and so is how fast the
+target networks follow, since success, which alone is rewarded, has a whole episode to go back."""
+UNLIKELY = 30.0
+"""By how much the logits of 1 lie below those of 0, at first."""
 
 
 class Predictor(nn.Module):
@@ -46,7 +49,10 @@ class Distribution(nn.Module):
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         c, x = self.config, jnp.concatenate([obs, action], axis=-1)
         product = dot_general_of(c.precision)
-        return MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
+        logits = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
+        # At first success is expected nowhere: hopes without a reason (0.5 of even logits) would have to be unlearned,
+        # γ by γ, over the whole way to it.
+        return logits - UNLIKELY * jnp.linspace(0.0, 1.0, c.num_atoms)
 
 
 class PredictingAgent(AliasedAgent):

@@ -252,6 +252,15 @@ def test_the_critic_of_noise_learns_what_the_critic_of_actions_says_of_its_chunk
         chex.assert_trees_all_equal(after.params[part], learner.params[part])
 
 
+def test_at_first_success_is_expected_nowhere():
+    agent, learner = agent_of("grrl_steer")
+    obs, noise, chunk = (jax.random.normal(jax.random.key(i), (500, n)) for i, n in enumerate((2, 3, 2)))
+    for critic, action in (("critic", noise), ("action_critic", chunk)):
+        values = agent.expected(agent.values(learner.params[critic], obs, action, jax.random.key(3)))
+        assert values.max() < 0.2
+        assert values.mean() < 0.06
+
+
 def test_bad_settings_are_refused():
     for options, message in (
         ({"num_atoms": 1}, "num_atoms = 1 is not allowed; it must be at least 2"),
