@@ -6,8 +6,9 @@
     python experiments/steer.py --base … --method dsrl_na --demos push_t_human_demos.npz --reward sparse
 
 The policy stays as it is: what is learned is which noise to begin from, or, to compare with, what to add to its
-actions (`--method residual --noise-bound 0.1`). Everything is left in runs/steer/<name>: settings, metrics,
-checkpoints, evaluation, learning curve.
+actions (`--method residual --noise-bound 0.1`). GR-RL's agent has its settings in rljax/algorithms/grrl.py:
+`--method grrl_steer --newest-size 20000 --target-rate 0.02`. Everything is left in runs/steer/<name>: settings,
+metrics, checkpoints, evaluation, learning curve.
 """
 
 import dataclasses

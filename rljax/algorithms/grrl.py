@@ -52,7 +52,7 @@ class Distribution(nn.Module):
         logits = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
         # At first success is expected nowhere: hopes without a reason (0.5 of even logits) would have to be unlearned,
         # γ by γ, over the whole way to it.
-        return logits - UNLIKELY * jnp.linspace(0.0, 1.0, c.num_atoms)
+        return logits - UNLIKELY * categorical.support(0.0, 1.0, c.num_atoms)
 
 
 class PredictingAgent(AliasedAgent):
