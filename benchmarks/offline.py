@@ -36,16 +36,26 @@ from rljax.training.versions import hardware, versions
 
 TASKS = ("half_cheetah", "hopper", "walker2d")
 KINDS = ("medium", "medium-replay", "medium-expert")
-UPDATES = {"bc": 20_000, "bc_10": 20_000, "td3_bc": 50_000, "cql": 10_000, "iql": 50_000}
+UPDATES = {"bc": 20_000, "bc_10": 20_000, "td3_bc": 50_000, "cql": 10_000, "iql": 50_000, "iql_corl": 50_000}
 """Of a run here, a hundredth to a twentieth of what is published with: on two cores a million of CQL's take a night,
 and of CORL's three days."""
+IQL = ("--learning-rate", "1e-3", "--critic-learning-rate", "1e-3")
 FLAGS = {
     "bc_10": ("--top", "0.1"),
     "cql": ("--learning-rate", "3e-4", "--num-actions", "4"),
-    "iql": ("--learning-rate", "1e-3", "--critic-learning-rate", "1e-3"),
+    "iql": IQL,
+    "iql_corl": (*IQL, "--initialization", "uniform"),
 }
-"""Of ours, beyond the settings of the task: the best tenth of the episodes; rates that so few updates suffice; and for
-CQL 4 candidate actions of each kind, not 10, since CORL's would take half a day more."""
+"""Of ours, beyond the settings of the task: the best tenth of the episodes; rates that so few updates suffice; for CQL
+4 candidate actions of each kind, not 10, since CORL's would take half a day more; and IQL once more, set as CORL's:
+with networks that start as PyTorch's do, and what it publishes for the dataset (`IQL_OF_CORL`)."""
+SLOW = ("--deterministic-policy", "--target-rate", "1e-3")
+IQL_OF_CORL = {
+    "hopper-medium": SLOW,
+    "hopper-medium-replay": SLOW,
+    "hopper-medium-expert": ("--reward-scale", "none", "--advantage-weight", "6", "--expectile", "0.5"),
+}
+"""What CORL publishes for Hopper, where ours differs; it leaves the rewards of the other two as they are."""
 Run = tuple[str, str, str, int]
 """Implementation, algorithm, dataset and seed."""
 PLACE = "buffer_size=3000000"  # for medium-expert
@@ -113,7 +123,8 @@ def updates_of(settings: Settings, algorithm: str) -> int:
 def own_folder(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
     """Of one seed; on an accelerator of all."""
     own = "seeds" if training.expect_accelerator() else f"seed{seed}"
-    return settings.runs / "offline" / algorithm.removesuffix("_10") / f"{algorithm}-{name}-{own}"
+    experiment = {"bc_10": "bc", "iql_corl": "iql"}.get(algorithm, algorithm)
+    return settings.runs / "offline" / experiment / f"{algorithm}-{name}-{own}"
 
 
 def peer_result(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
@@ -133,6 +144,8 @@ def own_jobs(settings: Settings) -> Iterable[list[str]]:
                 command += ["--dataset", str(dataset_path(settings, name)), "--no-progress", "--name", folder.name]
                 command += ["--total-steps", str(updates_of(settings, algorithm)), "--runs", str(folder.parent.parent)]
                 command += ["--seeds", str(settings.seeds)] if together else []
+                if algorithm == "iql_corl":
+                    command += IQL_OF_CORL.get(name, ("--reward-scale", "none"))
                 yield [*command, *FLAGS.get(algorithm, ())]
 
 
@@ -240,7 +253,10 @@ def table(settings: Settings) -> dict[str, Any]:
             ]
             row.append(with_interval(of))
         rows.append(row)
-    labels = {"bc": "BC", "bc_10": "BC, best 10 %", "td3_bc": "TD3+BC", "cql": "CQL", "iql": "IQL"}
+    labels = {
+        "bc": "BC", "bc_10": "BC, best 10 %", "td3_bc": "TD3+BC", "cql": "CQL", "iql": "IQL",
+        "iql_corl": "IQL, set as CORL's",
+    }  # fmt: skip
     columns = [labels[a] + ("" if i == "rljax" else " of CORL") for i, a in kinds]
     lengths = {a: sorted({r["updates"] for r in found if r["algorithm"] == a}) for a in UPDATES}
     said = ", ".join(f"{labels[a]} {' and '.join(f'{n:,}' for n in n)}" for a, n in lengths.items() if n)

@@ -21,7 +21,7 @@ from rljax.data.prepared import Prepared
 from rljax.envs import Environment
 from rljax.nn.distributions import Gaussian
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import ACTIVATIONS, MLP
+from rljax.nn.networks import ACTIVATIONS, MLP, Initialization
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.types import Key, Metrics, PyTree
 
@@ -52,6 +52,8 @@ class Config(OfflineConfig, ReplayConfig):
     """Widths of the hidden layers of all networks."""
     activation: str = "relu"
     """Activation of the hidden layers."""
+    initialization: Initialization = "orthogonal"
+    """Of all networks: orthogonal kernels, as the authors have them, or uniform kernels and biases, as PyTorch does."""
     layer_norm: bool = False
     """Layer normalisation in Q and V."""
     dropout: float = 0.0
@@ -70,6 +72,8 @@ class Config(OfflineConfig, ReplayConfig):
         require(self, "expectile", 0 < self.expectile < 1, "in (0, 1)")
         require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
         require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        allowed = get_args(Initialization)
+        require(self, "initialization", self.initialization in allowed, f"one of {', '.join(allowed)}")
         require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
         require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
@@ -99,7 +103,10 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(self, obs: jax.Array, training: bool = False) -> Gaussian:
         c, dropout = self.config, self.config.dropout if training else 0.0
-        mlp = MLP(c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision))
+        mlp = MLP(
+            c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision),
+            initialization=c.initialization,
+        )  # fmt: skip
         log_std = self.param("log_std", nn.initializers.zeros, (self.size,))
         return Gaussian(jnp.tanh(mlp(obs)), jnp.clip(log_std, -20.0, 2.0))
 
@@ -112,7 +119,9 @@ class Value(nn.Module):
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         c, product = self.config, dot_general_of(self.config.precision)
-        mlp = MLP(c.hidden, c.activation, 1, layer_norm=c.layer_norm, dot_general=product)
+        mlp = MLP(
+            c.hidden, c.activation, 1, layer_norm=c.layer_norm, dot_general=product, initialization=c.initialization
+        )
         return mlp(jnp.concatenate(inputs, axis=-1))[..., 0]
 
 

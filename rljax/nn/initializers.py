@@ -1,4 +1,4 @@
-"""Orthogonal initialisation without a QR decomposition.
+"""Orthogonal initialisation without a QR decomposition, and the uniform one of PyTorch.
 
 jaxlib 0.10 deadlocks on CPUs with two cores when two batched QR decompositions (LAPACK custom calls) run in one
 program, which is what `jax.nn.initializers.orthogonal` becomes under `jit(vmap(train))`. Here the same matrix is made
@@ -60,6 +60,17 @@ def orthonormal_rows(matrix: jax.Array) -> jax.Array:
         return lax.dynamic_update_slice_in_dim(done, rows, i * _BLOCK, axis=0)
 
     return lax.fori_loop(0, count, orthonormalize, jnp.zeros_like(matrix))[:n]
+
+
+def uniform(inputs: int) -> jax.nn.initializers.Initializer:
+    """Makes an initializer uniform in ±1 / √inputs: of kernels and of biases, PyTorch's default for linear layers."""
+    bound = inputs**-0.5
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        del out_sharding  # as in `orthogonal`
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def orthogonal(scale: Any = 1.0, dtype: Any = jnp.float32) -> jax.nn.initializers.Initializer:

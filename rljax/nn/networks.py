@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rljax.nn.initializers import orthogonal
+from rljax.nn.initializers import orthogonal, uniform
+
+Initialization = Literal["orthogonal", "uniform"]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": nn.elu,
@@ -34,6 +36,7 @@ class MLP(nn.Module):
 
     Kernels are orthogonal and biases zero. A small `output_scale` (0.01) makes an untrained policy nearly uniform,
     which matters more than most choices in on-policy learning (Andrychowicz et al. 2021, arXiv:2006.05990).
+    With `initialization="uniform"` kernels and biases start as PyTorch's do, whatever the scales.
     """
 
     hidden: Sequence[int]
@@ -44,19 +47,25 @@ class MLP(nn.Module):
     layer_norm: bool = False  # before each activation
     dropout: float = 0.0  # after each hidden product; with it, apply needs rngs={"dropout": key}
     dot_general: Callable[..., jax.Array] | None = None  # of the hidden layers; see nn/precision.py
+    initialization: Initialization = "orthogonal"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        def dense(x: jax.Array, units: int, scale: float, **options: Any) -> jax.Array:
+            drawn = uniform(x.shape[-1]) if self.initialization == "uniform" else None
+            kernel, bias = drawn or orthogonal(scale), drawn or nn.initializers.zeros
+            return nn.Dense(units, kernel_init=kernel, bias_init=bias, **options)(x)
+
         activate = activation(self.activation)
         for units in self.hidden:
-            x = nn.Dense(units, kernel_init=orthogonal(self.hidden_scale), dot_general=self.dot_general)(x)
+            x = dense(x, units, self.hidden_scale, dot_general=self.dot_general)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=False)(x)
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
             x = activate(x)
         if self.output is not None:
-            x = nn.Dense(self.output, kernel_init=orthogonal(self.output_scale), name="output")(x)
+            x = dense(x, self.output, self.output_scale, name="output")
         return x
 
 

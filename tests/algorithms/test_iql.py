@@ -237,6 +237,7 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
         ("dropout", 1.0, r"in \[0, 1\)"),
         ("hidden", (8, 0), "at least 1 in each layer"),
         ("activation", "sine", "one of .*tanh"),
+        ("initialization", "zeros", "one of orthogonal, uniform"),
         ("precision", "float16", "one of"),
         ("reward_scale", "unit", "one of none, returns"),
         ("offline_share", 1.0, r"in \[0, 1\)"),
@@ -246,3 +247,12 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
 def test_bad_settings_are_refused(field, value, allowed):
     with pytest.raises(ValueError, match=rf"^iql\.Config: {field} = .* is not allowed; it must be {allowed}"):
         dataclasses.replace(TINY, **{field: value})
+
+
+def test_all_networks_start_as_told():
+    """Biases differ from 0 only where they are drawn."""
+    for initialization, drawn in (("orthogonal", False), ("uniform", True)):
+        agent = iql.Agent(dataclasses.replace(TINY, initialization=initialization), 3, 2)
+        params = jax.jit(agent.init)(jax.random.key(1), jax.random.key(2)).params
+        for part in ("policy", "value", "critic"):
+            assert bool(params[part]["params"]["MLP_0"]["Dense_0"]["bias"].any()) == drawn

@@ -48,6 +48,16 @@ def test_mlp_kernels_are_orthogonal_at_their_scales_and_biases_are_zero():
         np.testing.assert_array_equal(params[name]["bias"], 0.0)
 
 
+def test_mlp_can_start_as_pytorch_does():
+    """U(±1/√inputs) in kernels and biases: torch.nn.Linear's default; the output's scale has no part in it."""
+    params = _init_with_output(MLP((400,), output=300, output_scale=0.01, initialization="uniform"), jnp.ones(9))[1]
+    for name, inputs in (("Dense_0", 9), ("output", 400)):
+        for part in ("kernel", "bias"):
+            x = np.asarray(params["params"][name][part]) * np.sqrt(inputs)
+            assert np.abs(x).max() <= 1 + 1e-6
+            np.testing.assert_allclose([x.mean(), x.std(), np.abs(x).max()], [0, 1 / np.sqrt(3), 1], atol=0.1)
+
+
 def test_mlp_normalises_before_the_activation():
     model = MLP((6,), activation="identity", layer_norm=True)
     y, variables = _init_with_output(model, 100 * jax.random.normal(KEY, (4, 3)))
