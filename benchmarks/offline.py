@@ -266,7 +266,8 @@ def table(settings: Settings) -> dict[str, Any]:
         "columns": ["dataset", "its policy", "its best episode", *columns],
         "rows": rows,
         "notes": f"Updates: {said}. Scores of the last state over 100 episodes of the deterministic policy: the mean "
-        "over the seeds [and its bootstrap interval] (how many).",
+        "over the seeds [and its bootstrap interval] (how many). IQL, set as CORL's: with what that publishes for the "
+        "dataset, and networks that start as PyTorch's do.",
         "runs": found,
         "hardware": hardware(),
         "versions": versions(),
