@@ -18,7 +18,7 @@ from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
-from rljax.nn.networks import ACTIVATIONS, Initialization
+from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
 from rljax.types import Key, Metrics, PyTree
 
@@ -41,8 +41,6 @@ class Config(OfflineConfig, ReplayConfig):
     """Widths of the hidden layers."""
     activation: str = "relu"
     """Activation of the hidden layers."""
-    initialization: Initialization = "orthogonal"
-    """Orthogonal kernels, or uniform kernels and biases as PyTorch has them."""
     dropout: float = 0.0
     """Dropout in training."""
     precision: Precision = "float32"
@@ -56,8 +54,6 @@ class Config(OfflineConfig, ReplayConfig):
         require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
         require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
         require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        allowed = get_args(Initialization)
-        require(self, "initialization", self.initialization in allowed, f"one of {', '.join(allowed)}")
         require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
         require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 

@@ -33,7 +33,7 @@ from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import ACTIVATIONS, Initialization
+from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
 from rljax.ops import running_statistics
 from rljax.types import Key, Metrics, PyTree
@@ -66,8 +66,6 @@ class Config:
     """Widths of the hidden layers."""
     activation: str = "relu"
     """Activation of the hidden layers."""
-    initialization: Initialization = "orthogonal"
-    """Orthogonal kernels, or uniform kernels and biases as PyTorch has them."""
     layer_norm: bool = False
     """Layer normalisation, for values that run away where the policy leaves the data."""
     precision: Precision = "float32"
@@ -87,8 +85,6 @@ class Config:
         require(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
         require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
         require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        allowed = get_args(Initialization)
-        require(self, "initialization", self.initialization in allowed, f"one of {', '.join(allowed)}")
         require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
 

@@ -99,13 +99,14 @@ class Actor(nn.Module):
 
     config: Any
     size: int
+    initialization: Initialization = "orthogonal"
 
     @nn.compact
     def __call__(self, obs: jax.Array, training: bool = False) -> Gaussian:
         c, dropout = self.config, self.config.dropout if training else 0.0
         mlp = MLP(
             c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision),
-            initialization=c.initialization,
+            initialization=self.initialization,
         )  # fmt: skip
         log_std = self.param("log_std", nn.initializers.zeros, (self.size,))
         return Gaussian(jnp.tanh(mlp(obs)), jnp.clip(log_std, -20.0, 2.0))
@@ -114,13 +115,14 @@ class Actor(nn.Module):
 class Value(nn.Module):
     """V of observations, or one Q of observations and actions: [..., n] to [...]."""
 
-    config: Config
+    config: Any
+    initialization: Initialization = "orthogonal"
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         c, product = self.config, dot_general_of(self.config.precision)
         mlp = MLP(
-            c.hidden, c.activation, 1, layer_norm=c.layer_norm, dot_general=product, initialization=c.initialization
+            c.hidden, c.activation, 1, layer_norm=c.layer_norm, dot_general=product, initialization=self.initialization
         )
         return mlp(jnp.concatenate(inputs, axis=-1))[..., 0]
 
@@ -136,7 +138,8 @@ class Agent:
 
     def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
         self.config, self.obs_size, self.action_size = config, obs_size, action_size
-        self.actor, self.value = Actor(config, action_size), Value(config)
+        self.actor = Actor(config, action_size, config.initialization)
+        self.value = Value(config, config.initialization)
         self.devices = Devices(axis_name)
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:

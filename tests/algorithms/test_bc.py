@@ -90,7 +90,6 @@ def test_online_there_is_nothing_to_learn():
         ("learning_rate", 0.0, "positive"),
         ("discount", -0.1, r"in \[0, 1\]"),
         ("hidden", (0,), "at least 1 in each layer"),
-        ("initialization", "zeros", "one of orthogonal, uniform"),
         ("dropout", 1.0, r"in \[0, 1\)"),
         ("precision", "float16", "one of"),
     ],

@@ -278,7 +278,6 @@ def test_what_does_not_fit_is_refused_in_one_line(data):
         with pytest.raises(ValueError, match=message) as error:
             fqe.make(*arguments)
         assert "\n" not in str(error.value)
-    bad = {"members": 0, "discount": 1.1, "target_rate": 0.0, "hidden": (0,), "initialization": "0", "precision": "f8"}
-    for field, value in bad.items():
+    for field, value in {"members": 0, "discount": 1.1, "target_rate": 0.0, "hidden": (0,), "precision": "f8"}.items():
         with pytest.raises(ValueError, match=rf"fqe\.Config: {field} = .* is not allowed"):
             fqe.Config(**{field: value})
