@@ -55,3 +55,18 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(settings):
     assert [(r["implementation"], round(r["score"])) for r in offline.results(settings)] == [
         ("rljax", 10), ("rljax", 50), ("CORL", 20)
     ]  # fmt: skip
+
+
+def test_variants_are_runs_of_their_algorithm_with_further_flags(settings):
+    settings = dataclasses.replace(settings, algorithms=("bc_10", "cql_long", "iql_corl"), seeds=1)
+    commands = {command[1]: command for command in offline.own_jobs(settings)}
+    assert list(commands) == [f"experiments/{name}.py" for name in ("bc", "cql", "iql")]
+    for name, flag, value in (
+        ("bc", "--top", "0.1"),
+        ("cql", "--target-rate", "0.02"),
+        ("iql", "--initialization", "uniform"),
+    ):
+        command = commands[f"experiments/{name}.py"]
+        assert command[command.index(flag) + 1] == value
+    assert list(offline.peer_jobs(settings)) == []  # CORL has no such variants
+    assert "cql_long" not in offline.Settings().algorithms  # hours, unless it is named
