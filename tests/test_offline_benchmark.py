@@ -4,9 +4,12 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import common, offline
+from rljax.data import Dataset
+from rljax.types import Transition
 
 NAME = "hopper-medium"
 
@@ -20,10 +23,11 @@ def settings(tmp_path, monkeypatch):
     return offline.Settings(datasets=(NAME,), algorithms=("iql",), seeds=2, peer_seeds=2, runs=tmp_path)
 
 
-def finished(settings, seed, value):
-    folder = offline.own_folder(settings, "iql", NAME, seed)
+def finished(settings, seed, value, name=NAME, algorithm="iql", discount=0.99, **more):
+    folder = offline.own_folder(settings, algorithm, name, seed)
     folder.mkdir(parents=True)
-    member = {"seed": seed, "deterministic": {"mean": value}, "stochastic": {"mean": value}}
+    member = {"seed": seed, "deterministic": {"mean": value} | more, "stochastic": {"mean": value}}
+    (folder / "config.json").write_text(json.dumps({"config": {"discount": discount}}))
     record = {"steps": 50_000, "episodes": 100, "members": [member]}
     (folder / "evaluation.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text(f"step,seed,seconds,evaluation/return\n50000,{seed},60,{value}\n")
@@ -34,10 +38,29 @@ def test_the_table_has_what_is_finished_and_only_the_rest_is_run(settings):
     finished(settings, 1, 1607.0)
     (command,) = offline.own_jobs(settings)
     assert command[command.index("--seed") + 1] == "0"
-    record = offline.table(settings)
-    assert record["columns"][3:] == ["IQL"]
-    assert record["rows"] == [[NAME, "50.0", "100.0", "50.0 (1)"]]
+    record = offline.record(settings)
+    (table,) = record["records"]  # nothing says how the returns are discounted
+    assert table["columns"][3:] == ["IQL"]
+    assert table["rows"] == [[NAME, "50.0", "100.0", "50.0 (1)"]]
     assert record["runs"][0]["data"] == "ab12"
+
+
+def test_discounted_returns_stand_beside_those_of_the_data(settings, monkeypatch):
+    """Two episodes, the expert's second: 1 + 0.99 and 2 + 0.99 * 2; iql_far maximises something else."""
+    both = "hopper-medium-expert"
+    settings = dataclasses.replace(settings, datasets=(both,))
+    facts = {"normalized_score": 50.0, "best_return": 3234.3, "sha256": "ab12"}
+    (settings.runs / "datasets" / "hopper.json").write_text(json.dumps({"medium-expert": facts}))
+    ends = np.array([False, True, False, True])
+    steps = {"obs": np.zeros((4, 1)), "action": np.zeros((4, 1)), "reward": np.array([1.0, 1.0, 2.0, 2.0])}
+    steps |= {"next_obs": np.zeros((4, 1)), "terminated": ends, "truncated": np.zeros(4, bool)}
+    monkeypatch.setattr(offline.formats, "load", lambda path: Dataset.of(Transition(**steps)))
+    finished(settings, 0, 1607.0, both, mean_discounted=3.0)
+    finished(settings, 1, 1607.0, both, mean_discounted=5.0)
+    finished(settings, 0, 1607.0, both, "iql_far", 0.997, mean_discounted=9.0)
+    (_, table) = offline.record(settings)["records"]
+    assert table["columns"] == ["dataset", "its episodes", "IQL"]
+    assert [cell.split(" [")[0] for cell in table["rows"][0]] == [both, "2.0 and 4.0", "4.0"]
 
 
 def test_runs_that_are_committed_count_where_they_are_asked_for(settings):
@@ -69,4 +92,6 @@ def test_variants_are_runs_of_their_algorithm_with_further_flags(settings):
         command = commands[f"experiments/{name}.py"]
         assert command[command.index(flag) + 1] == value
     assert list(offline.peer_jobs(settings)) == []  # CORL has no such variants
-    assert "cql_long" not in offline.Settings().algorithms  # hours, unless it is named
+    (far,) = offline.own_jobs(dataclasses.replace(settings, algorithms=("iql_far",)))
+    assert far[far.index("--discount") + 1] == "0.997"
+    assert not set(offline.WHERE_NAMED) & set(offline.Settings().algorithms)  # hours, unless they are named

@@ -1,6 +1,6 @@
 """Evaluation: whole episodes on fresh environments, apart from those that train."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,23 @@ from rljax.types import Key, PyTree
 class Episodes(NamedTuple):
     """The sum of rewards and the number of steps of the underlying task, each [num_episodes].
 
+    `discounted` is the sum of rewards discounted from the first step on, [num_episodes]: what values estimate.
     `highest` is the highest value of each of the task's metrics, [num_episodes]: for "success", whether there was any.
     """
 
     returns: jax.Array
+    discounted: jax.Array
     lengths: jax.Array
     highest: dict[str, jax.Array]
 
 
 def evaluate(
-    env: Environment, policy: Policy, key: Key, num_episodes: int = 100, deterministic: bool = True
+    env: Environment, policy: Policy, key: Key, num_episodes: int = 100, deterministic: bool = True, discount: Any = 1.0
 ) -> Episodes:
     """Plays `num_episodes` episodes side by side, each to its own end; pure, so it may be jitted and vmapped.
+
+    Args:
+      discount: γ of `Episodes.discounted`, for each action.
 
     Raises:
       ValueError: `env` has no time limit, so an episode might never end.
@@ -47,17 +52,19 @@ def evaluate(
         count, state, memory, finished, episodes = carry
         action, memory = policy.apply(jax.random.fold_in(act_key, count), state.obs, memory, deterministic)
         state = jax.vmap(env.step)(state, action)
-        returns = episodes.returns + jnp.where(finished, 0.0, state.reward)
+        reward = jnp.where(finished, 0.0, state.reward)
+        returns, discounted = episodes.returns + reward, episodes.discounted + discount**count * reward
         steps = state.info["elapsed"] if "elapsed" in state.info else episodes.lengths + 1
         lengths = jnp.where(finished, episodes.lengths, steps)
         highest = {
             name: jnp.where(finished, old, jnp.maximum(old, state.metrics[name]))
             for name, old in episodes.highest.items()
         }
-        return count + 1, state, memory, finished | state.done, Episodes(returns, lengths, highest)
+        return count + 1, state, memory, finished | state.done, Episodes(returns, discounted, lengths, highest)
 
     lowest = {name: jnp.full(x.shape, -jnp.inf) for name, x in state.metrics.items()}
-    nothing = Episodes(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), lowest)
+    zero = jnp.zeros(num_episodes)
+    nothing = Episodes(zero, zero, jnp.zeros(num_episodes, jnp.int32), lowest)
     carry = (jnp.int32(0), state, memory, jnp.zeros(num_episodes, bool), nothing)
     return jax.lax.while_loop(unfinished, step, carry)[-1]
 
@@ -84,6 +91,7 @@ def scores(deterministic: Episodes, stochastic: Episodes) -> dict[str, np.ndarra
 def summarize(episodes: Episodes) -> list[dict[str, float]]:
     """What evaluation.json says of each member, from episodes [members, num_episodes].
 
+    `mean` is of the returns that scores are made of, `mean_discounted` of those that the algorithm maximises.
     For a task that can succeed also the share of episodes that did, and the mean of each metric's highest value.
     """
     summaries = [
@@ -93,8 +101,9 @@ def summarize(episodes: Episodes) -> list[dict[str, float]]:
             "min": float(returns.min()),
             "max": float(returns.max()),
             "mean_length": float(lengths.mean()),
+            "mean_discounted": float(discounted.mean()),
         }
-        for returns, lengths in zip(episodes.returns, episodes.lengths, strict=True)
+        for returns, discounted, lengths in zip(episodes.returns, episodes.discounted, episodes.lengths, strict=True)
     ]
     if "success" in episodes.highest:
         for member, summary in enumerate(summaries):

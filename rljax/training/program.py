@@ -130,11 +130,11 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
 
     def evaluation(episodes: int) -> Callable[..., tuple[Episodes, Episodes]]:
         def play(state: Any, key_data: jax.Array) -> tuple[Episodes, Episodes]:
-            policy = algorithm.policy(state)
+            policy, discount = algorithm.policy(state), getattr(state.hyper, "discount", 1.0)
             first, second = jax.random.split(wrap(key_data))
             return (
-                evaluate(algorithm.env, policy, first, episodes, deterministic=True),
-                evaluate(algorithm.env, policy, second, episodes, deterministic=False),
+                evaluate(algorithm.env, policy, first, episodes, deterministic=True, discount=discount),
+                evaluate(algorithm.env, policy, second, episodes, deterministic=False, discount=discount),
             )
 
         return over_members(play, True, True)

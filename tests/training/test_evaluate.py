@@ -18,8 +18,9 @@ def policy(function, memory=()):
 def test_returns_and_lengths_of_episodes_known_by_hand():
     """Pays 1 a step and ends after 5, by termination; nothing after the end counts."""
     idle = policy(lambda key, obs, memory: (jnp.zeros(obs.shape[:-1], jnp.int32), memory))
-    episodes = evaluate(limited(Clock(5, True), 50), idle, jax.random.key(0), 3)
+    episodes = evaluate(limited(Clock(5, True), 50), idle, jax.random.key(0), 3, discount=0.5)
     np.testing.assert_array_equal(episodes.returns, [5.0, 5.0, 5.0])
+    np.testing.assert_array_equal(episodes.discounted, [1.9375, 1.9375, 1.9375])
     np.testing.assert_array_equal(episodes.lengths, [5, 5, 5])
 
 

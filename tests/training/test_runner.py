@@ -95,7 +95,8 @@ def test_evaluation_is_deterministic_where_it_says_so_and_uses_keys_that_trainin
     first, second = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, runner.EVALUATION_STREAM), 10))
     member = whole.evaluation["members"][0]
     for name, key, deterministic in (("deterministic", first, True), ("stochastic", second, False)):
-        episodes = training.evaluate(tiny.env, whole.policy, key, 6, deterministic)
+        episodes = training.evaluate(tiny.env, whole.policy, key, 6, deterministic, tiny.config.discount)
+        assert member[name]["mean_discounted"] == np.asarray(episodes.discounted).mean() < member[name]["mean"]
         assert member[name]["mean"] == np.asarray(episodes.returns).mean()
         assert member[name]["mean_length"] == np.asarray(episodes.lengths).mean()
     # fold_in(key, i) is split(key, n)[i]: a small number would have given evaluation the keys of training.
