@@ -14,6 +14,7 @@ that it publishes for the kind of dataset, for as many updates as ours.
 
 import csv
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -410,7 +411,7 @@ def corl_rate(settings: Settings, algorithm: str) -> float | None:
 
 
 def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> None:
-    """Learning curves of every dataset: ours solid, CORL's dashed, the data's own policy dotted."""
+    """Learning curves of every dataset: seeds thin, their mean thick; CORL's dashed, the data's own policy dotted."""
     import matplotlib.pyplot as plt
 
     found = results(settings)
@@ -421,16 +422,16 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for axis, name in zip(axes.flat, settings.datasets):
-        own = facts(settings, name)
-        axis.axhline(own["normalized_score"], color="grey", linestyle=":", linewidth=1)
-        for result in found:
-            if result["dataset"] == name and result["curve"]:
-                x, y = np.array(result["curve"]).T
-                dashed = result["implementation"] != "rljax"
-                axis.plot(
-                    x, y, color=colors[result["algorithm"]], linestyle="--" if dashed else "-",
-                    linewidth=1.2, alpha=0.9 if dashed else 0.6,
-                )  # fmt: skip
+        axis.axhline(facts(settings, name)["normalized_score"], color="k", linestyle=":", linewidth=1)
+        for implementation, algorithm in itertools.product(("rljax", "CORL"), UPDATES):
+            mine = (implementation, algorithm, name)
+            of = [r for r in found if (r["implementation"], r["algorithm"], r["dataset"]) == mine and r["curve"]]
+            look = {"color": colors[algorithm], "linestyle": "-" if implementation == "rljax" else "--"}
+            curves = np.array([r["curve"] for r in of])  # [seeds, evaluations, 2]
+            for curve in curves if len(of) > 1 else ():
+                axis.plot(*curve.T, **look, linewidth=0.7, alpha=0.3)
+            if of:
+                axis.plot(*curves.mean(0).T, **look, linewidth=1.6, alpha=0.9)
         axis.set_title(name, fontsize=10)
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
         axis.tick_params(labelsize=8)
@@ -438,7 +439,7 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
     handles = [plt.Line2D([], [], color=color, label=LABELS[name]) for name, color in colors.items() if name in drawn]
     handles += [
         plt.Line2D([], [], color="k", linestyle="--", label="CORL"),
-        plt.Line2D([], [], color="grey", linestyle=":", label="the data's policy"),
+        plt.Line2D([], [], color="k", linestyle=":", label="the data's policy"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     for axis in axes[-1]:
