@@ -28,12 +28,11 @@ import numpy as np
 import tyro
 
 import rljax
-from benchmarks.common import RESULTS, ROOT, committed_runs, peak_memory_mb, run_all, with_interval, write
+from benchmarks.common import RESULTS, ROOT, committed_runs, peak_memory_mb, profile, run_all, with_interval, write
 from rljax import algorithms, training
 from rljax.algorithms import offline_settings
 from rljax.data import formats, normalized_score
 from rljax.training.program import build
-from rljax.training.versions import hardware, versions
 
 TASKS = ("half_cheetah", "hopper", "walker2d")
 KINDS = ("medium", "medium-replay", "medium-expert")
@@ -274,29 +273,21 @@ def table(settings: Settings, found: list[dict[str, Any]]) -> dict[str, Any]:
         best = normalized_score(name.partition("-")[0], own["best_return"])
         row: list[Any] = [name, f"{own['normalized_score']:.1f}", f"{best:.1f}"]
         for implementation, algorithm in kinds:
-            of = [
-                r["score"]
-                for r in found
-                if (r["implementation"], r["algorithm"], r["dataset"]) == (implementation, algorithm, name)
-            ]
-            row.append(with_interval(of))
+            row.append(with_interval([r["score"] for r in found if key_of(r)[:3] == (implementation, algorithm, name)]))
         rows.append(row)
     columns = [LABELS[a] + ("" if i == "rljax" else " of CORL") for i, a in kinds]
     lengths = {a: sorted({r["updates"] for r in found if r["algorithm"] == a}) for a in UPDATES}
     said = ", ".join(f"{LABELS[a]} {' and '.join(f'{n:,}' for n in n)}" for a, n in lengths.items() if n)
-    return {
-        "kind": "profile",
-        "title": f"Offline, {jax.default_backend()}: normalised scores (D4RL's references) on generated datasets",
-        "columns": ["dataset", "its policy", "its best episode", *columns],
-        "rows": rows,
-        "notes": f"Updates: {said}. Scores of the last state over 100 episodes of the deterministic policy: the mean "
+    return profile(
+        "benchmarks.offline",
+        f"Offline, {jax.default_backend()}: normalised scores (D4RL's references) on generated datasets",
+        ["dataset", "its policy", "its best episode", *columns],
+        rows,
+        f"Updates: {said}. Scores of the last state over 100 episodes of the deterministic policy: the mean "
         "over the seeds [and its bootstrap interval] (how many). CQL, longer: critics at a rate of 1e-3 and targets at "
         "one of 0.02, not 3e-4 and 0.005. IQL, set as CORL's: with what that publishes for the dataset, and networks "
         "that start as PyTorch's do. IQL, γ = 0.997: targets at a rate of 0.02, and the weight of advantages 1, not 3.",
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.offline",
-    }
+    )
 
 
 def recorded(run: dict[str, Any]) -> bool:
@@ -314,21 +305,17 @@ def discounted_table(settings: Settings, found: list[dict[str, Any]]) -> dict[st
         parts = [returns[~late], returns[late]] if name.endswith("-expert") else [returns]
         row: list[Any] = [name, " and ".join(f"{part.mean():.1f}" for part in parts)]
         for kind in kinds:
-            of = [r["discounted"] for r in found if (r["dataset"], r["algorithm"]) == (name, kind)]
-            row.append(with_interval(of))
+            row.append(with_interval([r["discounted"] for r in found if key_of(r)[1:3] == (kind, name)]))
         rows.append(row)
-    return {
-        "kind": "profile",
-        "title": f"Offline, {jax.default_backend()}: discounted returns (γ = {DISCOUNT}) on generated datasets",
-        "columns": ["dataset", "its episodes", *(LABELS[kind] for kind in kinds)],
-        "rows": rows,
-        "notes": "What TD3+BC, CQL and IQL maximise: the rewards of an episode, discounted from its start, of the same "
+    return profile(
+        "benchmarks.offline",
+        f"Offline, {jax.default_backend()}: discounted returns (γ = {DISCOUNT}) on generated datasets",
+        ["dataset", "its episodes", *(LABELS[kind] for kind in kinds)],
+        rows,
+        "What TD3+BC, CQL and IQL maximise: the rewards of an episode, discounted from its start, of the same "
         "runs and episodes as the scores, but only of runs that recorded it; of the data those of the medium policy "
         "and of the expert where there are both. What follows after 300 steps hardly counts here, and most in a score.",
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.offline",
-    }
+    )
 
 
 # Speed
@@ -359,20 +346,17 @@ def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
             )  # fmt: skip
             ratios[f"{algorithm}, {kind}"] = rate / peer if peer else None
             print(rows[-1], flush=True)
-    return {
-        "kind": "profile",
-        "title": f"Offline, {jax.default_backend()}: updates per second on {settings.datasets[0]}",
-        "columns": ["program", "ms", "updates per second", "over CORL", "minutes for 1M with compilation",
-                    "cost of 5 seeds at once, of 5 runs"],
-        "rows": rows,
-        "ratios": ratios,
-        "notes": "Batches of 256 and the networks of the papers, CORL's with its published settings and PyTorch's own "
+    return profile(
+        "benchmarks.offline",
+        f"Offline, {jax.default_backend()}: updates per second on {settings.datasets[0]}",
+        ["program", "ms", "updates per second", "over CORL", "minutes for 1M with compilation",
+         "cost of 5 seeds at once, of 5 runs"],
+        rows,
+        "Batches of 256 and the networks of the papers, CORL's with its published settings and PyTorch's own "
         "number of threads. As configured: products in bfloat16, and for CQL the gradient of one candidate of thirty.",
-        "peak_memory_mb": peak_memory_mb(),
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.offline --parts speed",
-    }  # fmt: skip
+        ratios=ratios,
+        peak_memory_mb=peak_memory_mb(),
+    )  # fmt: skip
 
 
 def rate_of(algorithm: Any, members: int | None, seconds: float) -> tuple[float, float]:
@@ -424,8 +408,7 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
     for axis, name in zip(axes.flat, settings.datasets):
         axis.axhline(facts(settings, name)["normalized_score"], color="k", linestyle=":", linewidth=1)
         for implementation, algorithm in itertools.product(("rljax", "CORL"), UPDATES):
-            mine = (implementation, algorithm, name)
-            of = [r for r in found if (r["implementation"], r["algorithm"], r["dataset"]) == mine and r["curve"]]
+            of = [r for r in found if key_of(r)[:3] == (implementation, algorithm, name) and r["curve"]]
             look = {"color": colors[algorithm], "linestyle": "-" if implementation == "rljax" else "--"}
             curves = np.array([r["curve"] for r in of])  # [seeds, evaluations, 2]
             for curve in curves if len(of) > 1 else ():
