@@ -16,10 +16,12 @@ import csv
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ import numpy as np
 import tyro
 
 import rljax
-from benchmarks.common import RESULTS, ROOT, committed_runs, peak_memory_mb, profile, run_all, with_interval, write
+from benchmarks.common import RESULTS, ROOT, committed_runs, profile, run_all, with_interval, write
 from rljax import algorithms, training
 from rljax.algorithms import offline_settings
 from rljax.data import formats, normalized_score
@@ -323,22 +325,22 @@ def discounted_table(settings: Settings, found: list[dict[str, Any]]) -> dict[st
 
 def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
     """Updates per second: one run and five seeds in one program; and CORL's, in the same session."""
-    dataset = formats.load(dataset_path(settings, settings.datasets[0]))
-    task = settings.datasets[0].partition("-")[0]
-    env, rows, ratios = rljax.make(task), [], {}
+    name, rows, ratios = settings.datasets[0], [], {}
+
+    def measured(*choice: Any) -> tuple[float, float]:
+        """In a process of its own, as a user has it: how many devices a CPU is can be said but once in a process."""
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(rate_of, dataset_path(settings, name), *choice, seconds).result()
+
     for algorithm in ("bc", "td3_bc", "iql", "cql"):
         if algorithm not in settings.algorithms:
             continue
-        config = offline_settings.config(algorithm, task)
-        wide = dataclasses.replace(config, precision="float32", **({"penalty_draws": 0} if algorithm == "cql" else {}))
-        kinds = {"float32": wide, "as configured": config}
         peer = corl_rate(settings, algorithm)
         if peer:
             rows.append([f"{algorithm} of CORL", f"{1e3 / peer:.2f}", peer, "–", f"{1e6 / peer / 60:.0f}", "–"])
-        for kind, chosen in kinds.items():
-            made = algorithms.get(algorithm).make(env, chosen, dataset)
-            rate, compile_seconds = rate_of(made, None, seconds)
-            together, _ = rate_of(made, 5, seconds) if kind == "as configured" else (None, None)
+        for kind in ("float32", "as configured"):
+            rate, compile_seconds = measured(algorithm, kind, 1)
+            together = measured(algorithm, kind, 5)[0] if kind == "as configured" else None
             share = f"{rate / together:.2f}" if together else "–"
             rows.append(
                 [f"{algorithm}, {kind}", f"{1e3 / rate:.2f}", rate, f"{rate / peer:.2f}×" if peer else "–",
@@ -355,17 +357,24 @@ def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
         "Batches of 256 and the networks of the papers, CORL's with its published settings and PyTorch's own "
         "number of threads. As configured: products in bfloat16, and for CQL the gradient of one candidate of thirty.",
         ratios=ratios,
-        peak_memory_mb=peak_memory_mb(),
     )  # fmt: skip
 
 
-def rate_of(algorithm: Any, members: int | None, seconds: float) -> tuple[float, float]:
+def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float) -> tuple[float, float]:
     """Updates per second (over all members), the best of several slices, and the seconds until the first."""
+    if members > 1:
+        training.use_cpu_cores(members=members)
+    task = path.name.partition("-")[0]
+    config = offline_settings.config(algorithm, task)
+    if kind == "float32":
+        exact = {"penalty_draws": 0} if algorithm == "cql" else {}
+        config = dataclasses.replace(config, precision="float32", **exact)
+    made = algorithms.get(algorithm).make(rljax.make(task), config, formats.load(path))
     begin = time.perf_counter()
-    program = build(algorithm, members, None, "threefry2x32")
-    key = jax.random.key(0) if members is None else jax.random.split(jax.random.key(0), members)
+    program = build(made, members if members > 1 else None, None, "threefry2x32")
+    key = jax.random.split(jax.random.key(0), members) if members > 1 else jax.random.key(0)
     state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
-    data = program.place(algorithm.data)
+    data = program.place(made.data)
     state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(0), data))
     compile_seconds = time.perf_counter() - begin
     count, best, end = 8, 0.0, time.perf_counter() + seconds
@@ -375,7 +384,7 @@ def rate_of(algorithm: Any, members: int | None, seconds: float) -> tuple[float,
         elapsed = time.perf_counter() - begin
         best = max(best, count / elapsed)
         count = max(1, round(best * seconds / 8))
-    return best * algorithm.steps_per_iteration * (members or 1), compile_seconds
+    return best * made.steps_per_iteration * members, compile_seconds
 
 
 def corl_rate(settings: Settings, algorithm: str) -> float | None:

@@ -53,7 +53,7 @@ class Run:
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; a tenth of the run where not given."""
     devices: int | None = None
-    """How many devices to use. Where not given: all; on a CPU its cores for several members, one device for one."""
+    """How many devices to use. Where not given: as many as divide the members; for one member all, on a CPU one."""
     progress: bool = True
     """Show the progress bar."""
     wandb: bool = False
@@ -287,8 +287,9 @@ def run(
 
 def _set_up_devices(settings: Run) -> None:
     """Several members are trained on all cores of a CPU; a second call changes nothing."""
-    if settings.devices is not None or len(_members(settings)[0]) > 1:
-        training.use_cpu_cores(settings.devices)
+    members = len(_members(settings)[0])
+    if settings.devices is not None or members > 1:
+        training.use_cpu_cores(settings.devices, members)
 
 
 def set_aside(folder: Path) -> None:

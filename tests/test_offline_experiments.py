@@ -241,7 +241,7 @@ def test_what_cannot_be_done_is_refused_before_any_update(cli, path, arguments, 
 def test_devices_are_set_up_before_the_environment_can_start_jax(cli, path, monkeypatch):
     """MuJoCo's tasks use JAX as soon as they are made, and then a CPU's cores stay one device."""
     calls = []
-    monkeypatch.setattr(training, "use_cpu_cores", lambda count: calls.append("devices"))
+    monkeypatch.setattr(training, "use_cpu_cores", lambda *_: calls.append("devices"))
 
     def make(*_, **__):
         calls.append("environment")

@@ -16,14 +16,19 @@ from rljax.algorithms.base import Algorithm
 AXIS = "devices"
 
 
-def use_cpu_cores(count: int | None = None) -> None:
-    """Makes devices of this machine's cores (or of `count` of them), for members to be split over.
+def use_cpu_cores(count: int | None = None, members: int = 1) -> None:
+    """Makes devices of this machine's cores (or `count` devices), for members to be split over.
+
+    Where the members do not divide over the cores, it makes as many more devices as they do divide over, at most four
+    for each core: five members on two cores are five devices that share them, and none is left to take turns.
 
     Comes before anything of JAX has run; afterwards, or where there is an accelerator, it changes nothing.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count is None:
+        count = next((n for n in range(cores, 4 * cores + 1) if members % n == 0), cores)
     with contextlib.suppress(RuntimeError):  # JAX has started
-        jax.config.update("jax_num_cpu_devices", cores if count is None else count)
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def expect_accelerator() -> bool:

@@ -19,7 +19,7 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any 
       members: how many are trained together.
       devices: over how many devices they, or a single one's environments and replay, are split.
       saved: whether checkpoints are written, for which a CPU copies the state.
-      data: all blocks of it that are on the device at once (shapes suffice).
+      data: all blocks of it that are on a device at once (shapes suffice).
 
     Raises:
       ValueError: with the memory needed, what takes most of it, and the memory that is free.
@@ -30,7 +30,10 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any 
     needed = sum(sizes.values()) * copies
     if not on_cpu and members == 1:
         needed = math.ceil(needed / devices)
-    needed += (data_bytes := sum(map(_bytes, jax.tree.leaves(data))))
+    data_bytes = sum(map(_bytes, jax.tree.leaves(data)))
+    if on_cpu and members > 1:
+        data_bytes *= devices  # each has it all
+    needed += data_bytes
     free = free_bytes()
     if free is not None and needed > free:
         if data_bytes > needed / 2:

@@ -49,9 +49,9 @@ class Program:
 def build(algorithm: Algorithm, members: int | None, devices: int | None, key_impl: str) -> Program:
     """The program for one run (`members` None) or for many.
 
-    Members are split over the devices where their number divides, for they exchange nothing; one run splits its
-    environments, though not over a CPU's cores unless asked to. Where neither divides, one device is used, unless the
-    number of devices was asked for.
+    Members are split over as many devices as their number divides by, for they exchange nothing; one run splits its
+    environments, though not over a CPU's cores unless asked to. Where these do not divide, one device is used, unless
+    the number of devices was asked for.
 
     Raises:
       ValueError: more devices than there are, or `devices` does not divide the members or environments.
@@ -59,9 +59,13 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
         raise ValueError(f"devices = {devices} is not allowed; there are {len(available)}")
-    if devices is None and members is None and jax.default_backend() == "cpu" and jax.process_count() == 1:
-        devices = 1  # a run split over a CPU's cores is no faster than on one device (benchmarks/ppo.py measures it)
-    mesh = make_mesh(available[:devices])
+    count = devices
+    if devices is None and jax.process_count() == 1:
+        if members is not None:
+            count = max(n for n in range(1, len(available) + 1) if members % n == 0)
+        elif jax.default_backend() == "cpu":
+            count = 1  # a run split over a CPU's cores is no faster than on one device (benchmarks/ppo.py measures it)
+    mesh = make_mesh(available[:count])
     placement = f"{mesh.size} devices" if mesh.size > 1 else "1 device"
     split_members = False
     if mesh.size > 1 and members is None:
@@ -72,14 +76,14 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
             if devices is not None or jax.process_count() > 1:
                 raise
             mesh, placement = make_mesh(available[:1]), f"1 device ({error})"
-    elif mesh.size > 1 and members is not None:
-        split_members = members % mesh.size == 0
+    elif members is not None:
+        split_members = mesh.size > 1 and members % mesh.size == 0
         if split_members:
             placement = f"members over {placement}"
-        elif devices is not None:
+        elif devices is not None and devices > 1:
             raise ValueError(f"{members} members do not divide over {devices} devices")
-        else:
-            placement = f"1 device ({members} members do not divide over {mesh.size})"
+        elif devices is None and len(available) > 1:
+            placement = f"1 device ({members} members do not divide over {len(available)})"
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     shares = mesh.size if members is None else 1

@@ -110,7 +110,26 @@ def test_what_does_not_divide_is_refused_when_asked_for_and_not_split_otherwise(
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     with pytest.raises(ValueError, match="3 members do not divide over 2 devices"):
         train(tiny, 64, keys, devices=2)
-    assert train(tiny, 64, keys, devices=None).placement.startswith("1 device")
+    keys = jax.vmap(jax.random.key)(jnp.arange(5))
+    assert train(tiny, 64, keys, devices=None).placement == "1 device (5 members do not divide over 4)"
+
+
+def test_members_take_as_many_devices_as_they_divide_over(tiny):
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    assert train(tiny, 64, keys, devices=None).placement == "members over 3 devices"
+
+
+@pytest.mark.parametrize(
+    ("cores", "members", "devices"), [(2, 1, 2), (2, 4, 2), (2, 5, 5), (4, 6, 6), (4, 10, 5), (8, 5, 8), (2, 11, 2)]
+)
+def test_a_cpu_is_as_many_devices_as_occupy_its_cores(monkeypatch, cores, members, devices):
+    """Members fewer than cores leave some idle; eleven on two cores would be too many threads."""
+    made = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: made.append((name, value)))
+    training.use_cpu_cores(members=members)
+    training.use_cpu_cores(3, members)
+    assert made == [("jax_num_cpu_devices", devices), ("jax_num_cpu_devices", 3)]
 
 
 def test_two_processes_train_one_agent(tmp_path):
