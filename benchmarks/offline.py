@@ -419,11 +419,14 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
         for implementation, algorithm in itertools.product(("rljax", "CORL"), UPDATES):
             of = [r for r in found if key_of(r)[:3] == (implementation, algorithm, name) and r["curve"]]
             look = {"color": colors[algorithm], "linestyle": "-" if implementation == "rljax" else "--"}
-            curves = np.array([r["curve"] for r in of])  # [seeds, evaluations, 2]
-            for curve in curves if len(of) > 1 else ():
-                axis.plot(*curve.T, **look, linewidth=0.7, alpha=0.3)
-            if of:
-                axis.plot(*curves.mean(0).T, **look, linewidth=1.6, alpha=0.9)
+            if not of:
+                continue
+            for run in of if len(of) > 1 else ():
+                axis.plot(*np.transpose(run["curve"]), **look, linewidth=0.7, alpha=0.3)
+            curves = [dict(run["curve"]) for run in of]
+            steps = sorted(set(curves[0]).intersection(*curves))  # a run that was lengthened has more of its own
+            mean = [np.mean([curve[step] for curve in curves]) for step in steps]
+            axis.plot(steps, mean, **look, linewidth=1.6, alpha=0.9)
         axis.set_title(name, fontsize=10)
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
         axis.tick_params(labelsize=8)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -61,6 +62,20 @@ def test_discounted_returns_stand_beside_those_of_the_data(settings, monkeypatch
     (_, table) = offline.record(settings)["records"]
     assert table["columns"] == ["dataset", "its episodes", "IQL"]
     assert [cell.split(" [")[0] for cell in table["rows"][0]] == [both, "2.0 and 4.0", "4.0"]
+
+
+def test_the_mean_of_curves_has_the_steps_that_all_seeds_have(settings, monkeypatch, tmp_path):
+    for seed, value in ((0, 1607.0), (1, 3234.3)):
+        finished(settings, seed, value)
+    with (offline.own_folder(settings, "iql", NAME, 1) / "metrics.csv").open("a") as file:
+        file.write("60000,1,70,1607.0\n")  # this one was lengthened
+    monkeypatch.setattr(offline, "ROOT", tmp_path)
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    offline.draw(settings, tmp_path / "offline.png")
+    thick = max(plt.gcf().axes[0].lines, key=lambda line: line.get_linewidth())
+    plt.gcf().clear()
+    np.testing.assert_allclose(thick.get_xydata(), [[50_000, 75.0]], rtol=1e-3)
+    assert (tmp_path / "offline.png").stat().st_size > 1000
 
 
 def test_runs_that_are_committed_count_where_they_are_asked_for(settings):
