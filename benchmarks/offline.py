@@ -418,9 +418,9 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
         axis.axhline(facts(settings, name)["normalized_score"], color="k", linestyle=":", linewidth=1)
         for implementation, algorithm in itertools.product(("rljax", "CORL"), UPDATES):
             of = [r for r in found if key_of(r)[:3] == (implementation, algorithm, name) and r["curve"]]
-            look = {"color": colors[algorithm], "linestyle": "-" if implementation == "rljax" else "--"}
             if not of:
                 continue
+            look = {"color": colors[algorithm], "linestyle": "-" if implementation == "rljax" else "--"}
             for run in of if len(of) > 1 else ():
                 axis.plot(*np.transpose(run["curve"]), **look, linewidth=0.7, alpha=0.3)
             curves = [dict(run["curve"]) for run in of]

@@ -40,6 +40,7 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any 
             raise ValueError(
                 f"training needs {_gigabytes(needed)} of memory, {_gigabytes(data_bytes)} of it for the dataset, and "
                 f"{_gigabytes(free)} are free; stream it in blocks (rljax.data.Stream)"
+                f"{', or use one device, for each of the CPU has a copy' if on_cpu and members > 1 < devices else ''}"
             )
         largest = max(sizes, key=lambda name: sizes[name])
         raise ValueError(
