@@ -5,6 +5,7 @@
     python -m benchmarks.offline --committed                        # and counts what benchmarks/results has as done
     python -m benchmarks.offline --parts scores --datasets hopper-medium --algorithms iql --seeds 1
     python -m benchmarks.offline --parts speed --corl ../CORL       # beside CORL (and `make install-peers`)
+    python -m benchmarks.offline --parts million --datasets half_cheetah-medium-replay     # on a GPU: five minutes
     python -m benchmarks.offline --parts table                      # of what is there, and benchmarks/offline.png
 
 Scores are those of the last state over 100 episodes. A seed is one run of `experiments/<algorithm>.py` on one core, as
@@ -17,6 +18,7 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -92,7 +94,8 @@ class Settings:
     """What to measure."""
 
     parts: tuple[str, ...] = ("scores", "peers", "speed", "table")
-    """scores: our seeds; peers: CORL's; speed: updates per second of both; table: results of all runs."""
+    """scores: our seeds; peers: CORL's; speed: updates per second of both; table: results of all runs. Beyond these
+    million: IQL and CQL for a million updates, by the clock, hours on a CPU."""
     datasets: tuple[str, ...] = tuple(f"{task}-{kind}" for kind in KINDS for task in TASKS)
     """Of experiments/collect.py, as <task>-<kind>."""
     algorithms: tuple[str, ...] = tuple(name for name in UPDATES if name not in WHERE_NAMED)
@@ -109,6 +112,8 @@ class Settings:
     """A clone of github.com/corl-team/CORL."""
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
     """The interpreter of the peers."""
+    seconds: float = 20.0
+    """How long each speed is measured."""
     committed: bool = False
     """Seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
 
@@ -124,6 +129,9 @@ def main(settings: Settings) -> None:
     if "peers" in settings.parts:
         jobs += peer_jobs(settings)
     run_all(jobs)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process need not keep a GPU to itself
+    if "million" in settings.parts:
+        write("offline-million", million(settings))
     if "speed" in settings.parts:
         write("offline-speed", speed(settings))
     if "table" in settings.parts:
@@ -323,14 +331,14 @@ def discounted_table(settings: Settings, found: list[dict[str, Any]]) -> dict[st
 # Speed
 
 
-def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
+def speed(settings: Settings) -> dict[str, Any]:
     """Updates per second: one run and five seeds in one program; and CORL's, in the same session."""
     name, rows, ratios = settings.datasets[0], [], {}
 
     def measured(*choice: Any) -> tuple[float, float]:
         """In a process of its own, as a user has it: how many devices a CPU is can be said but once in a process."""
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(rate_of, dataset_path(settings, name), *choice, seconds).result()
+            return process.submit(rate_of, dataset_path(settings, name), *choice, settings.seconds).result()
 
     for algorithm in ("bc", "td3_bc", "iql", "cql"):
         if algorithm not in settings.algorithms:
@@ -338,7 +346,7 @@ def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
         peer = corl_rate(settings, algorithm)
         if peer:
             rows.append([f"{algorithm} of CORL", f"{1e3 / peer:.2f}", peer, "–", f"{1e6 / peer / 60:.0f}", "–"])
-        for kind in ("float32", "as configured"):
+        for kind in ("as configured",) if training.expect_accelerator() else ("float32", "as configured"):
             rate, compile_seconds = measured(algorithm, kind, 1)
             together = measured(algorithm, kind, 5)[0] if kind == "as configured" else None
             share = f"{rate / together:.2f}" if together else "–"
@@ -355,7 +363,8 @@ def speed(settings: Settings, seconds: float = 20.0) -> dict[str, Any]:
          "cost of 5 seeds at once, of 5 runs"],
         rows,
         "Batches of 256 and the networks of the papers, CORL's with its published settings and PyTorch's own "
-        "number of threads. As configured: products in bfloat16, and for CQL the gradient of one candidate of thirty.",
+        "number of threads. As configured: for CQL the gradient of one candidate of thirty; on a CPU products in "
+        "bfloat16, on an accelerator a hundred updates an iteration.",
         ratios=ratios,
     )  # fmt: skip
 
@@ -365,7 +374,7 @@ def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float)
     if members > 1:
         training.use_cpu_cores(members=members)
     task = path.name.partition("-")[0]
-    config = offline_settings.config(algorithm, task)
+    config = offline_settings.config(algorithm, task, training.expect_accelerator())
     if kind == "float32":
         exact = {"penalty_draws": 0} if algorithm == "cql" else {}
         config = dataclasses.replace(config, precision="float32", **exact)
@@ -385,6 +394,32 @@ def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float)
         best = max(best, count / elapsed)
         count = max(1, round(best * seconds / 8))
     return best * made.steps_per_iteration * members, compile_seconds
+
+
+def million(settings: Settings) -> dict[str, Any]:
+    """Runs as a user starts them, by the clock: from the start of Python to its end, compilation and all between."""
+    name, rows, updates = settings.datasets[0], [], settings.updates or 1_000_000
+    for algorithm in (a for a in ("iql", "cql") if a in settings.algorithms):
+        folder = settings.runs / "offline" / algorithm / f"million-{name}"
+        command = [sys.executable, f"experiments/{algorithm}.py", "--dataset", str(dataset_path(settings, name))]
+        command += ["--runs", str(folder.parents[1]), "--name", folder.name, "--overwrite", "--no-progress"]
+        command += ["--total-steps", str(updates), "--evaluate-every", "0", "--final-episodes", "0"]
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        elapsed = time.perf_counter() - begin
+        with (folder / "metrics.csv").open() as file:
+            *_, last = csv.DictReader(file)
+        training_seconds = float(last["seconds"])
+        rows.append([algorithm, updates, f"{elapsed:.1f}", f"{training_seconds:.1f}", updates / training_seconds])
+        print(rows[-1], flush=True)
+    return profile(
+        "benchmarks.offline",
+        f"Offline, {jax.default_backend()}: {updates:,} updates on {name}, by the clock",
+        ["algorithm", "updates", "seconds of the command", "of these in training, after compilation", "per second"],
+        rows,
+        "One command each, with the settings of the papers: it starts Python, reads the dataset, compiles, learns, "
+        "logs a hundred times and saves ten checkpoints; without evaluations.",
+    )
 
 
 def corl_rate(settings: Settings, algorithm: str) -> float | None:

@@ -133,7 +133,8 @@ def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str
         elif not {"-h", "--help"} & set(arguments):
             raise ValueError("--dataset is missing: a file or folder of data; experiments/collect.py makes some")
         task = canonical(task) if task else None  # "none" is of no family
-        return settings(env=task, config=offline_settings.config(algorithm, task))
+        fast = training.expect_accelerator()
+        return settings(env=task, config=offline_settings.config(algorithm, task, fast))
 
     _main(experiment, settings, default)
 
@@ -191,7 +192,7 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
         if not settings.block_size:
             return algorithm
         # So that a transition is learned from about once while its block is there.
-        iterations = max(1, settings.block_size // (algorithm.config.batch_size * algorithm.config.num_updates))
+        iterations = max(1, settings.block_size // (algorithm.config.batch_size * algorithm.steps_per_iteration))
         return algorithm._replace(data=Stream(algorithm.data, settings.block_size, iterations))
 
     result = run(experiment, offline, settings.total_steps, how)

@@ -129,9 +129,10 @@ class Agent(sac.Agent):
         candidate_key, dropout_key, draw_key = jax.random.split(key, 3)
         action, log_prob = self.candidates(learner, batch, candidate_key)
         floor, draws = self.floor(batch), c.penalty_draws
-        # A pass for each kind of candidate: what lies between the layers stays in a CPU's cache.
-        chunks = action.reshape(3, c.num_actions, *action.shape[1:])
-        obs = jnp.broadcast_to(batch.obs, (c.num_actions, *batch.obs.shape))
+        # A pass for each kind of candidate on a CPU: what lies between the layers stays in its cache.
+        passes = 3 if jax.default_backend() == "cpu" else 1
+        chunks = action.reshape(passes, -1, *action.shape[1:])
+        obs = jnp.broadcast_to(batch.obs, (chunks.shape[1], *batch.obs.shape))
         of_candidates = jax.lax.stop_gradient(critics) if draws else critics
         value = jax.lax.map(lambda chunk: self.values(of_candidates, obs, chunk, dropout_key), chunks)
         value = jnp.moveaxis(value, 0, 1).reshape(c.num_critics, *log_prob.shape)

@@ -291,15 +291,29 @@ def delayed_updates(
     def one_round(learner: Learner, x: tuple[Batch, Key]) -> tuple[Learner, Metrics]:
         batches, key = x
         critic_key, policy_key = jax.random.split(key)
-        learner, metrics = jax.lax.scan(
+        learner, metrics = scan_for_means(
             lambda learner, x: update_critic(learner, *x), learner, (batches, jax.random.split(critic_key, delay))
         )
         learner, of_policy = update_policy(learner, jax.tree.map(lambda x: x[-1], batches), policy_key)
-        return learner, jax.tree.map(jnp.mean, metrics) | of_policy
+        return learner, metrics | of_policy
 
     batches = jax.tree.map(lambda x: x.reshape(rounds, delay, *x.shape[1:]), batches)
-    learner, metrics = jax.lax.scan(one_round, learner, (batches, jax.random.split(key, rounds)))
-    return learner, jax.tree.map(jnp.mean, metrics)
+    return scan_for_means(one_round, learner, (batches, jax.random.split(key, rounds)))
+
+
+def scan_for_means(step: Callable[[Any, Any], tuple[Any, Metrics]], carry: Any, xs: PyTree) -> tuple[Any, Metrics]:
+    """`jax.lax.scan`, but with the means of what the steps give: a GPU takes a kernel to store each one of them."""
+    count = jax.tree.leaves(xs)[0].shape[0]
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    metrics = jax.eval_shape(step, carry, one)[1]
+
+    def adding(before: tuple[Any, Metrics], x: Any) -> tuple[tuple[Any, Metrics], None]:
+        carry, metrics = step(before[0], x)
+        return (carry, jax.tree.map(jnp.add, before[1], metrics)), None
+
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+    (carry, sums), _ = jax.lax.scan(adding, (carry, sums), xs)
+    return carry, jax.tree.map(lambda x: x / count, sums)
 
 
 def annealed(hyper: Any, steps: jax.Array, config: ReplayConfig) -> Any:

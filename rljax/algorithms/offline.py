@@ -1,8 +1,8 @@
 """What the offline algorithms share: settings, and the loop of updates from a dataset.
 
-One iteration draws `num_updates` batches from the dataset, which is an argument of `step`, and learns from them; a step
-is one update. Made with `online=True`, the same agent acts in the environment and learns from batches of which a share
-is the dataset's: the loop of off_policy.py, on the same state of the learner (`continued`).
+One iteration draws batches from the dataset, which is an argument of `step`, and learns from each; a step is one
+update. Made with `online=True`, the same agent acts in the environment and learns from batches of which a share is the
+dataset's: the loop of off_policy.py, on the same state of the learner (`continued`).
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from flax import struct
 
 from rljax.algorithms import off_policy
 from rljax.algorithms.base import Algorithm, Devices, Policy, require
-from rljax.algorithms.off_policy import Learner, acting, annealed, continuous
+from rljax.algorithms.off_policy import Learner, acting, annealed, continuous, scan_for_means
 from rljax.data import Dataset
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
@@ -38,6 +38,9 @@ class OfflineConfig:
     """returns: rewards times 1000 / (highest - lowest return of an episode), as IQL has it for MuJoCo."""
     reward_bias: float = 0.0
     """Added to each (scaled) reward; -1 for AntMaze."""
+    offline_updates: int = 0
+    """Updates of an iteration offline, for which batches are drawn and metrics kept together: a GPU is a third faster
+    with 100. 0 for num_updates, which also counts online."""
     offline_share: float = 0.5
     """Online: the part of each batch that is the dataset's (a half in Cal-QL and RLPD)."""
 
@@ -45,6 +48,9 @@ class OfflineConfig:
         super().__post_init__()  # type: ignore[misc]
         allowed = get_args(RewardScale)
         require(self, "reward_scale", self.reward_scale in allowed, f"one of {', '.join(allowed)}")
+        delay = getattr(self, "policy_delay", 1)
+        divides = self.offline_updates >= 0 and self.offline_updates % delay == 0
+        require(self, "offline_updates", divides, f"0 or a multiple of policy_delay = {delay}")
         require(self, "offline_share", 0 <= self.offline_share < 1, "in [0, 1)")
         require(self, "n_step", self.n_step == 1, "1")  # type: ignore[attr-defined]
 
@@ -81,7 +87,7 @@ def assemble(
         return off_policy.assemble(
             name, env, config, agent_type, hyper_type, make, axis_name, prepared, random_start
         )  # fmt: skip
-    c, devices = config, Devices(axis_name)
+    c, devices, num_updates = config, Devices(axis_name), config.offline_updates or config.num_updates
     agent = agent_type(c, env.observation_space.shape[0], env.action_space.shape[0], axis_name)
 
     def init(key: Key) -> State:
@@ -96,10 +102,10 @@ def assemble(
         key, sample_key, learn_key = jax.random.split(state.key, 3)
         if c.batch_size % devices.count:
             raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices.count} devices")
-        hyper = annealed(state.hyper, state.iteration * float(c.num_updates), c)
+        hyper = annealed(state.hyper, state.iteration * float(num_updates), c)
         size = c.batch_size // devices.count
-        batches = data.sample(devices.local(sample_key), c.num_updates * size, hyper.discount)
-        batches = jax.tree.map(lambda x: x.reshape(c.num_updates, size, *x.shape[1:]), batches)
+        batches = data.sample(devices.local(sample_key), num_updates * size, hyper.discount)
+        batches = jax.tree.map(lambda x: x.reshape(num_updates, size, *x.shape[1:]), batches)
         learner, metrics = agent.learn(state.learner, batches, devices.local(learn_key), hyper)
         return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
 
@@ -107,7 +113,7 @@ def assemble(
         variables = {"params": state.params["policy"], "obs_statistics": state.obs_statistics}
         return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
 
-    return Algorithm(init, step, policy, c.num_updates, name, env, c, make, prepared.dataset)
+    return Algorithm(init, step, policy, num_updates, name, env, c, make, prepared.dataset)
 
 
 def continued(state: Any) -> Callable[[Any], Any]:
@@ -128,5 +134,4 @@ def each_batch(
 ) -> tuple[Learner, Metrics]:
     """One update with each of the batches [num_updates, batch, …]; the means of their metrics."""
     keys = jax.random.split(key, jax.tree.leaves(batches)[0].shape[0])
-    learner, metrics = jax.lax.scan(lambda learner, x: update(learner, *x), learner, (batches, keys))
-    return learner, jax.tree.map(jnp.mean, metrics)
+    return scan_for_means(lambda learner, x: update(learner, *x), learner, (batches, keys))

@@ -41,6 +41,11 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 
+ON_ACCELERATORS: dict[str, dict[str, Any]] = {
+    name: {"precision": "float32", "offline_updates": 100} for name in ("bc", "td3_bc", "cql", "iql")
+}
+"""In place of those on GPUs and TPUs, which multiply what is called float32 there in a lower precision anyway."""
+
 TASKS = {
     "locomotion": ("half_cheetah", "hopper", "walker2d", "ant", "swimmer", "humanoid"),
     "antmaze": ("antmaze",),
@@ -55,7 +60,8 @@ def family(task: str | None) -> str | None:
     return next((name for name, tasks in TASKS.items() if first in tasks), None)
 
 
-def config(algorithm: str, task: str | None) -> Any:
-    """The settings of an algorithm for a task: those of its family, or the algorithm's own."""
+def config(algorithm: str, task: str | None, accelerated: bool = False) -> Any:
+    """The settings of an algorithm for a task: those of its family, or the algorithm's own; and of an accelerator."""
     table: dict[str, dict[str, Any]] = FAMILIES.get(family(task) or "", {})
-    return dataclasses.replace(algorithms.get(algorithm).Config(), **table.get(algorithm, {}))
+    own = table.get(algorithm, {}) | (ON_ACCELERATORS.get(algorithm, {}) if accelerated else {})
+    return dataclasses.replace(algorithms.get(algorithm).Config(), **own)

@@ -18,7 +18,10 @@ def over_ensemble(function: Callable[..., Any], members: int, precision: Precisi
         return jax.vmap(function)
 
     def one_by_one(*args: Any) -> Any:
-        each = [jax.tree.map(lambda x, i=i: x[i], args) for i in range(members)]
+        leaves, tree = jax.tree.flatten(args)
+        # Split, not indexed: the gradient of that is one concatenation, and not a sum of padded parts.
+        split = [[part[0] for part in jax.lax.split(x, (1,) * members)] for x in leaves]
+        each = [jax.tree.unflatten(tree, own) for own in zip(*split, strict=True)]
         results = [function(*own) for own in each]
         return jax.tree.map(lambda *x: jnp.stack(x), *results)
 

@@ -44,8 +44,10 @@ def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ja
 # Without this the products of the gradient, whose one factor is a float32 sum, would be made in float32.
 def _backward(factors: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = factors
-    # Transposed in memory, row by row: XLA's CPU backend makes a product over first axes in float32.
-    transposed = with_layout_constraint(x.T.astype(jnp.bfloat16), Layout((0, 1)))
+    transposed = x.T.astype(jnp.bfloat16)
+    if jax.default_backend() == "cpu":
+        # In memory, row by row: XLA's CPU backend makes a product over first axes in float32.
+        transposed = with_layout_constraint(transposed, Layout((0, 1)))
     return _narrow(g, w, 1, 1), _narrow(transposed, g, 1, 0)
 
 

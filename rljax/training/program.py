@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
@@ -166,6 +166,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         run=compiled(
             over_members(run, True, True, False, False, *(False for _ in data), in_turn=in_turn),
             donate_argnums=(0, 1),
+            compiler_options=_compiler_options(mesh, bool(data)),
             in_shardings=both and (*both, here, here, *(data_at for _ in data)),
             out_shardings=both and (*both, totals_at),
         ),
@@ -179,6 +180,21 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         devices=mesh.size if split_members or members is None else 1,
         placement=placement,
     )
+
+
+def _compiler_options(mesh: Mesh, offline: bool) -> dict[str, str] | None:
+    """XLA's, by which kernels that do not wait for each other run side by side: small networks do not fill a GPU.
+
+    Measured with updates alone, on one GPU (benchmarks/offline.py); physics has kernels of its own.
+    """
+    if not offline or mesh.size > 1 or mesh.devices.flat[0].platform != "gpu":
+        return None
+    options = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0).compile()
+    except jax.errors.JaxRuntimeError:  # a version of XLA without it
+        return None
+    return options
 
 
 def _trimmed(data: PyTree, shares: int) -> PyTree:

@@ -13,6 +13,7 @@ import pytest
 import rljax
 from rljax import algorithms, training
 from rljax.algorithms import bc, iql, offline_settings, rlpd
+from rljax.algorithms.off_policy import scan_for_means
 from rljax.data import Stream
 from rljax.data.prepared import prepare
 from rljax.training import program as programs
@@ -26,7 +27,7 @@ ENV = limited(Drift(), 7)
 TINY = {"hidden": (8,), "batch_size": 16}
 # Of each, settings; a hyperparameter that can be swept, with a value for it; and the updates of an iteration.
 SETTINGS = {
-    "bc": ({"policy": "gaussian"}, ("learning_rate", 0.05), {"policy": 1}),
+    "bc": ({"policy": "gaussian", "offline_updates": 2}, ("learning_rate", 0.05), {"policy": 2}),
     "td3_bc": ({}, ("target_penalty", 5.0), {"policy": 1, "critic": 2}),
     "iql": ({"num_updates": 2}, ("expectile", 0.95), {"policy": 2, "critic": 2, "value": 2}),
     "cql": ({"num_actions": 2}, ("penalty_weight", 50.0), {"policy": 1, "critic": 1}),
@@ -257,6 +258,7 @@ def test_actions_out_of_bounds_are_refused_in_one_line():
         ("batch_size", 0, "at least 1"),
         ("reward_scale", "std", "one of none, returns"),
         ("offline_share", 1.0, r"in \[0, 1\)"),
+        ("offline_updates", -2, "0 or a multiple of policy_delay"),
         ("discount", 2.0, r"in \[0, 1\]"),
         ("precision", "float16", "one of"),
     ],
@@ -409,6 +411,28 @@ def test_settings_are_those_of_the_tasks_family(task, family):
         config, default = offline_settings.config(name, task), algorithms.get(name).Config()
         table = offline_settings.FAMILIES.get(family, {}).get(name, {})
         assert config == dataclasses.replace(default, **table)
+
+
+@pytest.mark.parametrize("name", ["bc", "td3_bc", "cql", "iql"])
+def test_on_accelerators_a_hundred_updates_are_one_iteration_though_not_online(name):
+    config = offline_settings.config(name, "hopper", accelerated=True)
+    assert (config.precision, config.offline_updates) == ("float32", 100)
+    assert dataclasses.replace(config, precision="bfloat16", offline_updates=0) == offline_settings.config(
+        name, "hopper"
+    )
+    assert algorithms.get(name).make(ENV, config, DATA).steps_per_iteration == 100
+    if name != "bc":  # which does not act and learn
+        assert algorithms.get(name).make(ENV, config, DATA, online=True).steps_per_iteration < 3
+
+
+def test_the_means_of_a_scan_are_those_of_what_its_steps_give():
+    def step(carry, x):
+        return carry * 0.9 + x, {"carry": carry, "square": jnp.square(x)}
+
+    xs = jax.random.normal(jax.random.key(0), (7,))
+    carry, means = scan_for_means(step, jnp.float32(1.0), xs)
+    expected, all_of = jax.lax.scan(step, jnp.float32(1.0), xs)
+    chex.assert_trees_all_close((carry, means), (expected, jax.tree.map(jnp.mean, all_of)), rtol=1e-6)
 
 
 def test_without_a_dataset_a_policy_can_be_loaded_but_nothing_learned():

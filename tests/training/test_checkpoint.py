@@ -1,5 +1,6 @@
 """Checkpoints that are cut off or damaged: refused by name, and the one before is used."""
 
+import hashlib
 import json
 import shutil
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.training.checkpoint import MANIFEST, Checkpointer
+from rljax.training.checkpoint import MANIFEST, Checkpointer, _manifest_sum
 
 
 def state(value):
@@ -77,6 +78,21 @@ def test_a_missing_file_is_refused_by_name(copy):
     victim.unlink()
     with pytest.warns(UserWarning, match=f"{victim.name} is missing"):
         assert restored(copy).iteration == 1
+
+
+def test_what_a_gpu_saved_is_restored_without_one(copy):
+    # As saved on a GPU: Orbax notes each array's device in this file, whose sum is in the manifest.
+    path = copy / "2" / "policy" / "_sharding"
+    path.write_text(path.read_text().replace(str(jax.devices()[0]), "cuda:0"))
+    assert "cuda:0" in path.read_text()
+    manifest = json.loads((copy / "2" / MANIFEST).read_text())
+    del manifest["manifest_sha256"]
+    manifest["sha256"]["policy/_sharding"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "2" / MANIFEST).write_text(json.dumps(manifest | {"manifest_sha256": _manifest_sum(manifest)}))
+    checkpointer = Checkpointer(copy, read_only=True)
+    result = checkpointer.restore("policy", {"p": jax.ShapeDtypeStruct((), jnp.float32)})  # as rljax.load has it
+    checkpointer.close()
+    assert result.item == {"p": 2}
 
 
 def test_a_damaged_checkpoint_is_set_aside_so_that_its_number_can_be_saved_again(copy):
