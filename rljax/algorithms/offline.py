@@ -50,8 +50,8 @@ class OfflineConfig:
         require(self, "reward_scale", self.reward_scale in allowed, f"one of {', '.join(allowed)}")
         delay = getattr(self, "policy_delay", 1)
         divides = self.offline_updates >= 0 and self.offline_updates % delay == 0
-        allowed = "0 or more" if delay == 1 else f"0 or a multiple of policy_delay = {delay}"
-        require(self, "offline_updates", divides, allowed)
+        bound = "0 or more" if delay == 1 else f"0 or a multiple of policy_delay = {delay}"
+        require(self, "offline_updates", divides, bound)
         require(self, "offline_share", 0 <= self.offline_share < 1, "in [0, 1)")
         require(self, "n_step", self.n_step == 1, "1")  # type: ignore[attr-defined]
 
