@@ -17,13 +17,9 @@ import csv
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +27,11 @@ import jax
 import numpy as np
 import tyro
 
-import rljax
+from benchmarks import offline_speed
 from benchmarks.common import RESULTS, ROOT, committed_runs, profile, run_all, with_interval, write
-from rljax import algorithms, training
-from rljax.algorithms import offline_settings
+from benchmarks.offline_speed import dataset_path
+from rljax import training
 from rljax.data import formats, normalized_score
-from rljax.training.program import build
 
 TASKS = ("half_cheetah", "hopper", "walker2d")
 KINDS = ("medium", "medium-replay", "medium-expert")
@@ -90,7 +85,7 @@ CORL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(offline_speed.Settings):
     """What to measure."""
 
     parts: tuple[str, ...] = ("scores", "peers", "speed", "table")
@@ -104,16 +99,6 @@ class Settings:
     """Seeds of ours."""
     peer_seeds: int = 1
     """Seeds of CORL's, which take hours each."""
-    updates: int | None = None
-    """Updates of a run, where not those of UPDATES."""
-    runs: Path = ROOT / "runs"
-    """Where the datasets and the runs of the seeds lie."""
-    corl: Path = ROOT.parent / "CORL"
-    """A clone of github.com/corl-team/CORL."""
-    peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
-    """The interpreter of the peers."""
-    seconds: float = 20.0
-    """How long each speed is measured."""
     committed: bool = False
     """Seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
 
@@ -131,16 +116,12 @@ def main(settings: Settings) -> None:
     run_all(jobs)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process need not keep a GPU to itself
     if "million" in settings.parts:
-        write("offline-million", million(settings))
+        write("offline-million", offline_speed.million(settings))
     if "speed" in settings.parts:
-        write("offline-speed", speed(settings))
+        write("offline-speed", offline_speed.speed(settings))
     if "table" in settings.parts:
         write("offline-scores", record(settings))
         draw(settings)
-
-
-def dataset_path(settings: Settings, name: str) -> Path:
-    return settings.runs / "datasets" / f"{name}-v0.hdf5"
 
 
 def updates_of(settings: Settings, algorithm: str) -> int:
@@ -326,116 +307,6 @@ def discounted_table(settings: Settings, found: list[dict[str, Any]]) -> dict[st
         "runs and episodes as the scores, but only of runs that recorded it; of the data those of the medium policy "
         "and of the expert where there are both. What follows after 300 steps hardly counts here, and most in a score.",
     )
-
-
-# Speed
-
-
-def speed(settings: Settings) -> dict[str, Any]:
-    """Updates per second: one run and five seeds in one program; and CORL's, in the same session."""
-    name, rows, ratios = settings.datasets[0], [], {}
-
-    def measured(*choice: Any) -> tuple[float, float]:
-        """In a process of its own, as a user has it: how many devices a CPU is can be said but once in a process."""
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(rate_of, dataset_path(settings, name), *choice, settings.seconds).result()
-
-    for algorithm in ("bc", "td3_bc", "iql", "cql"):
-        if algorithm not in settings.algorithms:
-            continue
-        peer = corl_rate(settings, algorithm)
-        if peer:
-            rows.append([f"{algorithm} of CORL", f"{1e3 / peer:.2f}", peer, "–", f"{1e6 / peer / 60:.0f}", "–"])
-        for kind in ("as configured",) if training.expect_accelerator() else ("float32", "as configured"):
-            rate, compile_seconds = measured(algorithm, kind, 1)
-            together = measured(algorithm, kind, 5)[0] if kind == "as configured" else None
-            share = f"{rate / together:.2f}" if together else "–"
-            rows.append(
-                [f"{algorithm}, {kind}", f"{1e3 / rate:.2f}", rate, f"{rate / peer:.2f}×" if peer else "–",
-                 f"{(compile_seconds + 1e6 / rate) / 60:.1f}", share]
-            )  # fmt: skip
-            ratios[f"{algorithm}, {kind}"] = rate / peer if peer else None
-            print(rows[-1], flush=True)
-    return profile(
-        "benchmarks.offline",
-        f"Offline, {jax.default_backend()}: updates per second on {settings.datasets[0]}",
-        ["program", "ms", "updates per second", "over CORL", "minutes for 1M with compilation",
-         "cost of 5 seeds at once, of 5 runs"],
-        rows,
-        "Batches of 256 and the networks of the papers, CORL's with its published settings and PyTorch's own "
-        "number of threads. As configured: for CQL the gradient of one candidate of thirty; on a CPU products in "
-        "bfloat16, on an accelerator a hundred updates an iteration.",
-        ratios=ratios,
-    )  # fmt: skip
-
-
-def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float) -> tuple[float, float]:
-    """Updates per second (over all members), the best of several slices, and the seconds until the first."""
-    if members > 1:
-        training.use_cpu_cores(members=members)
-    task = path.name.partition("-")[0]
-    config = offline_settings.config(algorithm, task, training.expect_accelerator())
-    if kind == "float32":
-        exact = {"penalty_draws": 0} if algorithm == "cql" else {}
-        config = dataclasses.replace(config, precision="float32", **exact)
-    made = algorithms.get(algorithm).make(rljax.make(task), config, formats.load(path))
-    begin = time.perf_counter()
-    program = build(made, members if members > 1 else None, None, "threefry2x32")
-    key = jax.random.split(jax.random.key(0), members) if members > 1 else jax.random.key(0)
-    state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
-    data = program.place(made.data)
-    state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(0), data))
-    compile_seconds = time.perf_counter() - begin
-    count, best, end = 8, 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        begin = time.perf_counter()
-        state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count), data))
-        elapsed = time.perf_counter() - begin
-        best = max(best, count / elapsed)
-        count = max(1, round(best * seconds / 8))
-    return best * made.steps_per_iteration * members, compile_seconds
-
-
-def million(settings: Settings) -> dict[str, Any]:
-    """Runs as a user starts them, by the clock: from the start of Python to its end, compilation and all between."""
-    name, rows, updates = settings.datasets[0], [], settings.updates or 1_000_000
-    for algorithm in (a for a in ("iql", "cql") if a in settings.algorithms):
-        folder = settings.runs / "offline" / algorithm / f"million-{name}"
-        command = [sys.executable, f"experiments/{algorithm}.py", "--dataset", str(dataset_path(settings, name))]
-        command += ["--runs", str(folder.parents[1]), "--name", folder.name, "--overwrite", "--no-progress"]
-        command += ["--total-steps", str(updates), "--evaluate-every", "0", "--final-episodes", "0"]
-        begin = time.perf_counter()
-        subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-        elapsed = time.perf_counter() - begin
-        with (folder / "metrics.csv").open() as file:
-            *_, last = csv.DictReader(file)
-        training_seconds = float(last["seconds"])
-        rows.append([algorithm, updates, f"{elapsed:.1f}", f"{training_seconds:.1f}", updates / training_seconds])
-        print(rows[-1], flush=True)
-    return profile(
-        "benchmarks.offline",
-        f"Offline, {jax.default_backend()}: {updates:,} updates on {name}, by the clock",
-        ["algorithm", "updates", "seconds of the command", "of these in training, after compilation", "per second"],
-        rows,
-        "One command each, with the settings of the papers: it starts Python, reads the dataset, compiles, learns, "
-        "logs a hundred times and saves ten checkpoints; without evaluations.",
-    )
-
-
-def corl_rate(settings: Settings, algorithm: str) -> float | None:
-    """CORL's updates per second, with PyTorch's own number of threads, the better of two runs."""
-    if not settings.corl.exists() or not settings.peers_python.exists():
-        return None
-    name, rates = settings.datasets[0], []
-    task, _, kind = name.partition("-")
-    for _ in range(2):
-        output = settings.runs / "offline" / "corl" / f"speed-{algorithm}.json"
-        command = [str(settings.peers_python), "benchmarks/peers/corl.py", algorithm, "--task", task, "--speed-only"]
-        command += ["--dataset", str(dataset_path(settings, name)), "--kind", kind.replace("-", "_")]
-        command += ["--updates", "300" if algorithm == "cql" else "3000", "--corl", str(settings.corl)]
-        subprocess.run([*command, "--output", str(output)], check=True, cwd=ROOT)
-        rates.append(json.loads(output.read_text())["steps_per_second_one_run"])
-    return max(rates)
 
 
 def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> None:

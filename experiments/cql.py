@@ -6,8 +6,8 @@
 
 On little data CQL overfits: the values of the data's actions (value/mean) rise to a peak and then fall for good, and
 the score with them (Kumar et al. 2021, arXiv 2109.10813, section 4). On half_cheetah-medium-replay, 110,000
-transitions, the normalised score is 39 after 60,000 updates, near the peak, and 2 after a million. Stop there
-(--total-steps), or load the state that was evaluated best: rljax.load(folder, which="best").
+transitions, they peak after 80,000 of a million updates, and its policy scores 2 (benchmarks/README.md). Stop near the
+peak (--total-steps), or load the state that was evaluated best: rljax.load(folder, which="best").
 
 Data of your own: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
 runs/cql/<name>: settings, metrics, checkpoints, evaluation, learning curve.

@@ -185,7 +185,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
 def _compiler_options(mesh: Mesh, offline: bool) -> dict[str, str] | None:
     """XLA's, by which kernels that do not wait for each other run side by side: small networks do not fill a GPU.
 
-    Measured with updates alone, on one GPU (benchmarks/offline.py); physics has kernels of its own.
+    Measured with updates alone, on one GPU (benchmarks/offline_speed.py); physics has kernels of its own.
     """
     if not offline or mesh.size > 1 or mesh.devices.flat[0].platform != "gpu":
         return None

@@ -1,6 +1,5 @@
 """What every offline algorithm must do: jit, scan, vmap, devices, resume, load; and how it is fed."""
 
-import dataclasses
 import re
 import signal
 
@@ -12,7 +11,7 @@ import pytest
 
 import rljax
 from rljax import algorithms, training
-from rljax.algorithms import bc, iql, offline_settings, rlpd
+from rljax.algorithms import bc, iql, rlpd
 from rljax.algorithms.off_policy import scan_for_means
 from rljax.data import Stream
 from rljax.data.prepared import prepare
@@ -388,41 +387,6 @@ def test_without_a_simulator_it_learns_and_is_not_evaluated(tmp_path):
         train(algorithm, 40, final_episodes=5)
     with pytest.raises(ValueError, match="there is no simulator here, only a dataset"):
         env.reset(jax.random.key(0))
-
-
-@pytest.mark.parametrize(
-    ("task", "family"),
-    [
-        ("hopper", "locomotion"),
-        ("half_cheetah", "locomotion"),
-        ("ant", "locomotion"),
-        ("antmaze-umaze-v2", "antmaze"),
-        ("pen-human-v1", "adroit"),
-        ("door-cloned-v1", "adroit"),
-        ("pendulum", None),
-        ("humanoidmaze-medium-v0", None),
-        ("brax:ant", None),
-        (None, None),
-    ],
-)
-def test_settings_are_those_of_the_tasks_family(task, family):
-    assert offline_settings.family(task) == family
-    for name in offline_settings.FAMILIES["antmaze"]:
-        config, default = offline_settings.config(name, task), algorithms.get(name).Config()
-        table = offline_settings.FAMILIES.get(family, {}).get(name, {})
-        assert config == dataclasses.replace(default, **table)
-
-
-@pytest.mark.parametrize("name", ["bc", "td3_bc", "cql", "iql"])
-def test_on_accelerators_a_hundred_updates_are_one_iteration_though_not_online(name):
-    config = offline_settings.config(name, "hopper", accelerated=True)
-    assert (config.precision, config.offline_updates) == ("float32", 100)
-    assert dataclasses.replace(config, precision="bfloat16", offline_updates=0) == offline_settings.config(
-        name, "hopper"
-    )
-    assert algorithms.get(name).make(ENV, config, DATA).steps_per_iteration == 100
-    if name != "bc":  # which does not act and learn
-        assert algorithms.get(name).make(ENV, config, DATA, online=True).steps_per_iteration < 3
 
 
 def test_the_means_of_a_scan_are_those_of_what_its_steps_give():
