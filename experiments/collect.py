@@ -29,7 +29,7 @@ from rljax.data import Dataset, Metadata, concatenate, formats, normalized_score
 from rljax.envs import AutoReset
 from rljax.training.evaluate import evaluate
 from rljax.training.progress import ProgressBar
-from rljax.types import Key, Transition
+from rljax.types import Key, Refused, Transition
 
 KINDS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 VERSION = "v0"
@@ -63,11 +63,11 @@ class Settings:
 
 def main(settings: Settings) -> None:
     if unknown := sorted(set(settings.kinds) - set(KINDS)):
-        raise ValueError(f"kinds = {', '.join(unknown)} is not allowed; they must be of {', '.join(KINDS)}")
+        raise Refused(f"kinds = {', '.join(unknown)} is not allowed; they must be of {', '.join(KINDS)}")
     if settings.transitions < LANES:
-        raise ValueError(f"transitions = {settings.transitions} is not allowed; it must be at least {LANES}")
+        raise Refused(f"transitions = {settings.transitions} is not allowed; it must be at least {LANES}")
     if not 0 < settings.medium_share < 1:
-        raise ValueError(f"medium_share = {settings.medium_share} is not allowed; it must be in (0, 1)")
+        raise Refused(f"medium_share = {settings.medium_share} is not allowed; it must be in (0, 1)")
     Collection(settings).make()
 
 
@@ -161,7 +161,7 @@ class Collection:
             (folder / "steps.json").write_text(json.dumps(steps))
             if reached >= target:
                 return result, rljax.envs.RescaleAction(self.env)
-        raise ValueError(f"the medium agent did not reach {target:.1f} in {settings.total_steps:,} steps")
+        raise Refused(f"the medium agent did not reach {target:.1f} in {settings.total_steps:,} steps")
 
     def of_task(self) -> sac.Settings:
         """SAC's settings for the task; rates that fall over the whole training do so where it stops early, too."""

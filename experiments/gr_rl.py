@@ -29,6 +29,7 @@ from rljax.data import Dataset, formats
 from rljax.data.mirror import with_mirror
 from rljax.envs.manipulation import demonstrators
 from rljax.training.evaluate import evaluate
+from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Pipeline:
     def __init__(self, settings: Settings):
         self.settings = settings
         if settings.evaluation_episodes < 1 or settings.demonstrations < 2:
-            raise ValueError("evaluation_episodes must be at least 1 and demonstrations at least 2")
+            raise Refused("evaluation_episodes must be at least 1 and demonstrations at least 2")
         self.folder = settings.runs / "gr_rl" / (settings.name or f"{settings.task}-seed{settings.seed}")
         pipeline.require_manipulation(settings.task)
         self.env = rljax.make(settings.task, reward=settings.reward)

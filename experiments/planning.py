@@ -23,6 +23,7 @@ from rljax import experiment
 from rljax.algorithms import planning
 from rljax.envs.finite import MDP, world
 from rljax.envs.finite.worlds import FROZEN_LAKE_8X8
+from rljax.types import Refused
 
 ARROWS = {"frozen_lake": "←↓→↑", "gridworld": "←↓→↑", "cliff_walking": "↑→↓←"}
 
@@ -63,7 +64,7 @@ def make(settings: Settings) -> tuple[MDP, list[str] | None]:
     rows: list[str] | None = None
     if settings.map is not None:
         if not settings.map.is_file():
-            raise ValueError(f"map = {settings.map} is not a file")
+            raise Refused(f"map = {settings.map} is not a file")
         rows = settings.map.read_text(encoding="utf-8").strip("\n").splitlines()
         name, options = "gridworld", {"rows": rows}
     elif name == "frozen_lake":
@@ -80,11 +81,11 @@ def main(settings: Settings) -> planning.Solution:
     if settings.double:
         jax.config.update("jax_enable_x64", True)
     if not settings.temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {settings.temperature}")
+        raise Refused(f"temperature must be above 0, got {settings.temperature}")
     name = settings.name or (settings.map.stem if settings.map else settings.world)
     folder = settings.runs / "planning" / name
     if folder.exists() and not settings.overwrite:
-        raise ValueError(f"{folder} holds a run already; overwrite it, or choose another name")
+        raise Refused(f"{folder} holds a run already; overwrite it, or choose another name")
     mdp, rows = make(settings)
     solve = getattr(planning, settings.method)
     options = {} if settings.method == "policy_iteration" else {"tolerance": settings.tolerance}

@@ -30,7 +30,7 @@ from rljax.data import Dataset, Metadata, concatenate, files, formats
 from rljax.envs.episodes import play
 from rljax.envs.manipulation import demonstrators
 from rljax.training.folder import write_json
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 METHODS = ("recap", "recap_contrastive", "plain")
 
@@ -223,16 +223,16 @@ class Pipeline:
 def check(s: Settings) -> None:
     """Refuses what is not allowed, before anything is trained."""
     if s.method not in METHODS:
-        raise ValueError(f"method = {s.method} is not allowed; it must be {', '.join(METHODS[:-1])} or {METHODS[-1]}")
+        raise Refused(f"method = {s.method} is not allowed; it must be {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     least = {"demonstrations": 2, "rollouts": 2, "value_updates": 1, "policy_updates": 1, "advantage_steps": 1}
     for field, bound in (least | {"within": 1, "iterations": 0, "negative_weight": 0, "fall": 0}).items():
         if getattr(s, field) < bound:
-            raise ValueError(f"{field} = {getattr(s, field)} is not allowed; it must be at least {bound}")
+            raise Refused(f"{field} = {getattr(s, field)} is not allowed; it must be at least {bound}")
     for field in ("first_share", "later_share"):
         if not 0 < getattr(s, field) < 1:
-            raise ValueError(f"{field} = {getattr(s, field)} is not allowed; it must be in (0, 1)")
+            raise Refused(f"{field} = {getattr(s, field)} is not allowed; it must be in (0, 1)")
     if s.policy.labels or s.policy.acts_with >= 0:
-        raise ValueError("policy.labels and policy.acts_with follow from --method; leave them out")
+        raise Refused("policy.labels and policy.acts_with follow from --method; leave them out")
 
 
 def outcome(data: Dataset) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 import rljax
 from rljax import experiment, pipeline
 from rljax.algorithms import rlpd
+from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ def main(settings: Settings) -> experiment.Result:
     dataset = experiment.load_dataset(settings.dataset)
     task = experiment.task_of(settings, dataset)
     if task is None:
-        raise ValueError("rlpd acts in a task, and the dataset does not say which: --env")
+        raise Refused("rlpd acts in a task, and the dataset does not say which: --env")
     options: dict[str, Any] = {} if settings.reward is None else {"reward": settings.reward}
     options |= settings.mismatch.options()
 

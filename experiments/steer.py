@@ -20,6 +20,7 @@ from rljax.algorithms import diffusion, steering
 from rljax.algorithms.base import config_from_dict
 from rljax.envs.manipulation import ManipulationTask
 from rljax.training.load import read_description
+from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Settings:
 def main(settings: Settings) -> experiment.Result:
     description = read_description(settings.base)
     if description["algorithm"] != "diffusion":
-        raise ValueError(f"{settings.base} is of {description['algorithm']}; only a diffusion or flow policy has noise")
+        raise Refused(f"{settings.base} is of {description['algorithm']}; only a diffusion or flow policy has noise")
     spec = dict(description["env"])
     if isinstance(rljax.make(**spec).unwrapped, ManipulationTask):
         spec["reward"] = settings.reward

@@ -22,6 +22,7 @@ from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical
 from rljax.training.runner import Result
+from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str
         if path is not None:
             task = task or load_dataset(Path(path)).metadata.task
         elif not {"-h", "--help"} & set(arguments):
-            raise ValueError("--dataset is missing: a file or folder of data; experiments/collect.py makes some")
+            raise Refused("--dataset is missing: a file or folder of data; experiments/collect.py makes some")
         task = canonical(task) if task else None  # "none" is of no family
         fast = training.expect_accelerator()
         return settings(env=task, config=offline_settings.config(algorithm, task, fast))
@@ -174,18 +175,18 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
     dataset, how = load_dataset(settings.dataset), settings.run
     task = task_of(settings, dataset)
     if settings.online_steps < 0:
-        raise ValueError(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
+        raise Refused(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
     _set_up_devices(how)  # before the environment, which may be the first to use JAX
     env = rljax.make(task) if task else spaces_of(dataset)
     if env.max_episode_steps is None:
         print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
         how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
     if settings.online_steps and not task:
-        raise ValueError("online_steps needs a task to act in: --env")
+        raise Refused("online_steps needs a task to act in: --env")
     if settings.online_steps:
         make_algorithm(env, None, True)  # what cannot go on online is refused now, and not after all updates
     if settings.block_size < 0:
-        raise ValueError(f"block_size = {settings.block_size} is not allowed; it must be 0 or more")
+        raise Refused(f"block_size = {settings.block_size} is not allowed; it must be 0 or more")
 
     def offline() -> Algorithm:
         algorithm = make_algorithm(env, dataset, False)
@@ -251,7 +252,7 @@ def run(
     """
     for field, least in (("seed", 0), ("seeds", 1), ("evaluation_episodes", 1), ("final_episodes", 0)):
         if getattr(settings, field) < least:
-            raise ValueError(f"{field} = {getattr(settings, field)} is not allowed; it must be at least {least}")
+            raise Refused(f"{field} = {getattr(settings, field)} is not allowed; it must be at least {least}")
     seeds, hyper = _members(settings)
     _set_up_devices(settings)
     algorithm = make_algorithm()
@@ -307,11 +308,11 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
         try:
             grid[name.strip().replace("-", "_")] = [float(value) for value in values.split(",")]
         except ValueError:
-            raise ValueError(f"sweep = {text!r} is not allowed; it must look like learning_rate=1e-4,3e-4") from None
+            raise Refused(f"sweep = {text!r} is not allowed; it must look like learning_rate=1e-4,3e-4") from None
     seeds = range(settings.seed, settings.seed + settings.seeds)
     members = list(itertools.product(*grid.values(), seeds))
     if len(members) == 1 and grid:
-        raise ValueError(f"sweep = {settings.sweep} has one value; set it as a flag of its own")
+        raise Refused(f"sweep = {settings.sweep} has one value; set it as a flag of its own")
     hyper = {name: np.array([member[i] for member in members]) for i, name in enumerate(grid)}
     return [int(member[-1]) for member in members], hyper or None
 
@@ -333,7 +334,7 @@ def _require_pictures(env: Environment) -> None:
 
         env.render(jax.jit(env.reset)(jax.random.key(0)))
     except (RuntimeError, ImportError) as error:  # no drawing (NotImplementedError), no OpenGL
-        raise ValueError(f"video = True is not possible: {error}") from error
+        raise Refused(f"video = True is not possible: {error}") from error
 
 
 def _film(folder: Path, env: Environment, settings: Run) -> Path | None:

@@ -19,7 +19,7 @@ from rljax.data import Dataset, Metadata, files, formats
 from rljax.envs import Environment
 from rljax.envs.manipulation import ManipulationTask, demonstrators
 from rljax.training.folder import write_json
-from rljax.types import Key, Transition
+from rljax.types import Key, Refused, Transition
 
 FAULTS = demonstrators.Manner(slip=0.01, hesitation=0.01, wrong_approach=0.4, give_up=0.1, noise=0.002)
 """Of scripted demonstrators, where nothing else is asked for."""
@@ -28,7 +28,7 @@ FAULTS = demonstrators.Manner(slip=0.01, hesitation=0.01, wrong_approach=0.4, gi
 def require_manipulation(task: str) -> None:
     """Refuses what is no task of manipulation."""
     if not isinstance(rljax.make(task).unwrapped, ManipulationTask):
-        raise ValueError(f"task = {task} is not allowed; it must be lace, pick_and_place or push_t")
+        raise Refused(f"task = {task} is not allowed; it must be lace, pick_and_place or push_t")
 
 
 def check_rewards(path: Path, dataset: Dataset, env: Environment) -> None:
@@ -37,7 +37,7 @@ def check_rewards(path: Path, dataset: Dataset, env: Environment) -> None:
     if isinstance(task, ManipulationTask):
         sparse = bool(np.isin(dataset.reward, (-1.0, 0.0)).all())
         if sparse != (task.reward == "sparse"):
-            raise ValueError(f"{path}: its rewards are not those of --reward {task.reward}")
+            raise Refused(f"{path}: its rewards are not those of --reward {task.reward}")
 
 
 def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
@@ -51,7 +51,7 @@ def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
         before, wanted = (flatten_dict(x, sep=".") for x in (files.read_json(path), now))
         for name in sorted({*before, *wanted}):
             if name.partition(".")[0] not in free and before.get(name) != wanted.get(name):
-                raise ValueError(
+                raise Refused(
                     f"{folder} holds another run: {name} was {before.get(name)!r} and is now {wanted.get(name)!r}; "
                     "choose another --name"
                 )

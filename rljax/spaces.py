@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 
 class Box:
@@ -24,7 +24,7 @@ class Box:
         self.low = np.broadcast_to(np.asarray(low, dtype), self.shape)
         self.high = np.broadcast_to(np.asarray(high, dtype), self.shape)
         if np.any(self.low > self.high):
-            raise ValueError(f"Box: low must not be above high, got low={low}, high={high}")
+            raise Refused(f"Box: low must not be above high, got low={low}, high={high}")
 
     def __repr__(self) -> str:
         return f"Box(low={self.low.tolist()}, high={self.high.tolist()}, shape={self.shape})"
@@ -41,7 +41,7 @@ class Box:
     def sample(self, key: Key) -> jax.Array:
         """Uniform within the bounds; the space must be bounded."""
         if not self.bounded:
-            raise ValueError("Box.sample needs finite bounds on every element")
+            raise Refused("Box.sample needs finite bounds on every element")
         if np.issubdtype(self.dtype, np.integer):
             high = jnp.asarray(self.high, jnp.int32) + 1
             return jax.random.randint(key, self.shape, jnp.asarray(self.low, jnp.int32), high).astype(self.dtype)
@@ -62,7 +62,7 @@ class Discrete:
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise ValueError(f"Discrete: n must be at least 1, got {self.n}")
+            raise Refused(f"Discrete: n must be at least 1, got {self.n}")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -5,6 +5,14 @@ from typing import Any
 import jax
 from flax import struct
 
+
+class Refused(ValueError):
+    """Bad input: a flag, a config, a file, a space. Its message is one line: what was wrong, and what is allowed.
+
+    Command lines print this alone; every other error is a defect, and keeps its traceback.
+    """
+
+
 Key = jax.Array
 """A typed PRNG key, as made by `jax.random.key`; shape []."""
 

@@ -19,3 +19,5 @@ import jax
 # Only here, and not for the programs which tests start: those should see the machine as a user's would.
 jax.config.update("jax_num_cpu_devices", 4)
 jax.devices()  # they stay four: a command line that is the first test of a process, with --devices 1, would have one
+
+pytest_plugins = ["tests.programs"]  # counts what is compiled; imported here, since it imports jax

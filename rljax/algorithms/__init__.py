@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from rljax.types import Refused
+
 NAMES = (
     "bc",
     "cql",
@@ -25,5 +27,5 @@ NAMES = (
 def get(name: str) -> ModuleType:
     """The module of an algorithm by its name."""
     if name not in NAMES:
-        raise ValueError(f"unknown algorithm {name!r}; known: {', '.join(NAMES)}")
+        raise Refused(f"unknown algorithm {name!r}; known: {', '.join(NAMES)}")
     return importlib.import_module(f"rljax.algorithms.{name}")

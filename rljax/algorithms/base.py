@@ -12,7 +12,7 @@ from flax import struct
 from rljax.envs import AutoReset, Environment, EpisodeStatistics
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.spaces import Box, Discrete
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 
 class Policy(struct.PyTreeNode):
@@ -37,7 +37,7 @@ class Policy(struct.PyTreeNode):
     def __call__(self, key: Key, obs: PyTree, deterministic: bool = True) -> jax.Array:
         """Acts: observations [..., obs] to actions [..., action]. For policies without memory."""
         if jax.tree.leaves(self.initial_memory):
-            raise ValueError("a policy with memory is called by policy.apply(key, obs, memory), from initial_memory")
+            raise Refused("a policy with memory is called by policy.apply(key, obs, memory), from initial_memory")
         return self.apply(key, obs, self.initial_memory, deterministic)[0]
 
 
@@ -70,7 +70,7 @@ def require(config: Any, field: str, valid: bool, allowed: str) -> None:
     """Refuses a bad value of a config with one line: the field, the value and what is allowed."""
     if not valid:
         where = f"{type(config).__module__.rpartition('.')[2]}.{type(config).__name__}"
-        raise ValueError(f"{where}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
+        raise Refused(f"{where}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +105,9 @@ def discrete(env: Environment, name: str) -> tuple[int, bool]:
     """
     space, obs = env.action_space, env.observation_space
     if not isinstance(space, Discrete):
-        raise ValueError(f"{name} needs a Discrete action space, {env!r} has {space}")
+        raise Refused(f"{name} needs a Discrete action space, {env!r} has {space}")
     if not isinstance(obs, Box) or len(obs.shape) not in (1, 3):
-        raise ValueError(f"{name} needs observations [n] or [height, width, channels], {env!r} has {obs}")
+        raise Refused(f"{name} needs observations [n] or [height, width, channels], {env!r} has {obs}")
     return space.n, len(obs.shape) == 3
 
 
@@ -141,5 +141,5 @@ def config_from_dict(config_type: type, values: dict[str, Any]) -> Any:
     """The inverse of `config_to_dict`; unknown fields are refused, and values are checked as always."""
     known = {field.name for field in dataclasses.fields(config_type)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"{config_type.__module__}.Config has no field {', '.join(unknown)}; it has {sorted(known)}")
+        raise Refused(f"{config_type.__module__}.Config has no field {', '.join(unknown)}; it has {sorted(known)}")
     return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -20,7 +20,7 @@ from rljax.data.prepared import Prepared
 from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 Kind = Literal["deterministic", "gaussian"]
 
@@ -131,7 +131,7 @@ def make(
     """
     c = config or Config()
     if online:
-        raise ValueError("bc learns nothing from its own actions: start another algorithm from its policy instead")
+        raise Refused("bc learns nothing from its own actions: start another algorithm from its policy instead")
     if isinstance(dataset, Dataset) and c.top < 1:
         dataset = dataset.best(c.top)
     return assemble("bc", env, c, Agent, Hyper, make, dataset, online, axis_name)

@@ -28,7 +28,7 @@ from rljax.envs import Environment, RescaleAction
 from rljax.nn.denoisers import DENOISERS
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops import running_statistics
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 Objective = Literal["diffusion", "flow"]
 
@@ -279,7 +279,7 @@ def make(
     """
     c = config or Config()
     if online:
-        raise ValueError("diffusion learns nothing from its own actions: steering goes on online from its policy")
+        raise Refused("diffusion learns nothing from its own actions: steering goes on online from its policy")
     continuous(env, "diffusion")
     prepared = prepare(dataset, env.observation_space, env.action_space, c)
     if isinstance(prepared.dataset, Dataset):

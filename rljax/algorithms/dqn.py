@@ -29,7 +29,7 @@ from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 Exploration = Literal["epsilon", "noisy"]
 Head = Literal["scalar", "categorical", "quantile"]
@@ -290,7 +290,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     num_actions, image = discrete(env, "dqn")
     if image and (not c.hidden or c.normalize_observation):
         field = "normalize_observation = True" if c.hidden else "hidden = ()"
-        raise ValueError(f"dqn.Config: {field} is not allowed for images")
+        raise Refused(f"dqn.Config: {field} is not allowed for images")
     network = Network(c, num_actions, image)
     collector = Collector(env, c, c.prioritized, axis_name)
     steps_per_iteration = c.steps_per_iteration * env.steps_per_action

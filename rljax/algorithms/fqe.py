@@ -36,7 +36,7 @@ from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
 from rljax.ops import running_statistics
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +205,9 @@ def make(
     """
     c: Any = config or Config()
     if dataset is None or policy is None:
-        raise ValueError("fqe needs a dataset, and the policy that is to be evaluated on it")
+        raise Refused("fqe needs a dataset, and the policy that is to be evaluated on it")
     if jax.tree.leaves(policy.initial_memory):
-        raise ValueError("fqe evaluates policies without memory: a transition does not tell what one remembers")
+        raise Refused("fqe evaluates policies without memory: a transition does not tell what one remembers")
     agent = Agent(c, env, axis_name)
     prepared = _numbered(dataset, env, c)
     to_go, episodes = prepared.dataset.return_to_go, int(prepared.dataset.episode[-1]) + 1
@@ -237,7 +237,7 @@ def make(
     def step(state: State, data: EpisodeDataset) -> tuple[State, Metrics]:
         key, sample_key, policy_key = jax.random.split(state.key, 3)
         if c.batch_size % agent.devices.count:
-            raise ValueError(f"batch_size = {c.batch_size} does not divide over {agent.devices.count} devices")
+            raise Refused(f"batch_size = {c.batch_size} does not divide over {agent.devices.count} devices")
         hyper = annealed(state.hyper, state.iteration * float(c.num_updates), c)
         size = c.batch_size // agent.devices.count
         batches = data.sample(agent.devices.local(sample_key), c.num_updates * size, hyper.discount)
@@ -285,7 +285,7 @@ def _numbered(dataset: Dataset | Prepared, env: Environment, config: Any) -> Any
     if isinstance(dataset, Prepared) and isinstance(dataset.dataset, EpisodeDataset):
         return dataset
     if isinstance(dataset, Prepared) or dataset.metadata.normalization != "none":
-        raise ValueError("fqe needs a dataset as it was read, for that is what the policy takes; this one was prepared")
+        raise Refused("fqe needs a dataset as it was read, for that is what the policy takes; this one was prepared")
     ready = prepare(dataset, env.observation_space, env.action_space, config).dataset
     assert ready is not None
     episode: Any = np.repeat(np.arange(len(ready.ends), dtype=np.int32), ready.ends - ready.starts)

@@ -24,7 +24,7 @@ from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.exploration import linear_schedule
 from rljax.spaces import Box
-from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
+from rljax.types import Key, Metrics, PyTree, Refused, Transition, sharded_field
 
 Storage = Literal["bfloat16", "uint8"]
 
@@ -212,7 +212,7 @@ class Collector:
         c, devices = self.config, self.devices.count
         batch_size = c.batch_size if batch_size is None else batch_size
         if batch_size % devices:
-            raise ValueError(f"batch_size = {batch_size} does not divide over {devices} devices")
+            raise Refused(f"batch_size = {batch_size} does not divide over {devices} devices")
         replay = self._replay(experience.env_state)
         shape = (c.num_updates, batch_size // devices)
         batch = replay.sample(
@@ -340,9 +340,9 @@ def continuous(env: Environment, name: str) -> RescaleAction:
     """
     space, obs = env.action_space, env.observation_space
     if not isinstance(space, Box) or len(space.shape) != 1 or not space.bounded:
-        raise ValueError(f"{name} needs a one-dimensional Box of actions with bounds, {env!r} has {space}")
+        raise Refused(f"{name} needs a one-dimensional Box of actions with bounds, {env!r} has {space}")
     if not isinstance(obs, Box) or len(obs.shape) != 1:
-        raise ValueError(f"{name} needs observations [n], {env!r} has {obs}")
+        raise Refused(f"{name} needs observations [n], {env!r} has {obs}")
     return RescaleAction(env)
 
 
@@ -383,11 +383,9 @@ def assemble(
 
     def step(state: State, *data: Dataset) -> tuple[State, Metrics]:
         if offline and not data:
-            raise ValueError(f"{name} learns from a dataset as well: {name}.make(env, config, dataset)")
+            raise Refused(f"{name} learns from a dataset as well: {name}.make(env, config, dataset)")
         if offline % collector.devices.count:
-            raise ValueError(
-                f"{offline} of a batch, the dataset's, do not divide over {collector.devices.count} devices"
-            )
+            raise Refused(f"{offline} of a batch, the dataset's, do not divide over {collector.devices.count} devices")
         key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
         hyper = annealed(state.hyper, state.iteration * float(steps_per_iteration), c)
         learning = state.iteration >= c.first_learning_iteration

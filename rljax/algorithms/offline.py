@@ -22,7 +22,7 @@ from rljax.data import Dataset
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
 from rljax.ops import running_statistics
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +99,10 @@ def assemble(
 
     def step(state: State, data: Dataset | None = None) -> tuple[State, Metrics]:
         if data is None:
-            raise ValueError(f"{name} learns from a dataset: {name}.make(env, config, dataset)")
+            raise Refused(f"{name} learns from a dataset: {name}.make(env, config, dataset)")
         key, sample_key, learn_key = jax.random.split(state.key, 3)
         if c.batch_size % devices.count:
-            raise ValueError(f"batch_size = {c.batch_size} does not divide over {devices.count} devices")
+            raise Refused(f"batch_size = {c.batch_size} does not divide over {devices.count} devices")
         hyper = annealed(state.hyper, state.iteration * float(num_updates), c)
         size = c.batch_size // devices.count
         batches = data.sample(devices.local(sample_key), num_updates * size, hyper.discount)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rljax.envs.finite import MDP
+from rljax.types import Refused
 
 Method = Literal["direct", "bicgstab"]
 BLOCK = 128
@@ -64,7 +65,7 @@ def value_iteration(
       values: a first guess [S]; zeros by default.
     """
     if mdp.num_states % blocks:
-        raise ValueError(f"value_iteration: blocks = {blocks} must divide {mdp.num_states} states")
+        raise Refused(f"value_iteration: blocks = {blocks} must divide {mdp.num_states} states")
     backup = mdp.backup if blocks == 1 else functools.partial(_blockwise, mdp, blocks=blocks)
     start = jnp.zeros_like(mdp.rewards[0]) if values is None else values
     start = jnp.where(mdp.terminal, 0.0, start)

@@ -31,7 +31,7 @@ from rljax.ops import running_statistics
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import accumulated_returns, gae
 from rljax.spaces import Box, Discrete
-from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
+from rljax.types import Key, Metrics, PyTree, Refused, Transition, sharded_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,12 +247,12 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     c = Config() if config is None else config
     action_space, obs_space = env.action_space, env.observation_space
     if not isinstance(action_space, Discrete) and not (isinstance(action_space, Box) and len(action_space.shape) == 1):
-        raise ValueError(f"ppo needs a Discrete or one-dimensional Box action space, {env!r} has {action_space}")
+        raise Refused(f"ppo needs a Discrete or one-dimensional Box action space, {env!r} has {action_space}")
     if not isinstance(obs_space, Box) or len(obs_space.shape) not in (1, 3):
-        raise ValueError(f"ppo needs observations [n] or [height, width, channels], {env!r} has {obs_space}")
+        raise Refused(f"ppo needs observations [n] or [height, width, channels], {env!r} has {obs_space}")
     image = len(obs_space.shape) == 3
     if image and not c.hidden:
-        raise ValueError("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
+        raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
     rescale = isinstance(action_space, Box) and action_space.bounded
     agent_env = RescaleAction(env) if rescale else env
     network, devices = ActorCritic(c, action_space, image), Devices(axis_name)

@@ -26,7 +26,7 @@ from rljax.ops import running_statistics
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import lambda_returns
-from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
+from rljax.types import Key, Metrics, PyTree, Refused, Transition, sharded_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     num_actions, image = discrete(env, "pqn")
     if image and (not c.hidden or c.normalize_observation):
         field = "normalize_observation = True" if c.hidden else "hidden = ()"
-        raise ValueError(f"pqn.Config: {field} is not allowed for images")
+        raise Refused(f"pqn.Config: {field} is not allowed for images")
     network, devices = Network(c, num_actions, image), Devices(axis_name)
     steps_per_iteration = c.num_envs * c.rollout_length * env.steps_per_action
     obs_space, action_type = env.observation_space, env.action_space.dtype

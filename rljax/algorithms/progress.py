@@ -26,6 +26,7 @@ from rljax.data.prepared import Prepared, check_spaces
 from rljax.envs import Environment
 from rljax.envs.spaces_only import SpacesOnly
 from rljax.ops import running_statistics
+from rljax.types import Refused
 
 Target = Literal["reward", "time"]
 
@@ -75,7 +76,7 @@ def make(
     """
     c = config or Config()
     if online:
-        raise ValueError("progress learns from demonstrations: online must be False")
+        raise Refused("progress learns from demonstrations: online must be False")
     if isinstance(dataset, Dataset):
         dataset = relabelled(dataset, c)
     return assemble("progress", env, c, td3_bc.Agent, td3_bc.Hyper, make, dataset, False, axis_name)
@@ -93,7 +94,7 @@ def relabelled(dataset: Dataset, config: Config) -> Dataset:
     """
     succeeded = np.asarray(dataset.terminated)[dataset.ends - 1]
     if not succeeded.any():
-        raise ValueError(f"{dataset.metadata.name}: no episode terminates, so that none shows what success is")
+        raise Refused(f"{dataset.metadata.name}: no episode terminates, so that none shows what success is")
     position = np.arange(dataset.size)
     episode = np.searchsorted(dataset.ends, position, side="right")
     left = dataset.ends[episode] - 1 - position
@@ -143,7 +144,7 @@ def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[Sp
       ValueError: not as many of one as of the other, or a dataset does not fit its environment's spaces.
     """
     if not envs or len(envs) != len(datasets):
-        raise ValueError(f"progress: {len(envs)} environments and {len(datasets)} datasets; there must be one for each")
+        raise Refused(f"progress: {len(envs)} environments and {len(datasets)} datasets; there must be one for each")
     for env, dataset in zip(envs, datasets):
         continuous(env, "progress")
         check_spaces(dataset, env.observation_space, env.action_space)

@@ -27,7 +27,7 @@ from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops import categorical, running_statistics
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 NEGATIVE, POSITIVE = 0, 1
 """The labels of the policy's data; it acts with the second."""
@@ -145,7 +145,7 @@ def make(
     """
     c = config or Config()
     if online:
-        raise ValueError("recap learns a value from episodes: online must be False")
+        raise Refused("recap learns a value from episodes: online must be False")
     if isinstance(dataset, Dataset):
         dataset = costed(dataset, c)
     return assemble("recap", env, c, Agent, Hyper, make, dataset, False, axis_name)
@@ -196,7 +196,7 @@ def advantages(dataset: Dataset, values: Any, next_values: Any, steps: int = 50)
 def indicator(advantages: Any, positive_share: float = 0.3) -> np.ndarray:
     """The label of each step, i32 [N]: POSITIVE for the share with the highest advantages (30 %, later 40 %)."""
     if not 0 < positive_share < 1:
-        raise ValueError(f"positive_share = {positive_share} is not allowed; it must be in (0, 1)")
+        raise Refused(f"positive_share = {positive_share} is not allowed; it must be in (0, 1)")
     threshold = np.quantile(advantages, 1.0 - positive_share)
     return np.where(np.asarray(advantages) > threshold, POSITIVE, NEGATIVE).astype(np.int32)
 
@@ -204,7 +204,7 @@ def indicator(advantages: Any, positive_share: float = 0.3) -> np.ndarray:
 def contrastive(label: Any, negative_weight: float = 0.1) -> np.ndarray:
     """The weights [N] of the ablation `recap_contrastive`: 1 for good steps, less than 0 for bad ones."""
     if negative_weight < 0:
-        raise ValueError(f"negative_weight = {negative_weight} is not allowed; it must be 0 or more")
+        raise Refused(f"negative_weight = {negative_weight} is not allowed; it must be 0 or more")
     return np.where(np.asarray(label) == POSITIVE, 1.0, -negative_weight)
 
 

@@ -13,6 +13,7 @@ from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
+from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def make(
       ValueError: the environment's spaces do not fit, or the dataset does not fit them.
     """
     if not online:
-        raise ValueError("rlpd has no offline phase: online must be True")
+        raise Refused("rlpd has no offline phase: online must be True")
     return assemble(
         "rlpd", env, config or Config(), sac.Agent, sac.Hyper, make, dataset, online, axis_name, random_start=True
     )  # fmt: skip

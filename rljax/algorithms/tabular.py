@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rljax.envs.finite import MDP
 from rljax.ops.exploration import epsilon_greedy
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 Method = Literal["q_learning", "sarsa", "expected_sarsa", "double_q_learning"]
 
@@ -49,7 +49,7 @@ def control(
       max_episode_steps: where episodes are cut, which no target sees.
     """
     if method not in get_args(Method):
-        raise ValueError(f"control: method must be one of {', '.join(get_args(Method))}, got {method!r}")
+        raise Refused(f"control: method must be one of {', '.join(get_args(Method))}, got {method!r}")
     states, actions = mdp.num_states, mdp.num_actions
     tables = 2 if method == "double_q_learning" else 1
 

@@ -19,7 +19,7 @@ from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,5 +111,5 @@ def make(
     """
     c = config or Config()
     if online and c.target_penalty:
-        raise ValueError("td3_bc: online, target_penalty must be 0: what an agent does has no next action of the data")
+        raise Refused("td3_bc: online, target_penalty must be 0: what an agent does has no next action of the data")
     return assemble("td3_bc", env, c, Agent, Hyper, make, dataset, online, axis_name)

@@ -36,7 +36,7 @@ from rljax.algorithms.iql import Actor
 from rljax.data import Dataset
 from rljax.envs import Environment
 from rljax.ops import importance, running_statistics
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]
 """Log-densities [n] of actions [n, d] in observations [n, …], both in the environment's units."""
@@ -81,11 +81,11 @@ def rank(
     """
     log_probs = dict(log_probs or {})
     if not policies:
-        raise ValueError("rank needs at least one policy")
+        raise Refused("rank needs at least one policy")
     if unknown := sorted(set(log_probs) - set(policies)):
-        raise ValueError(f"rank: log_probs of {', '.join(unknown)}, and there are only {', '.join(policies)}")
+        raise Refused(f"rank: log_probs of {', '.join(unknown)}, and there are only {', '.join(policies)}")
     if log_probs and behavior_log_prob is None:
-        raise ValueError("rank: log_probs need behavior_log_prob; gaussian_log_prob of a clone (bc) estimates it")
+        raise Refused("rank: log_probs need behavior_log_prob; gaussian_log_prob of a clone (bc) estimates it")
     c = config or fqe.Config()
     values = initial_values(env, dataset, policies, key, c, total_updates)
     behavior = None if behavior_log_prob is None else log_prob_of_data(behavior_log_prob, dataset)
@@ -183,7 +183,7 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     c = algorithm.config
     deterministic = getattr(c, "deterministic_policy", False) or getattr(c, "policy", "gaussian") != "gaussian"
     if algorithm.name not in ("bc", "iql") or deterministic:
-        raise ValueError(f"{algorithm.name} has no normal distribution: take bc with policy='gaussian', or iql")
+        raise Refused(f"{algorithm.name} has no normal distribution: take bc with policy='gaussian', or iql")
     space: Any = algorithm.env.action_space
     volume = np.log((space.high - space.low) / 2).sum()
     actor = Actor(c, space.shape[0])

@@ -14,6 +14,7 @@ import numpy as np
 
 from rljax.analysis.runs import Run, curve, final_values, format_value, read_run, return_metric
 from rljax.analysis.statistics import Statistic, bootstrap_band, bootstrap_interval, interquartile_mean
+from rljax.types import Refused
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,9 +71,9 @@ def compare(
     """
     read = [_read(run) for run in runs]
     if not read:
-        raise ValueError("compare needs at least one run")
+        raise Refused("compare needs at least one run")
     if labels is not None and len(labels) != len(read):
-        raise ValueError(f"compare: labels must be as many as runs, got {len(labels)} for {len(read)}")
+        raise Refused(f"compare: labels must be as many as runs, got {len(labels)} for {len(read)}")
     metric = metric or return_metric(read)
     lines = []
     for run, name in zip(read, labels or [run.name for run in read], strict=True):
@@ -109,7 +110,7 @@ def sweep(
     run = _read(run)
     hyper = hyper.removeprefix("hyper/")
     if hyper not in run.hyper:
-        raise ValueError(f"{run.folder} did not sweep {hyper!r}; it swept: {', '.join(run.hyper) or 'nothing'}")
+        raise Refused(f"{run.folder} did not sweep {hyper!r}; it swept: {', '.join(run.hyper) or 'nothing'}")
     final, source = final_values(run, metric)
     swept = run.hyper[hyper]
     ticks, index = np.unique(swept, return_inverse=True)

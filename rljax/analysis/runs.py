@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rljax.types import Refused
+
 RETURN_METRICS = ("evaluation/return", "episode/return")
 """What a plot shows unless told otherwise: the first of these that a run has."""
 
@@ -106,7 +108,7 @@ def read_run(folder: str | Path) -> Run:
     evaluation = _read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else None
     members = [] if evaluation is None else evaluation.get("members")
     if not isinstance(members, list) or not all(isinstance(m, dict) and "member" in m for m in members):
-        raise ValueError(f"{folder / 'evaluation.json'} is damaged: `members` must list objects with a `member`")
+        raise Refused(f"{folder / 'evaluation.json'} is damaged: `members` must list objects with a `member`")
     return Run(folder, config, metrics, evaluation)
 
 
@@ -124,7 +126,7 @@ def read_metrics(run_folder: str | Path) -> dict[str, np.ndarray]:
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: byte {error.start} is not text") from None
+        raise Refused(f"{path} is damaged: byte {error.start} is not text") from None
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
         warnings.warn(f"{path}: the unfinished last line is left out", stacklevel=2)
@@ -132,18 +134,18 @@ def read_metrics(run_folder: str | Path) -> dict[str, np.ndarray]:
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{path} is damaged: line {reader.line_num}: {error}") from None
+        raise Refused(f"{path} is damaged: line {reader.line_num}: {error}") from None
     header = rows[0][1] if rows else []
     for name in ("step", "member"):
         if name not in header:
-            raise ValueError(f"{path} is damaged: it has no column `{name}`")
+            raise Refused(f"{path} is damaged: it has no column `{name}`")
     if len(set(header)) != len(header):
-        raise ValueError(f"{path} is damaged: a column name occurs twice")
+        raise Refused(f"{path} is damaged: a column name occurs twice")
     if len(rows) == 1:
-        raise ValueError(f"{path} has no rows yet")
+        raise Refused(f"{path} has no rows yet")
     for line, row in rows[1:]:
         if len(row) != len(header):
-            raise ValueError(f"{path} is damaged: line {line} has {len(row)} cells instead of {len(header)}")
+            raise Refused(f"{path} is damaged: line {line} has {len(row)} cells instead of {len(header)}")
     return {name: _column(path, name, [(line, row[i]) for line, row in rows[1:]]) for i, name in enumerate(header)}
 
 
@@ -154,7 +156,7 @@ def curve(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray]:
     run that resumed), the later row counts.
     """
     if metric not in run.metric_names:
-        raise ValueError(f"{run.folder} has no values of {metric!r}; it has: {', '.join(run.metric_names) or 'none'}")
+        raise Refused(f"{run.folder} has no values of {metric!r}; it has: {', '.join(run.metric_names) or 'none'}")
     column = run.metrics[metric]
     present = ~np.isnan(column)
     steps, at_step = np.unique(run.metrics["step"][present], return_inverse=True)
@@ -170,7 +172,7 @@ def return_metric(runs: list[Run]) -> str:
             return metric
     missing = next(run for run in runs if RETURN_METRICS[-1] not in run.metric_names)
     have = ", ".join(missing.metric_names) or "none"
-    raise ValueError(f"{missing.folder} has no values of {RETURN_METRICS[-1]!r}; it has: {have}")
+    raise Refused(f"{missing.folder} has no values of {RETURN_METRICS[-1]!r}; it has: {have}")
 
 
 def final_values(run: Run, metric: str | None = None) -> tuple[np.ndarray, str]:
@@ -208,9 +210,9 @@ def _column(path: Path, name: str, cells: list[tuple[int, str]]) -> np.ndarray:
             if name.startswith("hyper/"):
                 return np.array([text for _, text in cells])
             where = f"line {line}, column `{name}`"
-            raise ValueError(f"{path} is damaged: {where}: {cell[:40]!r} is not a number") from None
+            raise Refused(f"{path} is damaged: {where}: {cell[:40]!r} is not a number") from None
         if name in ("step", "member") and not np.isfinite(values[i]):
-            raise ValueError(f"{path} is damaged: line {line} has no `{name}`")
+            raise Refused(f"{path} is damaged: line {line} has no `{name}`")
     return values
 
 
@@ -218,7 +220,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:  # not text, or not JSON
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise Refused(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it must hold a JSON object, not a {type(content).__name__}")
+        raise Refused(f"{path} is damaged: it must hold a JSON object, not a {type(content).__name__}")
     return content

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rljax.types import Refused
+
 Statistic = Callable[..., Any]
 """Called as `statistic(x, axis=...)`, like `np.mean` and `interquartile_mean`."""
 
@@ -34,7 +36,7 @@ def interquartile_mean(x: Any, axis: int | None = None) -> Any:
 
     x = np.asarray(x, np.float64)
     if x.size == 0:
-        raise ValueError("interquartile_mean needs at least one score")
+        raise Refused("interquartile_mean needs at least one score")
     return np.where(np.isnan(x).any(axis=axis), np.nan, stats.trim_mean(x, 0.25, axis=axis))[()]
 
 
@@ -67,7 +69,7 @@ def bootstrap_band(
 
     values = np.asarray(values, np.float64)
     if values.ndim != 2:
-        raise ValueError(f"bootstrap_band needs values [members, points], got shape {values.shape}")
+        raise Refused(f"bootstrap_band needs values [members, points], got shape {values.shape}")
     low, high = np.full((2, values.shape[1]), np.nan)
     patterns, pattern_of = np.unique(np.isfinite(values), axis=1, return_inverse=True)
     for index, present in enumerate(patterns.T):
@@ -101,7 +103,7 @@ def probability_of_improvement(
     """
     a, b = _scores(a, "a"), _scores(b, "b")
     if a.ndim != b.ndim or a.shape[1:] != b.shape[1:]:
-        raise ValueError(f"probability_of_improvement: a and b must have the same tasks, got {a.shape} and {b.shape}")
+        raise Refused(f"probability_of_improvement: a and b must have the same tasks, got {a.shape} and {b.shape}")
     strata = _strata(a) + _strata(b)
     tasks = len(strata) // 2
 
@@ -122,7 +124,7 @@ def probability_of_improvement(
 def _scores(x: Any, name: str) -> np.ndarray:
     x = np.asarray(x, np.float64)
     if x.ndim not in (1, 2) or x.size == 0:
-        raise ValueError(f"{name} must be scores [seeds] or [seeds, tasks] with at least one, got shape {x.shape}")
+        raise Refused(f"{name} must be scores [seeds] or [seeds, tasks] with at least one, got shape {x.shape}")
     return x
 
 

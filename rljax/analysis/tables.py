@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rljax.analysis.statistics import bootstrap_interval
+from rljax.types import Refused
 
 OWN = "rljax"
 Record = dict[str, Any]
@@ -86,18 +87,18 @@ def read_results(folder: str | Path) -> list[Record]:
         try:
             content = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+            raise Refused(f"{path} is damaged: {error}") from None
         if isinstance(content, dict):
             content = content.get("records", [content])
         if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
-            raise ValueError(f"{path} must hold a record or a list of records")
+            raise Refused(f"{path} must hold a record or a list of records")
         for number, record in enumerate(content):
             profile = record.get("kind") == "profile"
             for field in ("title", "columns", "rows") if profile else ("algorithm", "task"):
                 if not record.get(field):
-                    raise ValueError(f"{path}: record {number} has no `{field}`")
+                    raise Refused(f"{path}: record {number} has no `{field}`")
             if profile and any(len(row) != len(record["columns"]) for row in record["rows"]):
-                raise ValueError(f"{path}: record {number}: every row needs {len(record['columns'])} cells")
+                raise Refused(f"{path}: record {number}: every row needs {len(record['columns'])} cells")
             records.append(record)
     return records
 

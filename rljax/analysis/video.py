@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rljax.types import Refused
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -52,14 +54,14 @@ def animate(
     path = Path(path)
     most_fps = _MOST_FPS.get(path.suffix.lower())
     if most_fps is None:
-        raise ValueError(f"animate writes .mp4 and .gif files, got {path.name!r}")
+        raise Refused(f"animate writes .mp4 and .gif files, got {path.name!r}")
     if fps is not None and not 1 <= fps <= most_fps:
-        raise ValueError(f"animate: fps must be from 1 to {most_fps}, got {fps}")
+        raise Refused(f"animate: fps must be from 1 to {most_fps}, got {fps}")
     if hasattr(env, "num_envs"):
-        raise ValueError(f"animate needs one environment, got a batch of {env.num_envs}: pass its `.env`")
+        raise Refused(f"animate needs one environment, got a batch of {env.num_envs}: pass its `.env`")
     max_steps = env.max_episode_steps or 1000 if max_steps is None else max_steps
     if max_steps < 1:
-        raise ValueError(f"animate: max_steps must be at least 1, got {max_steps}")
+        raise Refused(f"animate: max_steps must be at least 1, got {max_steps}")
     every = 1
     if fps is None:
         rate = (getattr(env.unwrapped, "control_rate", None) or _USUAL_RATE) / env.steps_per_action
@@ -81,7 +83,7 @@ def show(path: str | Path) -> Any:
     """What shows an MP4 or GIF in a notebook, as the last line of a cell. The file itself is put into the notebook."""
     path = Path(path)
     if path.suffix.lower() not in _MOST_FPS:
-        raise ValueError(f"show takes .mp4 and .gif files, got {path.name!r}")
+        raise Refused(f"show takes .mp4 and .gif files, got {path.name!r}")
     from IPython.display import Image, Video
 
     if path.suffix.lower() == ".gif":

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from rljax.data.dataset import Dataset, Metadata
-from rljax.types import Key, Transition
+from rljax.types import Key, Refused, Transition
 
 
 class ChunkBatch(struct.PyTreeNode):
@@ -59,11 +59,9 @@ class Chunks(struct.PyTreeNode):
         weight = np.ones(dataset.size) if weight is None else np.asarray(weight)
         for name, x in (("label", label), ("weight", weight)):
             if x.shape != position.shape:
-                raise ValueError(
-                    f"{dataset.metadata.name}: {name} has the shape {x.shape}, and must be [{len(position)}]"
-                )
+                raise Refused(f"{dataset.metadata.name}: {name} has the shape {x.shape}, and must be [{len(position)}]")
         if not (weight > 0).any() or not np.isfinite(weight).all():
-            raise ValueError(f"{dataset.metadata.name}: weights must be finite, and one of them positive")
+            raise Refused(f"{dataset.metadata.name}: weights must be finite, and one of them positive")
         return cls(
             obs=np.asarray(dataset.obs, np.float32),
             action=np.asarray(dataset.action, np.float32),

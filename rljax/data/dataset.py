@@ -15,7 +15,7 @@ from flax import struct
 
 from rljax.data.replay import Batch
 from rljax.ops import running_statistics
-from rljax.types import Key, Transition
+from rljax.types import Key, Refused, Transition
 
 REFERENCE_RETURNS = {
     "half_cheetah": (-280.178953, 12135.0),
@@ -120,7 +120,7 @@ class Dataset(Transition):
     def best(self, share: float) -> "Dataset":
         """The episodes with the highest returns: this share of them, rounded up."""
         if not 0 < share <= 1:
-            raise ValueError(f"{self.metadata.name}: a share of episodes lies in (0, 1], {share} does not")
+            raise Refused(f"{self.metadata.name}: a share of episodes lies in (0, 1], {share} does not")
         count = int(np.ceil(round(share * len(self.ends), 6)))  # 0.07 × 100 is 7.000000000000001
         kept = np.sort(np.argsort(-self.returns, kind="stable")[:count])
         index = np.concatenate([np.arange(self.starts[i], self.ends[i]) for i in kept])
@@ -195,7 +195,7 @@ def _check(t: Transition, name: str) -> None:
     """Refuses what is not a dataset."""
     size = len(t.reward) if t.reward.ndim else 0
     if size == 0:
-        raise ValueError(f"{name}: no transitions")
+        raise Refused(f"{name}: no transitions")
     leaves = {
         field + jax.tree_util.keystr(path): x
         for field in ("obs", "action", "reward", "terminated", "truncated", "next_obs")
@@ -203,14 +203,14 @@ def _check(t: Transition, name: str) -> None:
     }
     for field, x in leaves.items():
         if x.shape[:1] != (size,):
-            raise ValueError(f"{name}: {field} has the shape {x.shape}, and there are {size} rewards")
+            raise Refused(f"{name}: {field} has the shape {x.shape}, and there are {size} rewards")
         if field in ("reward", "terminated", "truncated") and x.ndim != 1:
-            raise ValueError(f"{name}: {field} must have one axis, and has the shape {x.shape}")
+            raise Refused(f"{name}: {field} must have one axis, and has the shape {x.shape}")
         if np.issubdtype(x.dtype, np.floating) and not (good := np.isfinite(x).reshape(size, -1).all(1)).all():
-            raise ValueError(f"{name}: {field} is not finite at transition {int(np.argmin(good))}")
+            raise Refused(f"{name}: {field} is not finite at transition {int(np.argmin(good))}")
     for field in ("terminated", "truncated"):
         if leaves[field].dtype != bool:
-            raise ValueError(f"{name}: {field} must be boolean, and is {leaves[field].dtype}")
+            raise Refused(f"{name}: {field} must be boolean, and is {leaves[field].dtype}")
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (t.obs, t.next_obs)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"{name}: obs and next_obs differ in shape or type: {shapes[0]} and {shapes[1]}")
+        raise Refused(f"{name}: obs and next_obs differ in shape or type: {shapes[0]} and {shapes[1]}")

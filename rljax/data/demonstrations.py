@@ -7,7 +7,7 @@ import numpy as np
 
 from rljax.data import files
 from rljax.envs.manipulation import push_t
-from rljax.types import Transition
+from rljax.types import Refused, Transition
 
 
 def is_push_t(arrays: Any) -> bool:
@@ -26,10 +26,10 @@ def read_push_t(where: str, arrays: Any) -> tuple[Transition, dict[str, str]]:
     """
     state, action, ends = (files.array(where, arrays, name) for name in ("state", "action", "episode_ends"))
     if state.shape[1:] != (5,) or action.shape != (len(state), 2):
-        raise ValueError(f"{where}: state must be [N, 5] and action [N, 2], and are {state.shape} and {action.shape}")
+        raise Refused(f"{where}: state must be [N, 5] and action [N, 2], and are {state.shape} and {action.shape}")
     rising = ends.ndim == 1 and len(ends) and ends.dtype.kind in "iu" and (np.diff(ends, prepend=0) > 0).all()
     if not rising or ends[-1] != len(state):
-        raise ValueError(f"{where}: episode_ends must rise to the number of steps, {len(state)}, and are {ends}")
+        raise Refused(f"{where}: episode_ends must rise to the number of steps, {len(state)}, and are {ends}")
     obs = np.asarray(push_t.observation_of(jnp.asarray(state, jnp.float32)))
     last = np.zeros(len(state), bool)
     last[ends - 1] = True

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rljax.data import demonstrations, files
+from rljax.types import Refused
 
 PUSH_T = "https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip"
 """By Chi et al. 2023 (arXiv 2303.04137), under the MIT licence; most of it is images, which are left out."""
@@ -38,14 +39,14 @@ def push_t(path: str | Path, url: str = PUSH_T, episodes: int = 206, steps: int 
     """
     path = Path(path)
     if path.exists():
-        raise ValueError(f"{path}: exists already; remove it, or choose another name")
+        raise Refused(f"{path}: exists already; remove it, or choose another name")
     with tempfile.TemporaryFile() as archive:
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 shutil.copyfileobj(answer, archive)
         except (OSError, http.client.HTTPException) as error:
             said = getattr(error, "reason", error)
-            raise ValueError(
+            raise Refused(
                 f"{url}: not downloaded: {said}; fetch it where there is a network, then --url file:///…/pusht.zip"
             ) from None
         with files.reading(url), zipfile.ZipFile(archive) as store:
@@ -53,7 +54,7 @@ def push_t(path: str | Path, url: str = PUSH_T, episodes: int = 206, steps: int 
     transitions, _ = demonstrations.read_push_t(url, arrays)
     found = len(arrays["episode_ends"]), len(transitions.reward)
     if found != (episodes, steps):
-        raise ValueError(f"{url}: {found[0]} episodes of {found[1]} steps, and there must be {episodes} of {steps}")
+        raise Refused(f"{url}: {found[0]} episodes of {found[1]} steps, and there must be {episodes} of {steps}")
     with files.whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -63,7 +64,7 @@ def _zarr(where: str, store: zipfile.ZipFile, place: str) -> np.ndarray:
     about = f"{place}/.zarray"
     name = next((name for name in store.namelist() if f"/{name}".endswith(f"/{about}")), None)
     if name is None:
-        raise ValueError(f"{where}: no {about}; it must hold a Zarr store, version 2")
+        raise Refused(f"{where}: no {about}; it must hold a Zarr store, version 2")
     try:
         said = json.loads(store.read(name))
         shape, chunk, dtype = tuple(said["shape"]), tuple(said["chunks"]), np.dtype(said["dtype"])
@@ -73,14 +74,14 @@ def _zarr(where: str, store: zipfile.ZipFile, place: str) -> np.ndarray:
     except (ValueError, KeyError, TypeError, IndexError):
         plain = False
     if not plain:
-        raise ValueError(f"{where}: {name} must be of numbers, in chunks of rows, compressed by Blosc or not at all")
+        raise Refused(f"{where}: {name} must be of numbers, in chunks of rows, compressed by Blosc or not at all")
     size, parts = dtype.itemsize * int(np.prod(chunk)), []
     for i in range(-(-shape[0] // chunk[0])):
         at = name.removesuffix(".zarray") + ".".join(map(str, (i, *itertools.repeat(0, len(shape) - 1))))
         data = store.read(at)
         data = _decompressed(where, data) if compressor else data
         if len(data) != size:  # the last one is as long as the others
-            raise ValueError(f"{where}: {at} has {len(data)} bytes, and must have {size}")
+            raise Refused(f"{where}: {at} has {len(data)} bytes, and must have {size}")
         parts.append(np.frombuffer(data, dtype).reshape(chunk))
     return np.concatenate(parts)[: shape[0]]
 
@@ -89,7 +90,7 @@ def _decompressed(where: str, data: bytes) -> Any:
     try:
         from numcodecs import blosc
     except ImportError:
-        raise ValueError(f'{where}: its arrays are compressed by Blosc: pip install "rljax[download]"') from None
+        raise Refused(f'{where}: its arrays are compressed by Blosc: pip install "rljax[download]"') from None
     return blosc.decompress(data)
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from rljax.spaces import Discrete, Space
-from rljax.types import PyTree, Transition
+from rljax.types import PyTree, Refused, Transition
 
 TOLERANCE = 1e-4
 """How far an action may lie outside of its bounds, by rounding; it is clipped."""
@@ -30,7 +30,7 @@ def reading(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{where}: damaged, or not readable: {' '.join(str(error).split())}") from error
+        raise Refused(f"{where}: damaged, or not readable: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager
@@ -59,11 +59,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise Refused(f"{path}: no such file") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+        raise Refused(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a JSON object, and holds a {type(found).__name__}")
+        raise Refused(f"{path}: must hold a JSON object, and holds a {type(found).__name__}")
     return found
 
 
@@ -75,13 +75,13 @@ def text(value: Any) -> str:
 def array(where: str, holder: Any, name: str) -> np.ndarray:
     """The finite numbers under a key of an HDF5 group or npz: [N, …], floating point as float32."""
     if name not in holder:
-        raise ValueError(f"{where}: no {name}; there is {', '.join(sorted(holder)) or 'nothing'}")
+        raise Refused(f"{where}: no {name}; there is {', '.join(sorted(holder)) or 'nothing'}")
     try:
         x = np.asarray(holder[name][()])
     except (TypeError, ValueError):  # a group; pickled objects
         x = np.asarray(None)
     if x.dtype.kind not in "biuf" or x.ndim == 0:
-        raise ValueError(
+        raise Refused(
             f"{where}: {name} must be an array of numbers, and has the type {x.dtype} and the shape {x.shape} "
             "(groups, text, encoded images and pickled objects are of type object)"
         )
@@ -90,7 +90,7 @@ def array(where: str, holder: Any, name: str) -> np.ndarray:
             x = x.astype(np.float32, copy=False)
         if not (finite := np.isfinite(x)).all():
             place = _first(~finite)
-            raise ValueError(f"{where}: {name}{list(place)} is {x[place]}; only finite float32 are allowed")
+            raise Refused(f"{where}: {name}{list(place)} is {x[place]}; only finite float32 are allowed")
     return x
 
 
@@ -100,14 +100,14 @@ def rows(where: str, holder: Any, required: Sequence[str], optional: Sequence[st
     for name, x in found.items():
         if name not in ("observations", "next_observations", "actions") and x.ndim != 1:
             if x.shape[1:] != (1,):  # which some of D4RL's files have
-                raise ValueError(f"{where}: {name} has the shape {x.shape}, and must have one axis")
+                raise Refused(f"{where}: {name} has the shape {x.shape}, and must have one axis")
             found[name] = x[:, 0]
     if len(sizes := {len(x) for x in found.values()}) > 1 or 0 in sizes:
         lengths = ", ".join(f"{name} {len(x)}" for name, x in found.items())
-        raise ValueError(f"{where}: arrays must have one length, of at least 1, and have {lengths}")
+        raise Refused(f"{where}: arrays must have one length, of at least 1, and have {lengths}")
     if found.get("next_observations", found["observations"]).shape != found["observations"].shape:
         shapes = [found[name].shape for name in ("observations", "next_observations")]
-        raise ValueError(f"{where}: observations and next_observations must be shaped alike, and are {shapes}")
+        raise Refused(f"{where}: observations and next_observations must be shaped alike, and are {shapes}")
     return found
 
 
@@ -116,7 +116,7 @@ def flags(where: str, found: dict[str, Any], name: str) -> np.ndarray:
     x = found[name]
     if (bad := (x != 0) & (x != 1)).any():
         place = _first(bad)
-        raise ValueError(f"{where}: {name}{list(place)} is {x[place]}; only 0 and 1 are allowed")
+        raise Refused(f"{where}: {name}{list(place)} is {x[place]}; only 0 and 1 are allowed")
     return x.astype(bool)
 
 
@@ -127,22 +127,22 @@ def fit(
     if observation_space is not None:
         shape, wanted = _shapes(transitions.obs, 1), _shapes(observation_space, 0)
         if shape != wanted:
-            raise ValueError(f"{where}: observations have the shape {shape}, and the space {wanted}")
+            raise Refused(f"{where}: observations have the shape {shape}, and the space {wanted}")
     if action_space is None:
         return transitions
     action = np.asarray(transitions.action)
     if action.shape[1:] != action_space.shape:
-        raise ValueError(f"{where}: actions have the shape {action.shape[1:]}, and the space {action_space.shape}")
+        raise Refused(f"{where}: actions have the shape {action.shape[1:]}, and the space {action_space.shape}")
     discrete = isinstance(action_space, Discrete)
     if discrete and action.dtype.kind not in "iu":
-        raise ValueError(f"{where}: actions are of type {action.dtype}, and must be integers in {action_space}")
+        raise Refused(f"{where}: actions are of type {action.dtype}, and must be integers in {action_space}")
     low, high = (0, action_space.n - 1) if isinstance(action_space, Discrete) else (action_space.low, action_space.high)
     # Two comparisons, for a difference of unsigned integers wraps.
     outside = (action < low - TOLERANCE) | (action > high + TOLERANCE)
     if outside.any():
         place = _first(outside)
         least, most = (np.broadcast_to(bound, action.shape[1:])[place[1:]] for bound in (low, high))
-        raise ValueError(
+        raise Refused(
             f"{where}: actions{list(place)} is {action[place]:.7g}, and must lie in [{least:.7g}, {most:.7g}]"
         )
     return transitions if discrete else transitions.replace(action=np.clip(action, low, high))

@@ -17,7 +17,7 @@ import numpy as np
 from rljax.data import demonstrations, files
 from rljax.data.dataset import Dataset, Metadata
 from rljax.spaces import Box, Discrete, Space
-from rljax.types import PyTree, Transition
+from rljax.types import PyTree, Refused, Transition
 
 _ABOUT = ("name", "task", "policy", "version", "normalization")  # the fields of `Metadata` that files keep
 _ROWS = ("observations", "actions", "rewards", "terminals")
@@ -64,7 +64,7 @@ def load(
                 else:
                     transitions, about = _read_d4rl(where, group, max_episode_steps)
     if len(transitions.reward) == 0:
-        raise ValueError(f"{where}: no step has a successor; at least one must")
+        raise Refused(f"{where}: no step has a successor; at least one must")
     transitions = files.fit(where, transitions, action_space, observation_space)
     about = {"name": file.stem, **about, "sha256": files.sha256(file)} | ({} if task is None else {"task": task})
     return Dataset.of(transitions, Metadata(**about))
@@ -80,9 +80,9 @@ def save_d4rl(dataset: Dataset, path: str | os.PathLike[str], overwrite: bool = 
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise ValueError(f"{path}: exists already; overwrite=True replaces it")
+        raise Refused(f"{path}: exists already; overwrite=True replaces it")
     if not hasattr(dataset.obs, "shape"):
-        raise ValueError(f"{path}: D4RL's layout has one array of observations; dicts are for save_minari")
+        raise Refused(f"{path}: D4RL's layout has one array of observations; dicts are for save_minari")
     d = jax.tree.map(np.asarray, dataset)
     with files.whole(path) as part, h5py.File(part, "w") as file:
         file["observations"], file["next_observations"] = d.obs, d.next_obs
@@ -114,11 +114,9 @@ def save_minari(
     folder = Path(folder)
     name = folder.name if name is None else name
     if folder.exists():
-        raise ValueError(f"{folder}: exists already; choose another name")
+        raise Refused(f"{folder}: exists already; choose another name")
     if not _MINARI_NAME.fullmatch(name) or not folder.absolute().as_posix().endswith(f"/{name}"):
-        raise ValueError(
-            f"{folder}: must end with its name, and {name!r} must read as hopper/medium-v0 or medium-v0 do"
-        )
+        raise Refused(f"{folder}: must end with its name, and {name!r} must read as hopper/medium-v0 or medium-v0 do")
     d = jax.tree.map(np.asarray, dataset)
     files.fit(str(folder), d, action_space, observation_space)
     _refuse_gaps(str(folder), d)
@@ -159,7 +157,7 @@ def download(name: str, **arguments: Any) -> Dataset:
     try:
         import minari
     except ImportError:
-        raise ValueError(f'{name}: downloads are Minari\'s: pip install "rljax[minari]"') from None
+        raise Refused(f'{name}: downloads are Minari\'s: pip install "rljax[minari]"') from None
     minari.download_dataset(name)
     return load(minari.load_dataset(name).storage.data_path, **arguments)
 
@@ -170,11 +168,11 @@ def _locate(path: Path) -> Path:
         for file in (path / _MAIN, path / "data" / _MAIN):
             if file.is_file():
                 return file
-        raise ValueError(f"{path}: a folder without data/{_MAIN}; allowed are Minari's, in its HDF5 format")
+        raise Refused(f"{path}: a folder without data/{_MAIN}; allowed are Minari's, in its HDF5 format")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file or folder")
+        raise Refused(f"{path}: no such file or folder")
     if not h5py.is_hdf5(path) and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: neither HDF5 nor npz, or damaged; allowed are D4RL's, Minari's and OGBench's files")
+        raise Refused(f"{path}: neither HDF5 nor npz, or damaged; allowed are D4RL's, Minari's and OGBench's files")
     return path
 
 
@@ -184,7 +182,7 @@ def _read_d4rl(where: str, file: h5py.File, max_episode_steps: int | None) -> tu
     if "timeouts" in rows:
         ended = files.flags(where, rows, "timeouts")
     elif max_episode_steps is None or max_episode_steps < 1:
-        raise ValueError(f"{where}: no timeouts, as in D4RL's oldest files; give max_episode_steps, of at least 1")
+        raise Refused(f"{where}: no timeouts, as in D4RL's oldest files; give max_episode_steps, of at least 1")
     else:
         number = np.arange(len(terminated))
         begins = np.maximum.accumulate(np.where(np.append(True, terminated[:-1]), number, 0))
@@ -198,7 +196,7 @@ def _read_d4rl(where: str, file: h5py.File, max_episode_steps: int | None) -> tu
 def _read_ogbench(where: str, arrays: Any) -> Transition:
     """As published, without `next_observations`, `terminals` mark rows that hold an episode's last observation only."""
     if "rewards" not in arrays:
-        raise ValueError(
+        raise Refused(
             f"{where}: no rewards, as in goal-conditioned sets; allowed are sets with the rewards of one task"
         )
     rows = files.rows(where, arrays, _ROWS, ["masks", "next_observations"])
@@ -229,9 +227,9 @@ def _read_minari(where: str, file: h5py.File, metadata: Path) -> tuple[Transitio
     count = sum(name.startswith("episode_") for name in file)
     names = [f"episode_{i}" for i in range(count)]
     if missing := [name for name in names if not isinstance(file.get(name), h5py.Group)]:
-        raise ValueError(f"{where}: no group {missing[0]}, though there are {count}; they must be numbered from 0")
+        raise Refused(f"{where}: no group {missing[0]}, though there are {count}; they must be numbered from 0")
     if count == 0 or said.get("total_episodes", count) != count:
-        raise ValueError(
+        raise Refused(
             f"{where}: {count} episodes; there must be some, and {_METADATA} says {said.get('total_episodes')}"
         )
     shapes = {
@@ -255,20 +253,20 @@ def _read_episode(where: str, group: h5py.Group, shapes: dict[str, Any]) -> Tran
     found |= {name: files.array(where, group, name) for name in ("actions", "rewards", "terminations", "truncations")}
     steps = len(found["rewards"])
     if steps == 0:
-        raise ValueError(f"{where}: no steps; an episode must have one at least")
+        raise Refused(f"{where}: no steps; an episode must have one at least")
     for name, tree in found.items():
         shape = jax.tree.map(lambda x: x.shape[1:], tree)
         if shapes.get(name) is None:
             shapes[name] = shape if name in ("observations", "actions") else ()
         if shape != shapes[name]:
-            raise ValueError(f"{where}: {name} has the shape {shape} at each step, and must have {shapes[name]}")
+            raise Refused(f"{where}: {name} has the shape {shape} at each step, and must have {shapes[name]}")
         wanted = steps + 1 if name == "observations" else steps
         if lengths := {len(x) for x in jax.tree.leaves(tree)} - {wanted}:
-            raise ValueError(f"{where}: {lengths.pop()} {name} and {steps} rewards; there must be {wanted}")
+            raise Refused(f"{where}: {lengths.pop()} {name} and {steps} rewards; there must be {wanted}")
     terminated: Any = files.flags(where, found, "terminations")
     truncated: Any = files.flags(where, found, "truncations")
     if (early := (terminated | truncated)[:-1]).any():
-        raise ValueError(f"{where}: ends at step {np.argmax(early)} of {steps}; only the last may be an end")
+        raise Refused(f"{where}: ends at step {np.argmax(early)} of {steps}; only the last may be an end")
     truncated[-1] |= ~terminated[-1]
     obs = jax.tree.map(lambda x: x[:-1], found["observations"])
     next_obs = jax.tree.map(lambda x: x[1:], found["observations"])
@@ -301,7 +299,7 @@ def _refuse_gaps(where: str, d: Dataset) -> None:
     for x, following in zip(jax.tree.leaves(d.obs), jax.tree.leaves(d.next_obs)):
         gap = inside & (following[:-1] != x[1:]).any(axis=tuple(range(1, x.ndim)))
         if gap.any():
-            raise ValueError(
+            raise Refused(
                 f"{where}: next_obs of transition {np.argmax(gap)} is not obs of the next one, in the midst of an "
                 "episode; Minari's episodes hold each observation once"
             )
@@ -314,7 +312,7 @@ def _described(space: PyTree) -> dict[str, Any]:
     if isinstance(space, Discrete):
         return {"type": "Discrete", "dtype": "int64", "start": 0, "n": space.n}
     if not isinstance(space, Box):
-        raise ValueError(f"save_minari: {space!r} is not a space; allowed are a Box, a Discrete and a dict of them")
+        raise Refused(f"save_minari: {space!r} is not a space; allowed are a Box, a Discrete and a dict of them")
     bounds = {"low": space.low.tolist(), "high": space.high.tolist()}
     return {"type": "Box", "dtype": np.dtype(space.dtype).name, "shape": list(space.shape), **bounds}
 
@@ -340,4 +338,4 @@ def _space_shape(metadata: Path, said: dict[str, Any], key: str) -> Any:
     try:
         return shape(json.loads(said[key])) if key in said else None
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise ValueError(f"{metadata}: {key} does not describe a space of Minari's") from None
+        raise Refused(f"{metadata}: {key} does not describe a space of Minari's") from None

@@ -7,6 +7,7 @@ import numpy as np
 
 from rljax.data.dataset import Dataset, concatenate
 from rljax.envs.symmetry import Symmetry
+from rljax.types import Refused
 
 
 def mirror(dataset: Dataset, symmetry: Symmetry) -> Dataset:
@@ -20,7 +21,7 @@ def mirror(dataset: Dataset, symmetry: Symmetry) -> Dataset:
         ("actions", dataset.action, len(symmetry.action.offset)),
     ):
         if np.shape(x)[1:] != (size,):
-            raise ValueError(f"{dataset.metadata.name}: {name} have the shape {np.shape(x)[1:]}, the symmetry [{size}]")
+            raise Refused(f"{dataset.metadata.name}: {name} have the shape {np.shape(x)[1:]}, the symmetry [{size}]")
 
     def obs(x: Any) -> np.ndarray:
         return symmetry.observation(np.asarray(x)).astype(np.float32)

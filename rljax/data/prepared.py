@@ -9,6 +9,7 @@ import numpy as np
 from rljax.data.dataset import Dataset
 from rljax.ops import running_statistics
 from rljax.spaces import Box
+from rljax.types import Refused
 
 RewardScale = Literal["none", "returns"]
 
@@ -56,7 +57,7 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     scale = 1.0
     if config.reward_scale == "returns":
         if (spread := np.ptp(dataset.returns)) == 0:
-            raise ValueError(f"{name}: all episodes have the same return, so reward_scale = 'returns' is not possible")
+            raise Refused(f"{name}: all episodes have the same return, so reward_scale = 'returns' is not possible")
         scale = float(1000.0 / spread)
     reward = (np.asarray(dataset.reward) * scale + config.reward_bias).astype(np.float32)
     steps = ["observations normalised"] * config.normalize_observation
@@ -81,10 +82,10 @@ def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) ->
     for what, x, space in fields:
         shape = getattr(x, "shape", (0,))[1:]
         if not isinstance(space, Box) or shape != space.shape:
-            raise ValueError(f"{name}: {what} have the shape {list(shape)}, the environment's {list(space.shape)}")
+            raise Refused(f"{name}: {what} have the shape {list(shape)}, the environment's {list(space.shape)}")
     low, high = np.asarray(dataset.action).min(0), np.asarray(dataset.action).max(0)
     if (low < action_space.low - 1e-4).any() or (high > action_space.high + 1e-4).any():
-        raise ValueError(
+        raise Refused(
             f"{name}: actions go from {low.min():g} to {high.max():g}, the environment allows "
             f"{action_space.low.min():g} to {action_space.high.max():g}"
         )

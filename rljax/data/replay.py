@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from rljax.data import sum_tree
-from rljax.types import Key, PyTree, Transition, sharded_field
+from rljax.types import Key, PyTree, Refused, Transition, sharded_field
 
 
 class ReplayState(struct.PyTreeNode):
@@ -86,7 +86,7 @@ class Replay:
     ):
         self.length, self.num_envs, self.n_step = capacity // num_envs, num_envs, n_step
         if n_step < 1 or self.length <= n_step:
-            raise ValueError(
+            raise Refused(
                 f"Replay: {capacity} items of {num_envs} environments are {self.length} steps each; windows of "
                 f"{n_step} need more"
             )
@@ -181,7 +181,7 @@ class Replay:
         is the first of its episode. The buffer must hold `length` columns.
         """
         if length > self.length:
-            raise ValueError(f"Replay: sequences of {length} steps do not fit {self.length} steps per environment")
+            raise Refused(f"Replay: sequences of {length} steps do not fit {self.length} steps per environment")
         index = self._draw_uniformly(state, key, batch_size, length)
         return self._take(state, self._following(index, length).T)
 

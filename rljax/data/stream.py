@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from rljax.data.dataset import Dataset, Metadata
+from rljax.types import Refused
 
 
 class Stream:
@@ -29,7 +30,7 @@ class Stream:
     def __init__(self, dataset: Dataset, block_size: int, iterations: int, seed: int = 0):
         for name, value in (("block_size", block_size), ("iterations", iterations)):
             if value < 1:
-                raise ValueError(f"Stream: {name} = {value} is not allowed; it must be at least 1")
+                raise Refused(f"Stream: {name} = {value} is not allowed; it must be at least 1")
         self.dataset, self.block_size, self.iterations, self.seed = dataset, block_size, iterations, seed
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._coming: dict[int, concurrent.futures.Future] = {}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import Wrapper
-from rljax.types import Key, Transition
+from rljax.types import Key, Refused, Transition
 
 ResetPolicy = Literal["pool", "full", "first"]
 
@@ -28,11 +28,11 @@ class AutoReset(Wrapper):
 
     def __init__(self, env: Environment, num_envs: int, policy: ResetPolicy = "pool", pool_size: int | None = None):
         if num_envs < 1:
-            raise ValueError(f"AutoReset: num_envs must be at least 1, got {num_envs}")
+            raise Refused(f"AutoReset: num_envs must be at least 1, got {num_envs}")
         if policy not in get_args(ResetPolicy):
-            raise ValueError(f"AutoReset: policy must be one of {get_args(ResetPolicy)}, got {policy!r}")
+            raise Refused(f"AutoReset: policy must be one of {get_args(ResetPolicy)}, got {policy!r}")
         if pool_size is not None and pool_size < 1:
-            raise ValueError(f"AutoReset: pool_size must be at least 1, got {pool_size}")
+            raise Refused(f"AutoReset: pool_size must be at least 1, got {pool_size}")
         super().__init__(env)
         self.num_envs = num_envs
         self.policy = policy

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.envs.environment import Environment, State
-from rljax.types import Key, PyTree, Transition
+from rljax.types import Key, PyTree, Refused, Transition
 
 
 def _nothing(memory: PyTree) -> PyTree:
@@ -36,7 +36,7 @@ def play(
     """
     limit = env.max_episode_steps
     if limit is None:
-        raise ValueError(f"whole episodes need a time limit: TimeLimit(env, max_steps), {env!r} has none")
+        raise Refused(f"whole episodes need a time limit: TimeLimit(env, max_steps), {env!r} has none")
     played = jax.tree.map(np.asarray, _play(env, noted, episodes, act, memory, key))
     steps = played[0]
     length = (steps.terminated | steps.truncated).argmax(1) + 1

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rljax.envs.environment import Environment
 from rljax.envs.wrappers import ActionRepeat, ExecutionMismatch, TimeLimit
+from rljax.types import Refused
 
 Factory = Callable[..., Environment]
 
@@ -36,12 +37,12 @@ def register(
       max_episode_steps: the task's time limit; None for none.
     """
     if ":" in name:
-        raise ValueError(f"register: a name has no colon, got {name!r}; register_adapter takes prefixes")
+        raise Refused(f"register: a name has no colon, got {name!r}; register_adapter takes prefixes")
     keys = [_simplify(key) for key in (name, *aliases)]
     for key in keys:
         owner = _simplified.get(key, name)
         if owner != name:
-            raise ValueError(f"register: {name!r} (or an alias) is a name of {owner!r} already")
+            raise Refused(f"register: {name!r} (or an alias) is a name of {owner!r} already")
     for key in [key for key, owner in _simplified.items() if owner == name]:
         del _simplified[key]
     _tasks[name] = Task(name, factory, max_episode_steps)
@@ -97,7 +98,7 @@ def make(
 def _make_own(name: str, kwargs: dict[str, Any]) -> Environment:
     task = _tasks.get(canonical(name))
     if task is None:
-        raise ValueError(f"unknown environment {name!r}; {_suggest(name)}known: {', '.join(registered())}")
+        raise Refused(f"unknown environment {name!r}; {_suggest(name)}known: {', '.join(registered())}")
     limit = kwargs.pop("max_episode_steps", task.max_episode_steps)
     env = _build(task.name, task.factory, (), kwargs)
     env.name = task.name
@@ -109,7 +110,7 @@ def _make_adapted(name: str, kwargs: dict[str, Any]) -> Environment:
     factory = _adapters.get(prefix.lower())
     if factory is None:
         known = ", ".join(f"{prefix}:" for prefix in sorted(_adapters)) or "none"
-        raise ValueError(f"unknown prefix {prefix + ':'!r} in environment {name!r}; known prefixes: {known}")
+        raise Refused(f"unknown prefix {prefix + ':'!r} in environment {name!r}; known prefixes: {known}")
     env = _build(name, factory, (rest,), kwargs)
     env.name = f"{prefix.lower()}:{rest}"
     return env
@@ -130,7 +131,7 @@ def _check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         taken = dict.fromkeys([*list(signature.parameters)[len(args) :], *others])
-        raise ValueError(f"{name}: {error}; it takes: {', '.join(taken)}") from None
+        raise Refused(f"{name}: {error}; it takes: {', '.join(taken)}") from None
 
 
 def _load(path: str) -> Factory:

@@ -7,7 +7,7 @@ import numpy as np
 
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Box
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 
 class SpacesOnly(Environment):
@@ -25,7 +25,7 @@ class SpacesOnly(Environment):
         self.action_space = Box(np.asarray(action_low), np.asarray(action_high))
 
     def reset(self, key: Key) -> State:
-        raise ValueError("there is no simulator here, only a dataset: evaluate_every=0 and final_episodes=0")
+        raise Refused("there is no simulator here, only a dataset: evaluate_every=0 and final_episodes=0")
 
     def step(self, state: State, action: jax.Array) -> State:
         return self.reset(action)

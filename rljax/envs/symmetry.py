@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rljax.types import Refused
+
 Blocks = Mapping[str, slice]
 """Where the named parts of a vector lie; together they are all of it."""
 
@@ -56,9 +58,7 @@ def affine(blocks: Blocks, images: Mapping[str, Image]) -> Affine:
       ValueError: a part is missing or unknown, or a matrix does not fit.
     """
     if unlike := set(blocks) ^ set(images) or {image.of for image in images.values()} - set(blocks):
-        raise ValueError(
-            f"symmetry: the parts are {', '.join(blocks)}; missing or unknown: {', '.join(sorted(unlike))}"
-        )
+        raise Refused(f"symmetry: the parts are {', '.join(blocks)}; missing or unknown: {', '.join(sorted(unlike))}")
     size = max(where.stop for where in blocks.values())
     matrix, offset = np.zeros((size, size), np.float32), np.zeros(size, np.float32)
     for name, image in images.items():
@@ -67,7 +67,7 @@ def affine(blocks: Blocks, images: Mapping[str, Image]) -> Affine:
         part = np.asarray(image.matrix, np.float32)
         part = part if part.ndim == 2 else np.diag(np.broadcast_to(part, shape[1]))
         if part.shape != shape:
-            raise ValueError(f"symmetry: {name} from {image.of} takes a matrix {shape}, got {part.shape}")
+            raise Refused(f"symmetry: {name} from {image.of} takes a matrix {shape}, got {part.shape}")
         matrix[rows, columns] = part
         offset[rows] = image.offset
     return Affine(matrix, offset)

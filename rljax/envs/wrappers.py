@@ -9,7 +9,7 @@ import numpy as np
 
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Box
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 
 class Wrapper(Environment):
@@ -45,7 +45,7 @@ class TimeLimit(Wrapper):
 
     def __init__(self, env: Environment, max_steps: int):
         if max_steps < 1:
-            raise ValueError(f"TimeLimit: max_steps must be at least 1, got {max_steps}")
+            raise Refused(f"TimeLimit: max_steps must be at least 1, got {max_steps}")
         super().__init__(env)
         self.max_episode_steps = max_steps
 
@@ -71,7 +71,7 @@ class PotentialShaping(Wrapper):
     def __init__(self, env: Environment, potential: Callable[[PyTree], jax.Array], discount: float):
         super().__init__(env)
         if not 0 <= discount <= 1:
-            raise ValueError(f"PotentialShaping: discount must be in [0, 1], got {discount}")
+            raise Refused(f"PotentialShaping: discount must be in [0, 1], got {discount}")
         self.potential, self.discount = potential, discount
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -87,7 +87,7 @@ class RescaleAction(Wrapper):
         super().__init__(env)
         space = env.action_space
         if not isinstance(space, Box) or not space.bounded:
-            raise ValueError(f"RescaleAction needs a Box with finite bounds, {env!r} has {space}")
+            raise Refused(f"RescaleAction needs a Box with finite bounds, {env!r} has {space}")
         self.action_space = Box(-1.0, 1.0, space.shape, space.dtype)
 
     def rescale(self, action: jax.Array) -> jax.Array:
@@ -109,7 +109,7 @@ class ActionRepeat(Wrapper):
 
     def __init__(self, env: Environment, repeat: int):
         if repeat < 1:
-            raise ValueError(f"ActionRepeat: repeat must be at least 1, got {repeat}")
+            raise Refused(f"ActionRepeat: repeat must be at least 1, got {repeat}")
         super().__init__(env)
         self.repeat = repeat
         self.steps_per_action = env.steps_per_action * repeat
@@ -130,9 +130,9 @@ class ActionChunk(Wrapper):
     def __init__(self, env: Environment, size: int):
         space = env.action_space
         if size < 1:
-            raise ValueError(f"ActionChunk: size must be at least 1, got {size}")
+            raise Refused(f"ActionChunk: size must be at least 1, got {size}")
         if not isinstance(space, Box) or len(space.shape) != 1:
-            raise ValueError(f"ActionChunk needs a one-dimensional Box of actions, {env!r} has {space}")
+            raise Refused(f"ActionChunk needs a one-dimensional Box of actions, {env!r} has {space}")
         super().__init__(env)
         self.size = size
         self.action_space = Box(np.tile(space.low, size), np.tile(space.high, size), dtype=space.dtype)
@@ -150,9 +150,9 @@ class ObservationHistory(Wrapper):
     def __init__(self, env: Environment, length: int):
         space = env.observation_space
         if length < 1:
-            raise ValueError(f"ObservationHistory: length must be at least 1, got {length}")
+            raise Refused(f"ObservationHistory: length must be at least 1, got {length}")
         if not isinstance(space, Box) or len(space.shape) != 1:
-            raise ValueError(f"ObservationHistory needs observations [n], {env!r} has {space}")
+            raise Refused(f"ObservationHistory needs observations [n], {env!r} has {space}")
         super().__init__(env)
         self.length = length
         self.observation_space = Box(np.tile(space.low, length), np.tile(space.high, length), dtype=space.dtype)
@@ -183,14 +183,14 @@ class ExecutionMismatch(Wrapper):
     def __init__(self, env: Environment, delay: int = 0, smoothing: float = 0.0, rate_limit: float = 1.0):
         space = env.action_space
         if not isinstance(space, Box) or not space.bounded:
-            raise ValueError(f"ExecutionMismatch needs a Box of actions with finite bounds, {env!r} has {space}")
+            raise Refused(f"ExecutionMismatch needs a Box of actions with finite bounds, {env!r} has {space}")
         for name, value, valid, allowed in (
             ("delay", delay, delay >= 0, "0 or more"),
             ("smoothing", smoothing, 0 <= smoothing < 1, "in [0, 1)"),
             ("rate_limit", rate_limit, 0 < rate_limit <= 1, "in (0, 1]"),
         ):
             if not valid:
-                raise ValueError(f"ExecutionMismatch: {name} must be {allowed}, got {value}")
+                raise Refused(f"ExecutionMismatch: {name} must be {allowed}, got {value}")
         super().__init__(env)
         self.delay, self.smoothing = delay, smoothing
         self.most = rate_limit * (space.high - space.low)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 _BLOCK = 32  # rows orthogonalised together in a large matrix: products of matrices, and a block fits in the cache
 _SMALL = 256  # up to so many rows one block is as quick to run, and compiles in half the time
@@ -47,7 +47,7 @@ def orthonormal_rows(matrix: jax.Array) -> jax.Array:
     """
     n, m = matrix.shape
     if n > m:
-        raise ValueError(f"orthonormal_rows: {n} rows of length {m} cannot be orthogonal; transpose the matrix")
+        raise Refused(f"orthonormal_rows: {n} rows of length {m} cannot be orthogonal; transpose the matrix")
     if n <= _SMALL:
         return _gram_schmidt(matrix)
     count = -(-n // _BLOCK)
@@ -83,7 +83,7 @@ def orthogonal(scale: Any = 1.0, dtype: Any = jnp.float32) -> jax.nn.initializer
     def init(key: Key, shape: tuple[int, ...], dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
         del out_sharding  # part of the protocol in jax 0.11; kernels are sharded by whoever owns the parameters
         if len(shape) < 2:
-            raise ValueError(f"orthogonal: a kernel needs at least two axes, got the shape {tuple(shape)}")
+            raise Refused(f"orthogonal: a kernel needs at least two axes, got the shape {tuple(shape)}")
         outputs = shape[-1]
         inputs = 1
         for size in shape[:-1]:

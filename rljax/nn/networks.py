@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.nn.initializers import orthogonal, uniform
+from rljax.types import Refused
 
 Initialization = Literal["orthogonal", "uniform"]
 
@@ -27,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Looks an activation function up by its name; the names are the keys of `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(sorted(ACTIVATIONS))}; got {name!r}")
+        raise Refused(f"activation must be one of {', '.join(sorted(ACTIVATIONS))}; got {name!r}")
     return ACTIVATIONS[name]
 
 
@@ -102,19 +103,19 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         if not len(self.channels) == len(self.kernels) == len(self.strides):
-            raise ValueError(
+            raise Refused(
                 "CNN: channels, kernels and strides must be of one length, got "
                 f"{tuple(self.channels)}, {tuple(self.kernels)}, {tuple(self.strides)}"
             )
         if image.ndim < 3:
-            raise ValueError(f"CNN: an image has the axes [..., height, width, channels], got the shape {image.shape}")
+            raise Refused(f"CNN: an image has the axes [..., height, width, channels], got the shape {image.shape}")
         activate = activation(self.activation)
         x = image.astype(jnp.float32)
         if image.dtype == jnp.uint8:
             x = x / 255.0
         for channels, kernel, stride in zip(self.channels, self.kernels, self.strides, strict=True):
             if min(x.shape[-3:-1]) < kernel:
-                raise ValueError(
+                raise Refused(
                     f"CNN: an image of {image.shape[-3]} x {image.shape[-2]} is too small for kernels="
                     f"{tuple(self.kernels)} with strides={tuple(self.strides)}: a {kernel} x {kernel} kernel meets "
                     f"{x.shape[-3]} x {x.shape[-2]}. Use fewer or smaller kernels, such as kernels=(3,), strides=(1,)"

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from rljax.types import Refused
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -23,7 +25,7 @@ def bfloat16_dot_general(inputs: jax.Array, kernel: jax.Array, dimension_numbers
     On a CPU it cannot be vmapped over different kernels.
     """
     if dimension_numbers != (((inputs.ndim - 1,), (0,)), ((), ())) or kernel.ndim != 2:
-        raise ValueError(f"bfloat16_dot_general: a product of a dense layer, not {dimension_numbers}")
+        raise Refused(f"bfloat16_dot_general: a product of a dense layer, not {dimension_numbers}")
     return _product(inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 

@@ -8,6 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rljax.types import Refused
+
 
 def support(value_min: float, value_max: float, num_atoms: int) -> jax.Array:
     """The atoms [num_atoms], evenly spaced from value_min to value_max, both included.
@@ -16,9 +18,7 @@ def support(value_min: float, value_max: float, num_atoms: int) -> jax.Array:
       ValueError: fewer than two atoms, or an empty range.
     """
     if num_atoms < 2 or not value_min < value_max:
-        raise ValueError(
-            f"categorical.support: {num_atoms} atoms from {value_min} to {value_max} are no range of values"
-        )
+        raise Refused(f"categorical.support: {num_atoms} atoms from {value_min} to {value_max} are no range of values")
     return jnp.linspace(value_min, value_max, num_atoms)
 
 

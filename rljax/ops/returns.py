@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rljax.types import Refused
+
 
 def _continuation(next_value: jax.Array, terminated: jax.Array, discount: Any) -> jax.Array:
     # A choice and not a product: the value of a terminal observation is arbitrary, and may even be infinite.
@@ -117,7 +119,7 @@ def n_step_returns(
     Sutton and Barto (2018), equation 7.1. Fewer rewards are summed where the episode or the sequence ends first.
     """
     if n < 1:
-        raise ValueError(f"n_step_returns: n must be at least 1, got {n}")
+        raise Refused(f"n_step_returns: n must be at least 1, got {n}")
     chex.assert_equal_shape([reward, next_value, terminated, truncated])
     last = jnp.zeros_like(truncated).at[-1].set(True)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rljax.types import PyTree
+from rljax.types import PyTree, Refused
 
 _HORIZON = 2.0**17  # updates; an increment keeps 7 of the 24 bits of the mantissa in the worst case
 
@@ -66,10 +66,10 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
         shape, element = jnp.shape(leaves[i]), jnp.shape(means[i])
         batch_ndim = len(shape) - len(element)
         if batch_ndim < 0 or shape[batch_ndim:] != element:
-            raise ValueError(f"running_statistics.update: a leaf must be of shape [..., *{element}], got {shape}")
+            raise Refused(f"running_statistics.update: a leaf must be of shape [..., *{element}], got {shape}")
         batch_shapes.add(shape[:batch_ndim])
     if len(batch_shapes) > 1:
-        raise ValueError(f"running_statistics.update: leaves must share their batch axes, got {batch_shapes}")
+        raise Refused(f"running_statistics.update: leaves must share their batch axes, got {batch_shapes}")
     size = 1
     for axis in batch_shapes.pop():
         size *= axis

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rljax.types import PyTree
+from rljax.types import PyTree, Refused
 
 MANIFEST = "MANIFEST.json"
 
@@ -48,7 +48,7 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         if keep < 2:
-            raise ValueError(f"keep_checkpoints = {keep} is not allowed; it must be at least 2")
+            raise Refused(f"keep_checkpoints = {keep} is not allowed; it must be at least 2")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self.read_only = read_only
@@ -112,7 +112,7 @@ class Checkpointer:
         candidates = self.iterations()
         if iteration is not None:
             if iteration not in candidates:
-                raise ValueError(f"no checkpoint {iteration} in {self.folder}; there are {candidates}")
+                raise Refused(f"no checkpoint {iteration} in {self.folder}; there are {candidates}")
             candidates = [iteration]
         damage = None
         for candidate in reversed(candidates):
@@ -121,11 +121,11 @@ class Checkpointer:
                 return self._read(item, target, candidate)
             message = f"checkpoint {self.folder.name}/{candidate} is damaged: {damage}"
             if iteration is not None:
-                raise ValueError(message)
+                raise Refused(message)
             warnings.warn(f"{message}; the one before it is used", stacklevel=2)
             self._set_aside(candidate)
         if damage is not None:
-            raise ValueError(f"every checkpoint in {self.folder} is damaged, the last one read: {damage}")
+            raise Refused(f"every checkpoint in {self.folder} is damaged, the last one read: {damage}")
         return None
 
     def best(self) -> int | None:
@@ -160,7 +160,7 @@ class Checkpointer:
             if own != _manifest_sum(manifest):
                 raise ValueError
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise ValueError(f"{MANIFEST} does not match its own sum") from None
+            raise Refused(f"{MANIFEST} does not match its own sum") from None
         return manifest
 
     def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
@@ -170,7 +170,7 @@ class Checkpointer:
             restored = reader.restore(self.folder / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error).strip().splitlines()[0].partition(". ")[0]
-            raise ValueError(
+            raise Refused(
                 f"checkpoint {iteration} does not fit this program's {item}: {reason}. It was saved with other "
                 "settings, or has a prioritised replay buffer, which needs as many devices as before"
             ) from error

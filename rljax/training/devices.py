@@ -12,6 +12,7 @@ import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from rljax.algorithms.base import Algorithm
+from rljax.types import Refused
 
 AXIS = "devices"
 
@@ -81,14 +82,14 @@ def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     if not _has_sharded_field(state):
         if config.batch_size % devices:
-            raise ValueError(f"batch_size = {config.batch_size} does not divide over {devices} devices")
+            raise Refused(f"batch_size = {config.batch_size} does not divide over {devices} devices")
     elif config.num_envs % devices:
-        raise ValueError(f"num_envs = {config.num_envs} does not divide over {devices} devices")
+        raise Refused(f"num_envs = {config.num_envs} does not divide over {devices} devices")
     else:
         try:
             dataclasses.replace(config, num_envs=config.num_envs // devices)
         except ValueError as error:
-            raise ValueError(f"on each of {devices} devices: {error}") from None
+            raise Refused(f"on each of {devices} devices: {error}") from None
     local = algorithm.make(algorithm.env, config, axis_name=AXIS)
     specs = partition_specs(state)
     replicated, data = PartitionSpec(), () if algorithm.data is None else (PartitionSpec(AXIS),)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rljax.algorithms.base import Policy
 from rljax.envs.environment import Environment, State
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 
 class Episodes(NamedTuple):
@@ -37,7 +37,7 @@ def evaluate(
     """
     limit = env.max_episode_steps
     if limit is None:
-        raise ValueError(f"evaluation needs a time limit: TimeLimit(env, max_steps), {env!r} has none")
+        raise Refused(f"evaluation needs a time limit: TimeLimit(env, max_steps), {env!r} has none")
     reset_key, act_key = jax.random.split(key)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_episodes, *x.shape)), policy.initial_memory)

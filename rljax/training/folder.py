@@ -10,7 +10,7 @@ import numpy as np
 
 from rljax.algorithms.base import Algorithm, config_to_dict
 from rljax.training.versions import hardware, versions
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 
 def describe(
@@ -41,16 +41,14 @@ def open_folder(folder: Path, description: dict[str, Any], resume: bool) -> None
     path, machine = folder / "config.json", {"versions": versions(), "hardware": hardware()}
     if path.exists():
         if not resume:
-            raise ValueError(f"{folder} holds a run already; resume it, or choose another name")
+            raise Refused(f"{folder} holds a run already; resume it, or choose another name")
         try:
             before = json.loads(path.read_text())
         except ValueError:
-            raise ValueError(f"{path} cannot be read, so the run cannot be resumed") from None
+            raise Refused(f"{path} cannot be read, so the run cannot be resumed") from None
         for part in ("algorithm", "env", "config", "data", "keys", "key_impl", "hyper"):
             if before.get(part) != description[part]:
-                raise ValueError(
-                    f"{folder} holds another run: {_difference(part, before.get(part), description[part])}"
-                )
+                raise Refused(f"{folder} holds another run: {_difference(part, before.get(part), description[part])}")
         with contextlib.suppress(OSError, ValueError):
             first = json.loads((folder / "versions.json").read_text())
             machine = first | {"resumed": [*first.get("resumed", []), machine]}

@@ -10,6 +10,7 @@ from rljax import algorithms
 from rljax.algorithms.base import Policy, config_from_dict
 from rljax.envs import Environment, make
 from rljax.training.checkpoint import Checkpointer
+from rljax.types import Refused
 
 
 def load(
@@ -35,13 +36,13 @@ def load(
     algorithm = algorithms.get(description["algorithm"])
     spec = description["env"]
     if env is None and not spec:
-        raise ValueError(f"{folder} was trained on an environment that is not in the registry: pass env=...")
+        raise Refused(f"{folder} was trained on an environment that is not in the registry: pass env=...")
     env = make(**spec) if env is None else env
     made = algorithm.make(env, config_from_dict(algorithm.Config, description["config"]))
     keys = description["keys"]
     members = len(keys) if isinstance(keys[0], list) else None
     if not 0 <= member < (members or 1):
-        raise ValueError(f"member = {member} is not in {folder}, which has {members or 1}")
+        raise Refused(f"member = {member} is not in {folder}, which has {members or 1}")
 
     def template(key: jax.Array) -> Policy:
         return made.policy(made.init(key))
@@ -53,13 +54,13 @@ def load(
     checkpointer = Checkpointer(folder / "checkpoints", read_only=True)
     try:
         if which == "best" and checkpointer.best() is None:
-            raise ValueError(f"no checkpoint in {folder} was evaluated, so none is the best")
+            raise Refused(f"no checkpoint in {folder} was evaluated, so none is the best")
         iteration = checkpointer.best() if which == "best" else None if which == "newest" else which
         restored = checkpointer.restore("policy", target, iteration)
     finally:
         checkpointer.close()
     if restored is None:
-        raise ValueError(f"there is no whole checkpoint in {folder}")
+        raise Refused(f"there is no whole checkpoint in {folder}")
     return restored.item if members is None else jax.tree.map(lambda x: x[member], restored.item)
 
 
@@ -69,9 +70,9 @@ def read_description(folder: Path) -> dict:
     try:
         description = json.loads(path.read_text())
     except OSError:
-        raise ValueError(f"{folder} is not a run folder: it has no config.json") from None
+        raise Refused(f"{folder} is not a run folder: it has no config.json") from None
     except ValueError:
-        raise ValueError(f"{path} cannot be read: it is not JSON") from None
+        raise Refused(f"{path} cannot be read: it is not JSON") from None
     if missing := [n for n in ("algorithm", "env", "config", "keys", "key_impl") if n not in description]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
+        raise Refused(f"{path} lacks {', '.join(missing)}")
     return description

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rljax.types import Refused
+
 Row = dict[str, float | int | None]
 
 
@@ -42,7 +44,7 @@ class CsvLog:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames is None or list(reader.fieldnames) != self.columns:
-                raise ValueError(f"{path} has other columns than this run: {reader.fieldnames}")
+                raise Refused(f"{path} has other columns than this run: {reader.fieldnames}")
             # A process killed while writing leaves at most one short row, which is past the checkpoint.
             rows = [row for row in reader if all(value is not None for value in row.values())]
             return [row for row in rows if int(row["step"]) <= resume_step]
@@ -72,7 +74,7 @@ class WandbLog:
         try:
             import wandb
         except ImportError as error:
-            raise ValueError("wandb is not installed: pip install 'rljax[wandb]'") from error
+            raise Refused("wandb is not installed: pip install 'rljax[wandb]'") from error
         os.environ.setdefault("WANDB_SILENT", "true")
         self._run: Any = None
         try:

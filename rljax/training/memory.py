@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rljax.types import Refused
+
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -37,13 +39,13 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any 
     free = free_bytes()
     if free is not None and needed > free:
         if data_bytes > needed / 2:
-            raise ValueError(
+            raise Refused(
                 f"training needs {_gigabytes(needed)} of memory, {_gigabytes(data_bytes)} of it for the dataset, and "
                 f"{_gigabytes(free)} are free; stream it in blocks (rljax.data.Stream)"
                 f"{', or use one device, for each of the CPU has a copy' if on_cpu and members > 1 < devices else ''}"
             )
         largest = max(sizes, key=lambda name: sizes[name])
-        raise ValueError(
+        raise Refused(
             f"training needs {_gigabytes(needed)} of memory{' with its checkpoints' if saved and on_cpu else ''}, most "
             f"of it for state{largest} ({_gigabytes(sizes[largest])} for each of {members}), and "
             f"{_gigabytes(free)} are free; lower replay_size, num_envs or the number of members"

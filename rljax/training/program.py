@@ -13,7 +13,7 @@ from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
 from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate, score_names
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     """
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
-        raise ValueError(f"devices = {devices} is not allowed; there are {len(available)}")
+        raise Refused(f"devices = {devices} is not allowed; there are {len(available)}")
     count = devices
     if devices is None and jax.process_count() == 1:
         if members is not None:
@@ -81,7 +81,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         if split_members:
             placement = f"members over {placement}"
         elif devices is not None and devices > 1:
-            raise ValueError(f"{members} members do not divide over {devices} devices")
+            raise Refused(f"{members} members do not divide over {devices} devices")
         elif devices is None and len(available) > 1:
             placement = f"1 device ({members} members do not divide over {len(available)})"
 

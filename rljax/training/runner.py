@@ -28,7 +28,7 @@ from rljax.training.folder import describe, open_folder, write_json
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog
 from rljax.training.memory import check_memory
 from rljax.training.progress import ProgressBar
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
 """How long one call of the compiled loop should last, which is what a progress bar or a signal may have to wait."""
@@ -83,10 +83,10 @@ class _Plan:
     def make(cls, per_iteration: int, total: int, log: int | None, evaluate: int | None, save: int | None) -> "_Plan":
         for name, value, least in (("total_steps", total, 1), ("log_every", log, 1)):
             if value is not None and value < least:
-                raise ValueError(f"{name} = {value} is not allowed; it must be at least {least}")
+                raise Refused(f"{name} = {value} is not allowed; it must be at least {least}")
         for name, value in (("evaluate_every", evaluate), ("checkpoint_every", save)):
             if value is not None and value < 0:
-                raise ValueError(f"{name} = {value} is not allowed; it must be 0 (never) or more")
+                raise Refused(f"{name} = {value} is not allowed; it must be 0 (never) or more")
         iterations = math.ceil(total / per_iteration)
         logs = max(1, math.ceil((log or total / 100) / per_iteration))
 
@@ -147,7 +147,7 @@ def train(
     enable_compilation_cache()
     plan = _Plan.make(algorithm.steps_per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
     if (plan.evaluate or final_episodes) and algorithm.env.max_episode_steps is None:
-        raise ValueError(f"{algorithm.env!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
+        raise Refused(f"{algorithm.env!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
     keys, swept = _check_members(algorithm, key, hyper)
     members = keys.shape[0] if keys.ndim else None
     program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
@@ -394,17 +394,17 @@ class _Runner:
 def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None) -> tuple[Key, dict[str, np.ndarray]]:
     """The keys, [members] where there are members, and the swept values, every one checked by the config."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
-        raise ValueError("key must be made by jax.random.key, or be a one-dimensional array of such keys")
+        raise Refused("key must be made by jax.random.key, or be a one-dimensional array of such keys")
     swept = {name: np.asarray(values, np.float64) for name, values in (hyper or {}).items()}
     if not swept:
         return key, {}
     sizes = {values.shape for values in swept.values()} | ({key.shape} if key.ndim else set())
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
-        raise ValueError(f"keys and swept values must all be arrays of one length, got shapes {sorted(sizes)}")
+        raise Refused(f"keys and swept values must all be arrays of one length, got shapes {sorted(sizes)}")
     known = jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__
     for name, values in swept.items():
         if name not in known:
-            raise ValueError(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
+            raise Refused(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
         for value in values:
             dataclasses.replace(algorithm.config, **{name: float(value)})
     members = next(iter(sizes))[0]

@@ -10,7 +10,7 @@ from rljax.envs.adapters.common import import_package, like, unknown_name
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import TimeLimit
 from rljax.spaces import Box
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 _EPISODE_LENGTH = 1000
 """Of `brax.envs.create` and of Brax's own training."""
@@ -43,7 +43,7 @@ class BraxEnvironment(Environment):
         if not isinstance(physics.obs, dict):
             return jnp.asarray(physics.obs, jnp.float32)
         if "state" not in physics.obs:
-            raise ValueError(f"{self.name}: needs an entry 'state' in its observation, it has {', '.join(physics.obs)}")
+            raise Refused(f"{self.name}: needs an entry 'state' in its observation, it has {', '.join(physics.obs)}")
         return jnp.asarray(physics.obs["state"], jnp.float32)
 
     def _state(self, physics: Any, info: dict[str, PyTree]) -> State:
@@ -81,6 +81,6 @@ def make(
     try:
         raw = envs.get_environment(name, **kwargs, **({} if backend is None else {"backend": backend}))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"brax:{name}: {error}") from error
+        raise Refused(f"brax:{name}: {error}") from error
     env = BraxEnvironment(raw, f"brax:{name}")
     return TimeLimit(env, max_episode_steps) if max_episode_steps else env

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rljax.types import PyTree
+from rljax.types import PyTree, Refused
 
 
 def import_package(prefix: str, package: str, install: str) -> Any:
@@ -20,7 +20,7 @@ def import_package(prefix: str, package: str, install: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f"{prefix}: needs {package}: pip install {install} ({error})") from error
+        raise Refused(f"{prefix}: needs {package}: pip install {install} ({error})") from error
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> ValueError:

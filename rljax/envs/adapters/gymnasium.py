@@ -20,7 +20,7 @@ from rljax.envs.adapters.common import import_package
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.host_call import host_call
 from rljax.spaces import Box, Discrete
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 _INSTALL = "gymnasium"
 _OVER = -1
@@ -71,7 +71,7 @@ class GymnasiumEnvironment(Environment):
             dtype = np.uint8 if space.dtype == np.uint8 else np.float32
             self.observation_space = Box(space.low, space.high, space.shape, dtype)
         else:
-            raise ValueError(f"{self.name}: observations are Box or Discrete here, it has {type(space).__name__}")
+            raise Refused(f"{self.name}: observations are Box or Discrete here, it has {type(space).__name__}")
         space = first.action_space
         self._first_action = int(space.start) if isinstance(space, spaces.Discrete) else 0
         self._action_dtype = space.dtype
@@ -80,7 +80,7 @@ class GymnasiumEnvironment(Environment):
         elif isinstance(space, spaces.Box):
             self.action_space = Box(space.low, space.high, space.shape)
         else:
-            raise ValueError(f"{self.name}: actions are Box or Discrete here, it has {type(space).__name__}")
+            raise Refused(f"{self.name}: actions are Box or Discrete here, it has {type(space).__name__}")
         self._seen = {"obs": jax.ShapeDtypeStruct(self.observation_space.shape, self.observation_space.dtype)}
         if first.render_mode == "rgb_array":
             first.reset(seed=0)
@@ -211,4 +211,4 @@ def make(name: str, *, max_live: int = 1024, **kwargs: Any) -> Environment:
     try:
         return GymnasiumEnvironment(lambda: gymnasium.make(name, **options), f"gymnasium:{name}", max_live)
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise ValueError(f"gymnasium:{name}: {' '.join(str(error).split())}") from error
+        raise Refused(f"gymnasium:{name}: {' '.join(str(error).split())}") from error

@@ -9,7 +9,7 @@ import numpy as np
 from rljax.envs.adapters.common import import_package, like, unknown_name
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.spaces import Box, Discrete, Space
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 _NO_LIMIT = np.iinfo(np.int32).max
 
@@ -43,7 +43,7 @@ class GymnaxEnvironment(Environment):
             return Discrete(int(space.n))
         if hasattr(space, "low"):
             return Box(np.asarray(space.low), np.asarray(space.high), space.shape)
-        raise ValueError(f"{self.name}: spaces are Box or Discrete here, it has a {type(space).__name__}")
+        raise Refused(f"{self.name}: spaces are Box or Discrete here, it has a {type(space).__name__}")
 
     def reset(self, key: Key) -> State:
         reset_key, step_key = jax.random.split(key)
@@ -101,6 +101,6 @@ def make(name: str, **kwargs: Any) -> Environment:
         own = {key: value for key, value in kwargs.items() if not hasattr(params, key)}
         env, params = gymnax.make(name, **own)
     except TypeError as error:
-        raise ValueError(f"gymnax:{name}: {error}") from error
+        raise Refused(f"gymnax:{name}: {error}") from error
     params = params.replace(**{key: value for key, value in kwargs.items() if key not in own})
     return GymnaxEnvironment(env, params, f"gymnax:{name}")

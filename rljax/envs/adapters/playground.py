@@ -10,6 +10,7 @@ from rljax.envs.adapters.brax import BraxEnvironment
 from rljax.envs.adapters.common import import_package, unknown_name
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import TimeLimit
+from rljax.types import Refused
 
 _INSTALL = '"rljax[playground]"'
 
@@ -53,7 +54,7 @@ def make(
     """
     unexpected = kwargs.keys() - {"max_episode_steps"}
     if unexpected:
-        raise ValueError(
+        raise Refused(
             f"playground:{name}: got unexpected {', '.join(sorted(unexpected))}; "
             "it takes: impl, config_overrides, max_episode_steps"
         )
@@ -70,7 +71,7 @@ def make(
     try:
         config.update_from_flattened_dict(overrides)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"playground:{name}: config_overrides: {error.args[0]}") from error
+        raise Refused(f"playground:{name}: config_overrides: {error.args[0]}") from error
     env = PlaygroundEnvironment(registry.load(name, config=config), f"playground:{name}")
     limit = kwargs.get("max_episode_steps", config.episode_length)
     return TimeLimit(env, limit) if limit else env

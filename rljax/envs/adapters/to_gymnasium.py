@@ -10,6 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Discrete, Space
+from rljax.types import Refused
 
 
 class GymnasiumEnv(gymnasium.Env):
@@ -22,11 +23,11 @@ class GymnasiumEnv(gymnasium.Env):
 
     def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int | None = None):
         if isinstance(env, AutoReset):
-            raise ValueError("to_gymnasium needs one environment, got a batch with auto-reset: pass its `.env`")
+            raise Refused("to_gymnasium needs one environment, got a batch with auto-reset: pass its `.env`")
         render_fps = render_fps or round(getattr(env.unwrapped, "control_rate", 30))
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": render_fps}
         if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"to_gymnasium: render_mode must be None or 'rgb_array', got {render_mode!r}")
+            raise Refused(f"to_gymnasium: render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.env = env
         self.render_mode = render_mode
         self.observation_space = _space(env.observation_space)

@@ -12,7 +12,7 @@ from rljax.envs.finite.mdp import MDP
 from rljax.envs.finite.worlds import WORLDS
 from rljax.envs.wrappers import TimeLimit
 from rljax.spaces import Box, Discrete
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 
 class Finite(Environment):
@@ -27,7 +27,7 @@ class Finite(Environment):
 
     def __init__(self, mdp: MDP, observation: Literal["index", "one_hot"] = "index"):
         if observation not in ("index", "one_hot"):
-            raise ValueError(f"Finite: observation must be index or one_hot, got {observation!r}")
+            raise Refused(f"Finite: observation must be index or one_hot, got {observation!r}")
         self.mdp, self.observation = mdp, observation
         self.action_space = Discrete(mdp.num_actions)
         self.observation_space = (
@@ -64,10 +64,10 @@ def world(name: str, **kwargs: Any) -> MDP:
     if name not in WORLDS:
         near = difflib.get_close_matches(name, WORLDS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"unknown world {name!r}; {hint}known: {', '.join(WORLDS)}")
+        raise Refused(f"unknown world {name!r}; {hint}known: {', '.join(WORLDS)}")
     taken = inspect.signature(WORLDS[name]).parameters
     if unknown := sorted(set(kwargs) - set(taken)):
-        raise ValueError(f"{name} does not take {', '.join(unknown)}; it takes: {', '.join(taken)}")
+        raise Refused(f"{name} does not take {', '.join(unknown)}; it takes: {', '.join(taken)}")
     return WORLDS[name](**kwargs)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 TOLERANCE = 1e-4
 """How far from 1 the probabilities of a transition may sum."""
@@ -108,7 +108,7 @@ def split_states(mdp: MDP, devices: Sequence[jax.Device] | None = None) -> MDP:
     """
     devices = jax.devices() if devices is None else devices
     if mdp.num_states % len(devices):
-        raise ValueError(f"mdp: {mdp.num_states} states do not divide over {len(devices)} devices")
+        raise Refused(f"mdp: {mdp.num_states} states do not divide over {len(devices)} devices")
     mesh = jax.make_mesh((len(devices),), ("states",), axis_types=(AxisType.Auto,), devices=devices)
 
     def put(x: jax.Array) -> jax.Array:
@@ -154,17 +154,17 @@ def sparse(
     """
     successors, probabilities = np.asarray(successors), np.asarray(probabilities)
     if successors.ndim != 3 or successors.shape != probabilities.shape:
-        raise ValueError(
+        raise Refused(
             f"mdp: successors and probabilities must both be [actions, successors, states], got {successors.shape} "
             f"and {probabilities.shape}"
         )
     if not np.issubdtype(successors.dtype, np.integer):
-        raise ValueError(f"mdp: successors must be integers, got {successors.dtype}")
+        raise Refused(f"mdp: successors must be integers, got {successors.dtype}")
     states = successors.shape[-1]
     wrong = (successors < 0) | (successors >= states)
     if wrong.any():
         action, k, state = np.argwhere(wrong)[0]
-        raise ValueError(
+        raise Refused(
             f"mdp: successor {successors[action, k, state]} of state {state}, action {action} is not a state; there "
             f"are {states}"
         )
@@ -180,7 +180,7 @@ def dense(
     """
     probabilities, rewards = np.asarray(probabilities), np.asarray(rewards)
     if probabilities.ndim != 3 or probabilities.shape[1] != probabilities.shape[2]:
-        raise ValueError(f"mdp: probabilities must be [actions, states, states], got {probabilities.shape}")
+        raise Refused(f"mdp: probabilities must be [actions, states, states], got {probabilities.shape}")
     if rewards.ndim == 3:
         rewards = rewards.swapaxes(1, 2)
     return _checked(None, probabilities.swapaxes(1, 2), rewards, discount, terminal, start, dtype)
@@ -208,7 +208,7 @@ def from_lists(
     terminated = np.zeros((actions, width, states), bool)
     for state, of_state in transitions.items():
         if len(of_state) != actions:
-            raise ValueError(f"mdp: state {state} has {len(of_state)} actions, state 0 has {actions}")
+            raise Refused(f"mdp: state {state} has {len(of_state)} actions, state 0 has {actions}")
         for action, row in of_state.items():
             for k, (probability, successor, reward, ended) in enumerate(row):
                 place = action, k, state
@@ -241,20 +241,20 @@ def _checked(
     actions, _, states = probabilities.shape
     terminal = np.zeros(states, bool) if terminal is None else np.asarray(terminal, bool)
     if terminal.shape != (states,):
-        raise ValueError(f"mdp: terminal must be [states] = ({states},), got {terminal.shape}")
+        raise Refused(f"mdp: terminal must be [states] = ({states},), got {terminal.shape}")
     if not 0 <= discount <= 1:
-        raise ValueError(f"mdp: discount must be in [0, 1], got {discount}")
+        raise Refused(f"mdp: discount must be in [0, 1], got {discount}")
     bad = ~(np.isfinite(probabilities) & (probabilities >= 0)) & ~terminal
     if bad.any():
         action, k, state = np.argwhere(bad)[0]
-        raise ValueError(
+        raise Refused(
             f"mdp: state {state}, action {action}: {probabilities[action, k, state]} is not a probability"
         )  # fmt: skip
     total = probabilities.sum(1)
     bad = (np.abs(total - 1) > TOLERANCE) & ~terminal
     if bad.any():
         action, state = np.argwhere(bad)[0]
-        raise ValueError(f"mdp: the probabilities of state {state}, action {action} sum to {total[action, state]:.6g}")
+        raise Refused(f"mdp: the probabilities of state {state}, action {action} sum to {total[action, state]:.6g}")
     probabilities = np.where(terminal, 0.0, probabilities)
 
     rewards = np.asarray(rewards, np.float64)
@@ -263,21 +263,21 @@ def _checked(
     elif rewards.shape == (states,):
         rewards = np.broadcast_to(rewards, (actions, states))
     if rewards.shape != (actions, states):
-        raise ValueError(f"mdp: rewards must be [actions, states] = {(actions, states)}, got {rewards.shape}")
+        raise Refused(f"mdp: rewards must be [actions, states] = {(actions, states)}, got {rewards.shape}")
     if not np.isfinite(rewards).all():
         action, state = np.argwhere(~np.isfinite(rewards))[0]
-        raise ValueError(f"mdp: the reward of state {state}, action {action} is {rewards[action, state]}")
+        raise Refused(f"mdp: the reward of state {state}, action {action} is {rewards[action, state]}")
     rewards = np.where(terminal, 0.0, rewards)
 
     if start is None:
         start = ~terminal / max((~terminal).sum(), 1)
     start = np.asarray(start, np.float64)
     if start.shape != (states,) or (start < 0).any() or abs(start.sum() - 1) > TOLERANCE:
-        raise ValueError("mdp: start must be a distribution over states")
+        raise Refused("mdp: start must be a distribution over states")
     if discount == 1:
         stuck = np.flatnonzero(~_can_end(successors, probabilities, terminal))
         if stuck.size:
-            raise ValueError(f"mdp: discount = 1 needs an end, and state {stuck[0]} cannot reach a terminal state")
+            raise Refused(f"mdp: discount = 1 needs an end, and state {stuck[0]} cannot reach a terminal state")
     return MDP(
         rewards=jnp.asarray(rewards, dtype),
         probabilities=jnp.asarray(probabilities, dtype),

@@ -10,6 +10,7 @@ import numpy as np
 
 from rljax.envs.finite.discretize import mountain_car, pendulum
 from rljax.envs.finite.mdp import MDP, sparse
+from rljax.types import Refused
 
 LEFT, DOWN, RIGHT, UP = range(4)
 _MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))
@@ -54,9 +55,9 @@ def gridworld(
     """
     lines = rows.strip("\n").splitlines() if isinstance(rows, str) else list(rows)
     if not lines or len({len(line) for line in lines}) != 1:
-        raise ValueError(f"gridworld: lines must all have one length, got {[len(line) for line in lines]}")
+        raise Refused(f"gridworld: lines must all have one length, got {[len(line) for line in lines]}")
     if not 0 <= slip <= 1:
-        raise ValueError(f"gridworld: slip must be in [0, 1], got {slip}")
+        raise Refused(f"gridworld: slip must be in [0, 1], got {slip}")
     return gridworld_of_cells(
         np.array([list(line) for line in lines]), slip, discount, rewards, step_reward, terminal, walls, start,
         back_to_start, wind, dtype,
@@ -79,7 +80,7 @@ def gridworld_of_cells(
     """`gridworld` from an array of letters [height, width], for grids of millions of cells."""
     height, width = cells.shape
     if wind is not None and len(wind) != width:
-        raise ValueError(f"gridworld: wind must have one number for each of {width} columns, got {len(wind)}")
+        raise Refused(f"gridworld: wind must have one number for each of {width} columns, got {len(wind)}")
     letters = cells.ravel()
     solid = np.isin(letters, list(walls))
     ends = np.isin(letters, list(terminal)) | solid
@@ -87,7 +88,7 @@ def gridworld_of_cells(
     if not starts.any():
         starts = ~ends
     if back_to_start and starts.sum() != 1:
-        raise ValueError(f"gridworld: back_to_start needs one start, there are {starts.sum()}")
+        raise Refused(f"gridworld: back_to_start needs one start, there are {starts.sum()}")
 
     cell = np.arange(height * width, dtype=np.int32)
     row, column = np.divmod(cell, width)
@@ -185,7 +186,7 @@ def garnet(
     Rewards are normally distributed. There are no terminal states.
     """
     if not 1 <= successors <= num_states:
-        raise ValueError(f"garnet: successors must be from 1 to num_states = {num_states}, got {successors}")
+        raise Refused(f"garnet: successors must be from 1 to num_states = {num_states}, got {successors}")
     rng = np.random.default_rng(seed)
     shape = (num_actions, num_states)
     # Distinct, for any number of states: sorted draws with replacement from a smaller range, moved apart.

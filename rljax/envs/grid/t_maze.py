@@ -8,7 +8,7 @@ import numpy as np
 
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.spaces import Box, Discrete
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 NORTH, EAST, SOUTH, WEST = range(4)
 
@@ -35,7 +35,7 @@ class TMaze(Environment):
 
     def __init__(self, length: int = 10):
         if length < 1:
-            raise ValueError(f"t_maze: length must be at least 1, got {length}")
+            raise Refused(f"t_maze: length must be at least 1, got {length}")
         self.length = length
 
     def observe(self, physics: Physics) -> jax.Array:

@@ -17,7 +17,7 @@ import numpy as np
 from rljax.envs.environment import Environment
 from rljax.envs.episodes import play
 from rljax.envs.manipulation.scripts import SCRIPTS, Memory, Script
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 NONE, SLIP, HESITATION, WRONG_APPROACH = range(4)
 """Labels of steps."""
@@ -60,7 +60,7 @@ class Manner:
             most = 1.0 if name not in ("speed", "noise") else np.inf
             if not 0 <= value <= most or (name == "speed" and value == 0):
                 allowed = "above 0" if name == "speed" else "0 or more" if most > 1 else "between 0 and 1"
-                raise ValueError(f"Manner: {name} must be {allowed}, got {value}")
+                raise Refused(f"Manner: {name} must be {allowed}, got {value}")
 
 
 class Demonstrations(NamedTuple):
@@ -90,7 +90,7 @@ def make(env: Environment, manner: Manner = Manner()) -> Demonstrator:
     kind: Any = next((kind for kind in SCRIPTS if isinstance(env.unwrapped, kind)), None)
     if kind is None:
         known = ", ".join(kind.__name__ for kind in SCRIPTS)
-        raise ValueError(f"{env!r} has no demonstrator; there is one for {known}")
+        raise Refused(f"{env!r} has no demonstrator; there is one for {known}")
     space: Any = env.action_space
     hands = space.shape[0] // 4
     nothing = Memory(

@@ -12,7 +12,7 @@ from rljax.envs.manipulation.grip import grip
 from rljax.envs.manipulation.task import ManipulationTask, Progress
 from rljax.envs.mujoco.engine import Physics, load_model
 from rljax.envs.symmetry import Image, Symmetry, affine, blocks_of
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 THICKNESS = 0.008
 """Of the lace, in metres, which are all lengths here; x is forwards, y to the left, z upwards."""
@@ -97,7 +97,7 @@ class Lace(ManipulationTask):
 
     def __init__(self, left_first: float = 0.5, **task: Any):
         if not 0 <= left_first <= 1:
-            raise ValueError(f"Lace: left_first must be between 0 and 1, got {left_first}")
+            raise Refused(f"Lace: left_first must be between 0 and 1, got {left_first}")
         self.left_first = left_first
         super().__init__(load_model(Path(__file__).with_suffix(".xml")), 10, **task)
 

@@ -9,6 +9,7 @@ import mujoco
 from rljax.envs.mujoco.engine import Physics
 from rljax.envs.mujoco.task import MujocoTask, Score
 from rljax.envs.symmetry import Blocks, Symmetry
+from rljax.types import Refused
 
 Reward = Literal["dense", "staged", "sparse"]
 
@@ -51,7 +52,7 @@ class ManipulationTask(MujocoTask):
         **engine: Any,
     ):
         if reward not in get_args(Reward):
-            raise ValueError(f"{type(self).__name__}: reward must be one of {get_args(Reward)}, got {reward!r}")
+            raise Refused(f"{type(self).__name__}: reward must be one of {get_args(Reward)}, got {reward!r}")
         self.reward, self.terminate_on_success = reward, terminate_on_success
         super().__init__(model, frame_skip, outputs, **engine)
 

@@ -12,6 +12,8 @@ import mujoco
 import numpy as np
 from flax import struct
 
+from rljax.types import Refused
+
 ENGINES = ("auto", "native", "mjx", "warp")
 
 
@@ -59,11 +61,11 @@ class Engine:
 
     def __init__(self, model: mujoco.MjModel, substeps: int, outputs: Sequence[str] = ()):
         if substeps < 1:
-            raise ValueError(f"engine {self.name}: substeps must be at least 1, got {substeps}")
+            raise Refused(f"engine {self.name}: substeps must be at least 1, got {substeps}")
         data = mujoco.MjData(model)
         derived: dict[str, Any] = {n: data.qpos if n == "qpos_change" else getattr(data, n, None) for n in outputs}
         if unknown := [name for name, value in derived.items() if not isinstance(value, np.ndarray)]:
-            raise ValueError(f"engine {self.name}: mjData has no array {', '.join(unknown)}")
+            raise Refused(f"engine {self.name}: mjData has no array {', '.join(unknown)}")
         self.model, self.substeps, self.outputs = model, substeps, tuple(outputs)
         self.output_shapes = {name: value.shape for name, value in derived.items()}
         self.initial = {name: np.asarray(getattr(data, name), np.float32) for name in STATE_FIELDS}
@@ -91,7 +93,7 @@ def make_engine(name: str, model: mujoco.MjModel, substeps: int, outputs: Sequen
       ValueError: an unknown engine or option, a model that the engine cannot run, or Warp is not installed.
     """
     if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+        raise Refused(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
     if name == "auto":
         name = "native" if jax.default_backend() == "cpu" else "mjx"
     # Imported when used, since MJX takes seconds.
@@ -106,7 +108,7 @@ def make_engine(name: str, model: mujoco.MjModel, substeps: int, outputs: Sequen
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
-        raise ValueError(f"engine {name}: {str(error).partition(') ')[2]}") from None
+        raise Refused(f"engine {name}: {str(error).partition(') ')[2]}") from None
 
 
 def load_model(path: str | Path) -> mujoco.MjModel:
@@ -117,14 +119,14 @@ def load_model(path: str | Path) -> mujoco.MjModel:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no MJCF file {path}")
+        raise Refused(f"there is no MJCF file {path}")
     messages: list[str] = []
     # Otherwise they would be printed, and left in a file in the current folder.
     mujoco.set_mju_user_warning(messages.append)
     try:
         model = mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
-        raise ValueError(f"{path} is not a model that MuJoCo takes: {' '.join(str(error).split())}") from None
+        raise Refused(f"{path} is not a model that MuJoCo takes: {' '.join(str(error).split())}") from None
     finally:
         mujoco.set_mju_user_warning(None)
     for message in messages:
@@ -141,5 +143,5 @@ def gymnasium_model(file: str) -> mujoco.MjModel:
     """
     spec = importlib.util.find_spec("gymnasium")
     if spec is None or spec.origin is None:
-        raise ValueError(f"the model {file} comes with Gymnasium, which is not installed: pip install gymnasium")
+        raise Refused(f"the model {file} comes with Gymnasium, which is not installed: pip install gymnasium")
     return load_model(Path(spec.origin).parent / "envs" / "mujoco" / "assets" / file)

@@ -12,6 +12,7 @@ import numpy as np
 from mujoco import mjx
 
 from rljax.envs.mujoco.engine import STATE_FIELDS, Engine, Physics
+from rljax.types import Refused
 
 
 class MjxEngine(Engine):
@@ -35,7 +36,7 @@ class MjxEngine(Engine):
         ls_iterations: int = 10,
     ):
         if iterations < 1 or ls_iterations < 1:
-            raise ValueError(f"engine {self.name}: iterations and ls_iterations must be at least 1")
+            raise Refused(f"engine {self.name}: iterations and ls_iterations must be at least 1")
         super().__init__(copy.copy(model), substeps, outputs)
         options = self.model.opt
         if options.solver == mujoco.mjtSolver.mjSOL_PGS:
@@ -44,7 +45,7 @@ class MjxEngine(Engine):
         try:
             self.mjx_model = mjx.put_model(self.model, impl=self.implementation)
         except NotImplementedError as error:
-            raise ValueError(f"engine {self.name} cannot run this model: {error}") from None
+            raise Refused(f"engine {self.name} cannot run this model: {error}") from None
 
     def reset(self, qpos: jax.Array, qvel: jax.Array) -> Physics:
         data = mjx.forward(self.mjx_model, self._make_data().replace(qpos=qpos, qvel=qvel))
@@ -97,9 +98,9 @@ class WarpEngine(MjxEngine):
         **solver: int,
     ):
         if importlib.util.find_spec("warp") is None:
-            raise ValueError('engine warp needs MuJoCo Warp, which is not installed: pip install "rljax[warp]"')
+            raise Refused('engine warp needs MuJoCo Warp, which is not installed: pip install "rljax[warp]"')
         if "cfrc_ext" in outputs:
-            raise ValueError("engine warp: MJX does not hand out Warp's contact forces (cfrc_ext); use mjx or native")
+            raise Refused("engine warp: MJX does not hand out Warp's contact forces (cfrc_ext); use mjx or native")
         most_contacts, most_constraints = most_used(model)
         self.contacts = contacts or 2 * most_contacts + 4
         self.constraints = constraints or 2 * most_constraints + 8

@@ -23,6 +23,7 @@ from mujoco.batch import Batch, SimulationError
 
 from rljax.envs.host_call import host_call
 from rljax.envs.mujoco.engine import STATE_FIELDS, Engine, Physics
+from rljax.types import Refused
 
 _STATE = mujoco.mjtState
 _COMPONENTS = {
@@ -50,9 +51,9 @@ class NativeEngine(Engine):
         super().__init__(copy.copy(model), substeps, outputs)
         for feature, component in _REFUSED.items():
             if mujoco.mj_stateSize(model, component):
-                raise ValueError(f"engine native: the model has {feature}, which it does not carry from step to step")
+                raise Refused(f"engine native: the model has {feature}, which it does not carry from step to step")
         if threads is not None and threads < 1:
-            raise ValueError(f"engine native: threads must be at least 1, got {threads}")
+            raise Refused(f"engine native: threads must be at least 1, got {threads}")
         # An unstable simulation stays NaN, so that the task sees it, instead of going on from a reset by itself.
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.threads = threads or _available_cores()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rljax.types import Refused
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -147,7 +149,7 @@ def _camera(model: "mujoco.MjModel", settings: dict[str, Any]) -> tuple["mujoco.
 
     known = ("trackbodyid", "lookat", "distance", "azimuth", "elevation", "name")
     if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"a camera has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+        raise Refused(f"a camera has no setting {', '.join(unknown)}; it has {', '.join(known)}")
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
     if "name" in settings:
