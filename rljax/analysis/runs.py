@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rljax.paths import local
 from rljax.types import Refused
 
 RETURN_METRICS = ("evaluation/return", "episode/return")
@@ -100,7 +101,7 @@ class Run:
 
 def read_run(folder: str | Path) -> Run:
     """Reads a run folder. A run still in progress has no evaluation.json, and its `evaluation` is None."""
-    folder = Path(folder)
+    folder = local(folder)
     metrics = read_metrics(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.json")
@@ -118,7 +119,7 @@ def read_metrics(run_folder: str | Path) -> dict[str, np.ndarray]:
     A swept hyperparameter that is not a number stays an array of strings. A last line without its line end is being
     written, or its writer was killed: it is left out with a warning.
     """
-    folder = Path(run_folder)
+    folder = local(run_folder)
     path = folder / "metrics.csv"
     if not path.is_file():
         problem = "it has no metrics.csv" if folder.is_dir() else "there is no such folder"

@@ -9,6 +9,7 @@ import jax
 from rljax import algorithms
 from rljax.algorithms.base import Policy, config_from_dict
 from rljax.envs import Environment, make
+from rljax.paths import local
 from rljax.training.checkpoint import Checkpointer
 from rljax.types import Refused
 
@@ -31,7 +32,7 @@ def load(
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.
     """
-    folder = Path(folder)
+    folder = local(folder)
     description = read_description(folder)
     algorithm = algorithms.get(description["algorithm"])
     spec = description["env"]

@@ -42,7 +42,9 @@ class ProgressBar:
     def line(self, text: str) -> None:
         """A line of its own, above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            from rich.text import Text
+
+            self._bar.console.print(Text(text))  # a string would be read as markup
         elif self._enabled:
             print(text, file=sys.stderr, flush=True)
 

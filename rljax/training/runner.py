@@ -20,6 +20,7 @@ import numpy as np
 
 from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
+from rljax.paths import local
 from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.checkpoint import Checkpointer
@@ -152,7 +153,7 @@ def train(
     members = keys.shape[0] if keys.ndim else None
     program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
     description = describe(algorithm, keys, swept, total_steps, settings)
-    out = None if folder is None else Path(folder)
+    out = None if folder is None else local(folder)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
@@ -412,8 +413,8 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
 
 
 def _seeds(keys: Key) -> list[int]:
-    """The seeds that `jax.random.key` was called with, so far as a key shows it (its last word)."""
-    return [int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
+    """The seeds that keys were made of, so far as a key shows it (its last two words)."""
+    return [int(words[-2]) << 32 | int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
 
 
 @contextlib.contextmanager

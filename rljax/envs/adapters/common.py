@@ -23,13 +23,13 @@ def import_package(prefix: str, package: str, install: str) -> Any:
         raise Refused(f"{prefix}: needs {package}: pip install {install} ({error})") from error
 
 
-def unknown_name(prefix: str, name: str, known: Iterable[str]) -> ValueError:
+def unknown_name(prefix: str, name: str, known: Iterable[str]) -> Refused:
     """The error for a task that the library does not have, in one line, with the near ones first."""
     names = {other.lower(): other for other in known}
     near = [names[other] for other in difflib.get_close_matches(name.lower(), names)]
     suggestion = f"did you mean {' or '.join(near)}? " if near else ""
     listed = ", ".join(sorted(names.values()))
-    return ValueError(f"unknown environment '{prefix}:{name}'; {suggestion}known: {listed}")
+    return Refused(f"unknown environment '{prefix}:{name}'; {suggestion}known: {listed}")
 
 
 def like(new: PyTree, old: PyTree) -> PyTree:
