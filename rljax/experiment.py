@@ -42,7 +42,7 @@ class Run:
     seed: int = 0
     """Seed of the first member."""
     seeds: int = 1
-    """Independent seeds, trained in one program: seed, seed + 1, …"""
+    """Number of independent seeds, trained in one program: seed, seed + 1 and so on."""
     sweep: tuple[str, ...] = ()
     """Hyperparameters to sweep in the same program, e.g. learning_rate=1e-4,3e-4,1e-3; several make a grid."""
     runs: Path = Path("runs")

@@ -17,7 +17,7 @@ from rljax.types import Refused
 def test_an_address_is_refused_in_one_line_and_nothing_is_made(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for enter in (paths.local, lambda path: paths.local(Path(path)), rljax.load, formats.load, read_run):
-        with pytest.raises(Refused, match=r"is an address; only folders and files of this machine are allowed") as error:
+        with pytest.raises(Refused, match="is an address; only folders and files of this machine") as error:
             enter(text)
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -58,7 +58,7 @@ class Config(OfflineConfig, ReplayConfig):
     labels: int = 0
     """Labels that a chunk may have and the policy is conditioned on; 0 for none."""
     label_dropout: float = 0.3
-    """How often the label is withheld in training, so that there is a policy without one (Recap: 0.3)."""
+    """Probability that training withholds the label, so that a policy without one is learned too (Recap: 0.3)."""
     acts_with: int = -1
     """Label with which the policy acts; -1 for none."""
     guidance: float = 1.0
