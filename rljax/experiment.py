@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -380,7 +381,7 @@ def keys_of(seeds: Sequence[int]) -> Key:
         return keys
     data = np.array(jax.random.key_data(keys))
     data[:, 0::2] = upper[:, None]  # where JAX puts them if jax_enable_x64 is on
-    return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(keys)))
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=str(jax.random.key_impl(keys)))
 
 
 def _check_schedules(folder: Path, config: Any, total_steps: int) -> None:
