@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from rljax import training
-from rljax.analysis.statistics import bootstrap_interval
+from rljax.analysis.statistics import spread_in_words
 from rljax.training.versions import hardware, versions
 
 ROOT = Path(__file__).parents[1]
@@ -76,12 +76,10 @@ def run_all(jobs: Iterable[list[str]]) -> None:
 
 
 def with_interval(scores: Sequence[float], form: str = ".1f") -> str:
-    """The mean over seeds, [its bootstrap interval] and (how many)."""
+    """The mean over seeds, [its 95 % interval] or, of fewer than four, their range, and (how many)."""
     if not scores:
         return "–"
-    low, high = bootstrap_interval(np.array(scores))
-    interval = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{np.mean(scores):{form}}{interval} ({len(scores)})"
+    return f"{np.mean(scores):{form}}{spread_in_words(scores, lambda x: format(x, form))} ({len(scores)})"
 
 
 def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> float:

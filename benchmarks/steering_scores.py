@@ -20,7 +20,7 @@ from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_inter
 from experiments.gr_rl import Settings as Pipeline
 from rljax.algorithms import grrl
 from rljax.analysis.runs import curve, read_run
-from rljax.analysis.statistics import bootstrap_band
+from rljax.analysis.statistics import spread_band
 from rljax.nn.precision import Precision
 
 STEERED = {
@@ -342,7 +342,7 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
             label = f"{method}, {reward} reward ({len(of)} seed{'s' if len(of) > 1 else ''})"
             (line,) = axis.plot(steps, np.nanmean(values, 0), label=label)
             if len(of) > 1:
-                axis.fill_between(steps, *bootstrap_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
+                axis.fill_between(steps, *spread_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
         for (_, mismatch), value in ((kind, value) for kind, value in base.items() if kind[0] == task):
             label = "imitation alone" + ", as gr_rl executes it" * mismatch
             axis.axhline(value, color="grey", linestyle="--" if mismatch else ":", label=label)
