@@ -31,10 +31,10 @@ def write(name: str, record: dict[str, Any]) -> None:
     print(f"wrote {path.relative_to(RESULTS.parent.parent)}", flush=True)
 
 
-def committed_runs(name: str) -> list[dict[str, Any]]:
-    """The runs that a table in benchmarks/results was made of, perhaps on another machine."""
+def committed(name: str) -> dict[str, Any]:
+    """The file of a table in benchmarks/results, perhaps from another machine: its `runs`, and what else it holds."""
     path = RESULTS / f"{name}-{jax.default_backend()}.json"
-    return json.loads(path.read_text())["runs"] if path.exists() else []
+    return json.loads(path.read_text()) if path.exists() else {"runs": [], "datasets": {}}
 
 
 def profile(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_interval
+from benchmarks.common import RESULTS, ROOT, committed, profile, with_interval
 from experiments.gr_rl import Settings as Pipeline
 from rljax.algorithms import grrl
 from rljax.analysis.runs import curve, read_run
@@ -147,7 +147,7 @@ def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterabl
 
 def earlier(settings: Settings) -> list[dict[str, Any]]:
     """Runs of the committed file, where they are asked for."""
-    return committed_runs("steering-scores") if settings.committed else []
+    return committed("steering-scores")["runs"] if settings.committed else []
 
 
 def results(settings: Settings) -> Iterator[dict[str, Any]]:

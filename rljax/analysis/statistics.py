@@ -18,7 +18,7 @@ Statistic = Callable[..., Any]
 FEWEST = 4
 """Seeds from which on a bootstrap interval is shown; fewer have the range of their scores.
 
-Of 95 % intervals of the mean of normal scores, 0.52, 0.70, 0.80 and 0.84 cover the true mean with 2, 3, 4 and 5 seeds."""
+With 2, 3, 4 and 5 normal scores, 0.52, 0.70, 0.80 and 0.84 of the 95 % intervals of the mean cover the true mean."""
 _BATCH_ELEMENTS = 4_000_000  # resampled scores held at once, so that memory does not grow with the number of resamples
 
 
