@@ -79,8 +79,18 @@ class Environment:
     def unwrapped(self) -> "Environment":
         return self
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # By its recipe, where there is one: a simulator can be neither pickled nor copied.
+        return super().__reduce_ex__(protocol) if self._spec is None else (_make_again, (self._spec,))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
+
+
+def _make_again(spec: dict[str, Any]) -> Environment:
+    from rljax.envs.registry import make  # which imports this module
+
+    return make(**spec)
 
 
 def initial_state(physics: PyTree, obs: PyTree, **metrics: Any) -> State:
