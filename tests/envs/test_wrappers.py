@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rljax.envs import (
@@ -116,11 +116,14 @@ def test_rescaled_actions_keep_their_order_and_stay_within_bounds(interval, acti
     assert np.all(first <= second)
 
 
-large = st.floats(-(2.0**127), 2.0**127, width=32, allow_subnormal=False)
+largest = np.nextafter(np.finfo(np.float32).max, np.float32(0)).item()  # the one above it stands for no bound
+large = st.floats(-largest, largest, width=32, allow_subnormal=False)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(large, large).map(sorted), st.floats(-1, 1, width=32, allow_subnormal=False))
+@example([-largest, largest], 0.25)
+@example([-largest, largest], -1.0)
 def test_rescaled_actions_are_finite_and_map_back_whatever_the_bounds(interval, action):
     space = Box(*interval, (1,))
     rescaled = np.asarray(RescaleAction(Counter(action_space=space)).rescale(np.full(1, action, np.float32)))
