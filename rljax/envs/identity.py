@@ -47,8 +47,8 @@ def _describe(value: Any) -> Any:
         items = [_describe(item) for item in value]
         return _UNKNOWN if any(item is _UNKNOWN for item in items) else items
     if isinstance(value, Mapping):
-        items = {str(name): _describe(item) for name, item in value.items()}
-        return _UNKNOWN if any(item is _UNKNOWN for item in items.values()) else items
+        named = {str(name): _describe(item) for name, item in value.items()}
+        return _UNKNOWN if any(item is _UNKNOWN for item in named.values()) else named
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return _describe_callable(value)
     if isinstance(spec := getattr(value, "spec", None), dict):
@@ -60,7 +60,7 @@ def _describe(value: Any) -> Any:
 
 
 def _describe_array(value: Any) -> Any:
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)
     if array.dtype.kind in "biuf" and array.size <= _SHOWN:

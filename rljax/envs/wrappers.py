@@ -104,9 +104,13 @@ class RescaleAction(Wrapper):
     def rescale(self, action: jax.Array) -> jax.Array:
         """[-1, 1] to the units of the wrapped environment."""
         space: Box = self.env.action_space  # type: ignore[assignment]
-        rescaled = self._middle + jnp.clip(action, -1.0, 1.0) * self._half
-        rescaled = jnp.where(action >= 1.0, space.high, jnp.where(action <= -1.0, space.low, rescaled))
-        rescaled = jnp.clip(jnp.where(self._bounded, rescaled, action), space.low, space.high)  # rounding leads outside
+        action = jnp.asarray(action)
+        low, high, middle, half, bounded = (
+            jnp.broadcast_to(x, action.shape) for x in (space.low, space.high, self._middle, self._half, self._bounded)
+        )
+        rescaled = middle + jnp.clip(action, -1.0, 1.0) * half
+        rescaled = jnp.where(action >= 1.0, high, jnp.where(action <= -1.0, low, rescaled))
+        rescaled = jnp.clip(jnp.where(bounded, rescaled, action), low, high)  # rounding may lead just outside
         return rescaled if jnp.issubdtype(space.dtype, jnp.floating) else jnp.round(rescaled).astype(space.dtype)
 
     def step(self, state: State, action: jax.Array) -> State:
