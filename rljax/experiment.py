@@ -318,8 +318,7 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
 
 
 def _default_name(algorithm: Algorithm, settings: Run) -> str:
-    spec = algorithm.env.spec or {"name": algorithm.env.name}
-    what = spec["name"] if algorithm.data is None else algorithm.data.metadata.name
+    what = algorithm.env.spec["name"] if algorithm.data is None else algorithm.data.metadata.name
     parts = [str(what).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
     if settings.seeds > 1:
         parts.append(f"to{settings.seed + settings.seeds - 1}")

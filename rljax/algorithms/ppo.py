@@ -253,7 +253,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     image = len(obs_space.shape) == 3
     if image and not c.hidden:
         raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
-    rescale = isinstance(action_space, Box) and action_space.bounded
+    if c.squash and isinstance(action_space, Box) and not action_space.bounded:
+        raise Refused(f"ppo.Config: squash = True is not allowed without both bounds of every action: {action_space}")
+    # Each action that has both bounds is rescaled; one that has a single bound is clipped to it.
+    rescale = isinstance(action_space, Box) and not action_space.unbounded
     agent_env = RescaleAction(env) if rescale else env
     network, devices = ActorCritic(c, action_space, image), Devices(axis_name)
     steps_per_iteration = c.num_envs * c.rollout_length * env.steps_per_action

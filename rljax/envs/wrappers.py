@@ -81,20 +81,37 @@ class PotentialShaping(Wrapper):
 
 
 class RescaleAction(Wrapper):
-    """Takes actions in [-1, 1] and maps them linearly to the bounds of `env`; values outside are clipped."""
+    """Takes actions in [-1, 1] and maps them linearly to the bounds of `env`; values outside are clipped.
+
+    Where an element of the action lacks a bound it stays in the units of `env`, clipped to the bound that it has.
+
+    Raises:
+      Refused: actions are not a `Box`, or have no finite bound at all.
+    """
 
     def __init__(self, env: Environment):
         super().__init__(env)
         space = env.action_space
-        if not isinstance(space, Box) or not space.bounded:
+        if not isinstance(space, Box) or space.unbounded:
             raise Refused(f"RescaleAction needs a Box with finite bounds, {env!r} has {space}")
-        self.action_space = Box(-1.0, 1.0, space.shape, space.dtype)
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        dtype = space.dtype if jnp.issubdtype(space.dtype, jnp.floating) else np.float32
+        self.action_space = Box(np.where(bounded, -1.0, space.low), np.where(bounded, 1.0, space.high), dtype=dtype)
+        # Each halved before they are added: between large bounds high - low is infinite.
+        low, high = (np.where(bounded, x, 0).astype(dtype) / 2 for x in (space.low, space.high))
+        self._middle, self._half, self._bounded = low + high, high - low, bounded
 
     def rescale(self, action: jax.Array) -> jax.Array:
         """[-1, 1] to the units of the wrapped environment."""
-        low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[union-attr]
-        rescaled = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
-        return jnp.clip(rescaled, low, high)  # rounding may lead just outside
+        space: Box = self.env.action_space  # type: ignore[assignment]
+        action = jnp.asarray(action)
+        low, high, middle, half, bounded = (
+            jnp.broadcast_to(x, action.shape) for x in (space.low, space.high, self._middle, self._half, self._bounded)
+        )
+        rescaled = middle + jnp.clip(action, -1.0, 1.0) * half
+        rescaled = jnp.where(action >= 1.0, high, jnp.where(action <= -1.0, low, rescaled))
+        rescaled = jnp.clip(jnp.where(bounded, rescaled, action), low, high)  # rounding may lead just outside
+        return rescaled if jnp.issubdtype(space.dtype, jnp.floating) else jnp.round(rescaled).astype(space.dtype)
 
     def step(self, state: State, action: jax.Array) -> State:
         return self.env.step(state, self.rescale(action))

@@ -35,7 +35,7 @@ def load(
     description = read_description(folder)
     algorithm = algorithms.get(description["algorithm"])
     spec = description["env"]
-    if env is None and not spec:
+    if env is None and (not spec or "class" in spec):
         raise Refused(f"{folder} was trained on an environment that is not in the registry: pass env=...")
     env = make(**spec) if env is None else env
     made = algorithm.make(env, config_from_dict(algorithm.Config, description["config"]))

@@ -12,7 +12,9 @@ import rlax
 import rljax
 from rljax.algorithms import ppo
 from rljax.ops import running_statistics
+from rljax.spaces import Box
 from rljax.training import evaluate
+from rljax.types import Refused
 from tests.toys import Clock, Drift, Pixels, limited
 
 TINY = ppo.Config(num_envs=4, rollout_length=8, num_epochs=2, num_minibatches=2, hidden=(8,))
@@ -113,6 +115,24 @@ def test_every_option_trains_and_acts(env, changes):
         np.testing.assert_allclose(metrics["updates_taken"], 1 / 4, atol=0.26)
     if "kl_response" in changes:
         assert state.learning_rate_scale != 1.0
+
+
+def test_actions_bounded_on_one_side_are_kept_within_and_are_not_squashed():
+    """Element by element: [0, inf) is clipped, [-3, 5] rescaled."""
+    env = Drift()
+    env.action_space = Box([0.0, -3.0], [np.inf, 5.0])
+    algorithm = ppo.make(env, dataclasses.replace(TINY, num_envs=1))
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.params)
+    policy = algorithm.policy(shapes.replace(params=params, obs_statistics=()))
+    actions = jax.jit(lambda obs: policy(jax.random.key(0), obs, deterministic=False))(jnp.zeros((1000, 2)))
+    assert env.action_space.contains(np.array([actions[:, 0].min(), actions[:, 1].min()]))
+    assert env.action_space.contains(np.array([actions[:, 0].max(), actions[:, 1].max()]))
+    assert (actions[:, 0] == 0).any()
+    assert actions[:, 1].max() > 4.0
+    with pytest.raises(Refused, match="squash = True is not allowed without both bounds of every action: Box") as error:
+        ppo.make(env, dataclasses.replace(TINY, squash=True))
+    assert "\n" not in str(error.value)
 
 
 def test_learning_rate_falls_linearly_to_zero_and_stays():

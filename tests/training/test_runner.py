@@ -141,6 +141,16 @@ def test_resuming_another_config_is_refused_and_names_what_differs(whole, tiny):
         train(other, 640, folder=whole.folder, resume=True)
 
 
+def test_a_task_wrapped_otherwise_is_another_run_and_is_not_made_again_by_name(whole, tiny, tmp_path):
+    env = TimeLimit(tiny.env, 10)
+    with pytest.raises(ValueError, match=r"holds another run: env\.\w+ was .* and is now"):
+        train(ppo.make(env, tiny.config), 640, folder=whole.folder, resume=True)
+    config = json.loads((whole.folder / "config.json").read_text()) | {"env": env.spec}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trained on an environment that is not in the registry: pass env="):
+        rljax.load(tmp_path)
+
+
 def test_a_resumed_run_may_go_on_for_longer(tiny, tmp_path):
     train(tiny, 320, folder=tmp_path / "run", log_every=64)
     longer = train(tiny, 640, folder=tmp_path / "run", log_every=64, resume=True)
