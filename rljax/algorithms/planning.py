@@ -337,8 +337,7 @@ def _evaluated(under: MDP, method: Method, tolerance: float = 1e-6) -> jax.Array
 def _ending(under: MDP) -> tuple[MDP, jax.Array]:
     """A process with one action, and where it has no value, bool [S]: there, and where all is paid, made to end.
 
-    States have no value, for γ = 1, if they may never come to where all is paid; for any γ if they may come to a missing
-    action.
+    A state has no value if it may come to a missing action, and for γ = 1 if it may never come to where all is paid.
     """
     undiscounted, rewards = ~_discounted(under), under.rewards[0]
     settled = undiscounted & ~_reaching(under, undiscounted & (rewards != 0))

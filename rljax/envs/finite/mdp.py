@@ -139,6 +139,19 @@ class MDP(struct.PyTreeNode):
             rewards=chosen(self.rewards), probabilities=chosen(self.probabilities), successors=successors
         )
 
+    def refuse_missing(self, who: str) -> None:
+        """Sampling needs every action in every state; a traced process, of which nothing can be seen, passes.
+
+        Raises:
+          Refused: a missing action.
+        """
+        if isinstance(self.rewards, jax.core.Tracer):
+            return
+        missing = np.argwhere(np.isneginf(np.asarray(self.rewards)))
+        if missing.size:
+            action, state = missing[0]
+            raise Refused(f"{who} needs every action in every state, and state {state} has no action {action}")
+
     def sample(self, key: Key, state: jax.Array, action: jax.Array) -> jax.Array:
         """A successor, int32 []."""
         k = jax.random.categorical(key, jnp.log(self.probabilities[action, :, state]))
