@@ -195,8 +195,8 @@ def garnet(
         raise Refused(f"garnet: successors must be from 1 to num_states = {num_states}, got {successors}")
     rng = np.random.default_rng(seed)
     shape = (num_actions, num_states)
-    # Different ones, all sets as likely, for any number of states: a draw that was made before stands for the last state
-    # of its range, which no earlier range had (Floyd; Bentley and Floyd 1987, "A sample of brilliance").
+    # Different ones, all sets as likely, for any number of states: a draw made before stands for the last state of its
+    # range, which no earlier range had (Floyd; Bentley and Floyd 1987, "A sample of brilliance").
     drawn = np.empty((*shape, successors), np.int32)
     for k, last in enumerate(range(num_states - successors, num_states)):
         draw = rng.integers(0, last + 1, shape)
