@@ -182,7 +182,11 @@ class Checkpointer:
         try:
             restored = reader.restore(self._place / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
-            if _shapes(abstract) == _shapes(self._stored(iteration, item)):
+            try:
+                stored = self._stored(iteration, item)
+            except (ValueError, OSError):
+                raise Refused(f"checkpoint {iteration} cannot be read: Orbax does not find its arrays") from error
+            if _shapes(abstract) == _shapes(stored):
                 raise
             reason = str(error).strip().splitlines()[0].partition(". ")[0]
             raise Refused(

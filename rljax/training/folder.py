@@ -141,10 +141,11 @@ def _hint(before: dict[str, Any], now: dict[str, Any]) -> str:
     """How to keep a setting that was derived from total_steps, as experiments derive `anneal_steps`."""
     if before.get("total_steps") == now["total_steps"] or not isinstance(before.get("config"), dict):
         return ""
-    names = [n for n, value in now["config"].items() if n in before["config"] and before["config"][n] != value]
+    held = before["config"]
+    names = [n for n, value in now["config"].items() if isinstance(held.get(n), int | float) and held[n] != value]
     if not names:
         return ""
-    kept = " ".join(f"--{n.replace('_', '-')} {before['config'][n]}" for n in names)
+    kept = " ".join(f"--{n.replace('_', '-')} {held[n]}" for n in names)
     return f"; where that follows total_steps ({before.get('total_steps')}, now {now['total_steps']}), keep it: {kept}"
 
 

@@ -1,6 +1,7 @@
 """The progress bar: how far, how fast, how good, how long still."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -76,7 +77,9 @@ class _Shielded:
     def _dropping(self) -> Iterator[None]:
         try:
             yield
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # such as a full disk, which may have room again
+                return
             # Nobody reads it any more: a pipe whose other end was closed, a terminal that went. From now on it leads
             # nowhere, or what is left in its buffer would be an error again when Python ends.
             with contextlib.suppress(OSError, ValueError):

@@ -231,6 +231,14 @@ def test_what_cannot_be_found_after_it_was_written_is_not_called_whole(tmp_path,
         checkpointer.wait()
     assert checkpointer.iterations() == []
     checkpointer.close()
+    # As a folder was left before, called whole.
+    (tmp_path / "[old]" / "checkpoints" / "1" / MANIFEST).touch()
+    monkeypatch.undo()
+    monkeypatch.setattr(Checkpointer, "damage", lambda *_: None)
+    checkpointer = Checkpointer(tmp_path / "[old]" / "checkpoints", read_only=True)
+    with pytest.raises(Refused, match="checkpoint 1 cannot be read: Orbax does not find its arrays"):
+        checkpointer.restore("state", state(1))
+    checkpointer.close()
 
 
 def test_an_error_that_is_not_of_shapes_keeps_its_name(copy, monkeypatch):
