@@ -21,6 +21,8 @@ from rljax.algorithms.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical
+from rljax.training.lock import locked
+from rljax.training.progress import shielded_output
 from rljax.training.runner import Result
 from rljax.types import Refused
 
@@ -150,7 +152,8 @@ def _main(
             settings, prog=Path(sys.argv[0]).name, args=arguments, default=default(arguments),
             config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
         )  # fmt: skip
-        result = experiment(parsed)
+        with shielded_output():
+            result = experiment(parsed)
     except (ValueError, FloatingPointError) as error:
         sys.exit(_failure(error))
     if isinstance(result, Result) and result.interrupted is not None:
@@ -295,8 +298,10 @@ def _set_up_devices(settings: Run) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …)."""
+    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …); refuses one that is being written."""
     if folder.exists():
+        with locked(folder):
+            pass
         folder.rename(next(p for n in itertools.count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists()))
 
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 import rljax
 from rljax import training
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.base import Algorithm, plain
 from rljax.analysis.plots import learning_curve
 from rljax.analysis.statistics import bootstrap_interval
 from rljax.data import Dataset, Metadata, files, formats
@@ -46,9 +46,9 @@ def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     Args:
       free: what a later call may change.
     """
-    path, now = folder / "settings.json", json.loads(json.dumps(settings, default=str))
+    path, now = folder / "settings.json", plain(json.loads(json.dumps(settings, default=str)))
     if path.exists():
-        before, wanted = (flatten_dict(x, sep=".") for x in (files.read_json(path), now))
+        before, wanted = (flatten_dict(x, sep=".") for x in (plain(files.read_json(path)), now))
         for name in sorted({*before, *wanted}):
             if name.partition(".")[0] not in free and before.get(name) != wanted.get(name):
                 raise Refused(

@@ -22,6 +22,7 @@ class Program:
 
     Fields:
       init: `(key_data, hyper) -> (state, totals)`; key data as plain integers, which every process can hand in.
+      shapes: `(key_data, hyper) -> (state, totals)` as `init` would make them and lay them out, without making them.
       run: `(state, totals, iteration, count, *data) -> (state, totals, finite)`: `count` training steps, which add
         their metrics to the totals; the first two arguments are donated; `finite` tells whether all parameters are.
       place: puts a dataset where `run` wants it.
@@ -35,6 +36,7 @@ class Program:
     """
 
     init: Callable[..., tuple[Any, PyTree]]
+    shapes: Callable[..., tuple[Any, PyTree]]
     run: Callable[..., tuple[Any, PyTree, jax.Array]]
     place: Callable[[PyTree], PyTree]
     reset: Callable[[PyTree], PyTree]
@@ -72,7 +74,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         try:
             algorithm = shard_environments(algorithm, mesh)
             placement = f"environments over {placement}"
-        except ValueError as error:
+        except Refused as error:
             if devices is not None or jax.process_count() > 1:
                 raise
             mesh, placement = make_mesh(available[:1]), f"1 device ({error})"
@@ -161,8 +163,14 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     # turns is twice as fast as vmap there (benchmarks/ppo.py measures both).
     in_turn = mesh.devices.flat[0].platform == "cpu"
     both = None if here is None else (state_at, totals_at)
+
+    def shapes(key_data: jax.Array, hyper: dict[str, jax.Array]) -> tuple[Any, PyTree]:
+        abstract = jax.eval_shape(over_members(init, True, True), key_data, hyper)
+        return abstract if both is None else _placed(abstract, both)
+
     return Program(
         init=compiled(over_members(init, True, True), out_shardings=both),
+        shapes=shapes,
         run=compiled(
             over_members(run, True, True, False, False, *(False for _ in data), in_turn=in_turn),
             donate_argnums=(0, 1),
@@ -195,6 +203,15 @@ def _compiler_options(mesh: Mesh, offline: bool) -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:  # a version of XLA without it
         return None
     return options
+
+
+def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+    """Shapes with shardings, each of which may be that of a whole subtree."""
+
+    def place(sharding: NamedSharding, subtree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), subtree)
+
+    return jax.tree.map(place, shardings, shapes)
 
 
 def _trimmed(data: PyTree, shares: int) -> PyTree:
