@@ -7,7 +7,6 @@ Everything is left in runs/rlpd/<name>: settings, metrics, checkpoints, evaluati
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import rljax
@@ -17,15 +16,13 @@ from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(experiment.FromDataset):
     """Trains RLPD in an environment, with demonstrations. The defaults of --config depend on the dataset's task."""
 
-    dataset: Path = Path("dataset.hdf5")
-    """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given."""
     reward: str | None = None
-    """Of tasks of manipulation: dense, staged or sparse, which is what it is where not given; as in the dataset."""
+    """Reward of a manipulation task: dense, staged or sparse (the default); that of the dataset."""
     total_steps: int = 100_000
     """Environment steps of each member."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
@@ -34,7 +31,7 @@ class Settings:
 
 
 def main(settings: Settings) -> experiment.Result:
-    dataset = experiment.load_dataset(settings.dataset)
+    dataset = experiment.dataset_of(settings)
     task = experiment.task_of(settings, dataset)
     if task is None:
         raise Refused("rlpd acts in a task, and the dataset does not say which: --env")

@@ -28,18 +28,18 @@ class Config(OfflineConfig, sac.Config):
     """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's."""
 
     learning_rate: float = 3e-5
-    """Of the policy: slower than the critics (section 6 and appendix F)."""
+    """Learning rate of the policy, which is slower than the critics (section 6 and appendix F)."""
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of policy and critics."""
     initial_log_std: float = -1.0
-    """Added to the logarithm of the policy's deviation."""
+    """Offset of the logarithm of the policy's deviation."""
     penalty_weight: float = 10.0
     """α of eq. 4: what a unit of the gap between sampled actions and those of the data costs."""
     num_actions: int = 10
     """Actions drawn uniformly, by the policy at s, and by the policy at s': as many of each (appendix F)."""
     penalty_draws: int = 0
-    """Actions of all those, drawn by their weight in the penalty, that its gradient is taken of: the same gradient on
-    average for a third of the products. 0 takes it of all."""
+    """Candidates, sampled by softmax weight, from which the penalty's gradient is estimated: unbiased, for a third of
+    the products; 0 takes all candidates."""
     lagrange: bool = False
     """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30)."""
     target_gap: float = 0.8

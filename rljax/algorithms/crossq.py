@@ -42,15 +42,15 @@ class Config(ReplayConfig):
     learning_rate: float = 1e-3
     """Step size of the policy's Adam."""
     critic_learning_rate: float = 1e-3
-    """Of the critics'."""
+    """Learning rate of the critics."""
     temperature_learning_rate: float = 1e-3
-    """Of the temperature's."""
+    """Learning rate of the temperature."""
     adam_b1: float = 0.5
     """Adam's momentum for policy and critics: less of it than usual steadies both."""
     discount: float = 0.99
     """γ."""
     num_critics: int = 2
-    """Critics, of which the smallest counts."""
+    """Critics of the ensemble, whose minimum counts."""
     policy_delay: int = 3
     """Critic updates for each update of policy and temperature; divides num_updates."""
     learn_temperature: bool = True
@@ -62,15 +62,15 @@ class Config(ReplayConfig):
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the policy's hidden layers."""
     critic_hidden: tuple[int, ...] = (2048, 2048)
-    """Of the critics'."""
+    """Widths of the critics' hidden layers."""
     activation: str = "relu"
     """Activation of the hidden layers."""
     norm_momentum: float = 0.99
-    """Of the running statistics of normalisation."""
+    """Momentum of the running statistics of normalisation."""
     norm_warm_up: int = 100_000
     """Updates in which batches are normalised by themselves alone, before they are renormalised."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,31 +38,31 @@ class Config(OfflineConfig, ReplayConfig):
     """Settings of diffusion and flow policies."""
 
     objective: Objective = "diffusion"
-    """diffusion, or flow matching."""
+    """Training objective: diffusion, or flow matching."""
     history: int = 2
-    """Observations that it sees, the newest and those before (the paper: 2)."""
+    """Observations that the policy sees, the newest included (the paper: 2)."""
     horizon: int = 8
-    """Actions that it predicts."""
+    """Actions that the policy predicts at once: a chunk."""
     executed: int = 4
-    """Of these, how many are done before it predicts anew (the paper: half)."""
+    """Actions of a chunk that are executed before the next one is predicted (the paper: half of horizon)."""
     sampler_steps: int = 8
     """Evaluations of the network for one chunk."""
     denoising_steps: int = 100
-    """Of diffusion in training (the paper: 100)."""
+    """Noise levels of diffusion in training (the paper: 100)."""
     network: str = "mlp"
-    """mlp, with residual blocks, or transformer."""
+    """Network of the policy: mlp, with residual blocks, or transformer."""
     width: int = 512
-    """Of its layers; 128 to 256 for a transformer."""
+    """Width of the network's layers; 128 to 256 for a transformer."""
     blocks: int = 3
-    """How many blocks it has."""
+    """Blocks of the network."""
     labels: int = 0
-    """How many labels a chunk may have, which it is conditioned on; 0 for none."""
+    """Labels that a chunk may have and the policy is conditioned on; 0 for none."""
     label_dropout: float = 0.3
-    """How often the label is withheld in training, so that there is a policy without one (Recap: 0.3)."""
+    """Probability that training withholds the label, so that a policy without one is learned too (Recap: 0.3)."""
     acts_with: int = -1
-    """The label that it acts with; -1 for none."""
+    """Label with which the policy acts; -1 for none."""
     guidance: float = 1.0
-    """How far the sampler goes from the policy without a label to that with it; 1 is with it (Recap: 1.5 to 2.5)."""
+    """Weight of the label in sampling: 0 ignores it, 1 follows it, more exaggerates it (Recap: 1.5 to 2.5)."""
     learning_rate: float = 1e-3
     """Step size of Adam, at first; experiments let it fall to 0."""
     average_rate: float = 2e-3
@@ -70,7 +70,7 @@ class Config(OfflineConfig, ReplayConfig):
     discount: float = 0.99
     """γ, of the returns-to-go alone."""
     precision: Precision = "float32"
-    """Of the products of hidden layers (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,11 +48,11 @@ class Config(ReplayConfig):
     discount: float = 0.99
     """γ."""
     loss: Literal["huber", "squared"] = "huber"
-    """Of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
+    """Loss of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
     target_period: int = 1_000
-    """GRADIENT updates between two of the target network (2015: 10,000), however many there are in an iteration."""
+    """Gradient updates between two updates of the target network (2015: 10,000), across iterations."""
     target_rate: float = 1.0
-    """How far the target network then moves towards the network; 1 copies it."""
+    """How far each update moves the target network towards the network; 1 copies it."""
     double: bool = False
     """Double Q-learning: the next action is the network's choice, its value the target network's."""
     dueling: bool = False
@@ -80,7 +80,7 @@ class Config(ReplayConfig):
     priority_exponent: float = 0.6
     """α of prioritised replay (Schaul et al. 2016: 0.6; Rainbow: 0.5)."""
     priority_epsilon: float = 1e-6
-    """Added to the size of the error, so that everything may be replayed."""
+    """Offset of the size of the error, so that everything may be replayed."""
     importance_exponent: float = 0.4
     """β of prioritised replay at the start: 1 corrects all of the bias."""
     importance_anneal_steps: int = 0

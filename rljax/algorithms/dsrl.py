@@ -40,31 +40,31 @@ class Config(OfflineConfig, sac.Config):
     """Settings of steering; those of SAC hold for its policy and critics, whose steps are chunks."""
 
     method: Method = "dsrl_sac"
-    """How it learns."""
+    """Algorithm that learns the noise, or the residual."""
     noise_bound: float = 1.0
-    """Noise lies in [-this, this] (the paper: about 1.5, where no steps share it). Residual adds as much to
-    actions in [-1, 1]; 0.1 is more like it."""
+    """Bound of each component of the noise (the paper: about 1.5, where no steps share it); with residual, of what is
+    added to actions in [-1, 1], for which 0.1 is more suitable."""
     noise_steps: int = 1
-    """How many of a chunk's steps have noise of their own, which the others share; 0 for all. 1 leaves d dimensions to
-    search, as the paper has it for large policies."""
+    """Independent noise vectors per chunk, which neighbouring steps share; 0 gives every step its own. 1 leaves d
+    dimensions to search, as in the paper for large policies."""
     distillation_steps: int = 1
-    """dsrl_na, grrl_steer: steps of Q_W for each one of Q_A (DSRL: 10); each samples a chunk."""
+    """Updates of Q_W for each update of Q_A, in dsrl_na and grrl_steer (DSRL: 10); each samples a chunk."""
     noise_penalty: float = 0.1
     """c of grrl_steer: what noise costs, for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
     noise_threshold: float = 0.5
     """β of grrl_steer, for each dimension: that of N(0, I), on average."""
     exploration_noise: float = 0.3
-    """Deviation of what grrl_steer adds to its predictor's noise while it explores."""
+    """Deviation of the noise that grrl_steer adds to its predictor's while it explores."""
     num_atoms: int = 51
     """Atoms of grrl_steer's distributions."""
     reward_per_step: float = 1.0
-    """What the task's rewards are multiplied by, before a chunk's are averaged over its steps."""
+    """Factor of the task's rewards, before those of a chunk are averaged over its steps."""
     num_envs: int = 16
     """Environments stepped together, over all devices."""
     num_updates: int = 32
     """Batches learned from after each rollout; the paper: about 20 for each chunk."""
     initial_temperature: float = 0.01
-    """Of the entropy, for rewards of at most 1 a chunk."""
+    """Weight of the entropy at the start, for rewards of at most 1 a chunk."""
     learning_starts: int = 1600
     """Chunks from noise N(0, I), over all environments, before the first update."""
     replay_size: int = 200_000

@@ -69,7 +69,7 @@ class Config:
     layer_norm: bool = False
     """Layer normalisation, for values that run away where the policy leaves the data."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     # The data stay in their own units, as the policy takes observations; the critics scale what they are given.
     normalize_observation: ClassVar[bool] = False

@@ -33,7 +33,7 @@ class Config(OfflineConfig, ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam."""
     critic_learning_rate: float = 3e-4
-    """Of those of Q and V."""
+    """Learning rate of Q and V."""
     policy_decay_steps: int = 0
     """Updates over which the policy's learning rate falls to 0 along a cosine (the paper: all); 0 for none."""
     discount: float = 0.99
@@ -53,13 +53,13 @@ class Config(OfflineConfig, ReplayConfig):
     activation: str = "relu"
     """Activation of the hidden layers."""
     initialization: Initialization = "orthogonal"
-    """Of all networks: orthogonal kernels, as the authors have them, or uniform kernels and biases, as PyTorch does."""
+    """Initial weights of all networks: orthogonal kernels, as in the authors' code, or uniform ones, as in PyTorch."""
     layer_norm: bool = False
     """Layer normalisation in Q and V."""
     dropout: float = 0.0
     """Dropout in the policy (Adroit: 0.1)."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

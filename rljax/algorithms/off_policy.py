@@ -47,9 +47,9 @@ class ReplayConfig:
     replay_size: int = 1_000_000
     """Transitions kept, over all environments."""
     newest_size: int = 0
-    """Half of each batch is of so many newest transitions, where they are drawn uniformly; 0 draws from all."""
+    """Half of each batch comes from this many latest transitions (uniform replay only); 0 draws from all."""
     storage: Storage | None = None
-    """Observations are kept in this type (uint8: whole numbers from 0 to 255), and given back as they came."""
+    """Type in which observations are kept (uint8: whole numbers from 0 to 255); they are given back as they came."""
     learning_starts: int = 5_000
     """Steps of random actions, over all environments, before the first update (whole rollouts, one at least; an action
     that is repeated counts once)."""

@@ -35,14 +35,14 @@ class OfflineConfig:
     normalize_observation: bool = True
     """Observations are shifted and scaled by the dataset's mean and deviation."""
     reward_scale: RewardScale = "none"
-    """returns: rewards times 1000 / (highest - lowest return of an episode), as IQL has it for MuJoCo."""
+    """Scale of the rewards: none, or returns: 1000 / (highest - lowest return of an episode), as in IQL for MuJoCo."""
     reward_bias: float = 0.0
-    """Added to each (scaled) reward; -1 for AntMaze."""
+    """Offset of each (scaled) reward; -1 for AntMaze."""
     offline_updates: int = 0
-    """Updates of an iteration offline, for which batches are drawn and metrics kept together: 100 take a fifth off on a
-    GPU. 0 for num_updates, which also counts online."""
+    """Updates of an iteration offline, for which batches are drawn together: 100 are a fifth faster on a GPU. 0 uses
+    num_updates, which also counts online."""
     offline_share: float = 0.5
-    """Online: the part of each batch that is the dataset's (a half in Cal-QL and RLPD)."""
+    """Share of the dataset in each batch online (a half in Cal-QL and RLPD)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]

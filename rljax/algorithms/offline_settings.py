@@ -51,17 +51,29 @@ TASKS = {
     "antmaze": ("antmaze",),
     "adroit": ("pen", "hammer", "door", "relocate"),
 }
-"""First words of the names of tasks, as of "antmaze-umaze-v2", which "ant" is not."""
+"""First words of the names of tasks: "antmaze-umaze-v2" begins with "antmaze", and not with "ant"."""
 
 
-def family(task: str | None) -> str | None:
-    """The family of a task, by its name; None for one of no family."""
-    first = re.split("[^a-z0-9_]", (task or "").lower())[0]
-    return next((name for name, tasks in TASKS.items() if first in tasks), None)
+def family(name: str | None) -> str | None:
+    """The family of a task or a dataset, by any spelling of its name, or the family so called; None for none.
+
+    Words are joined as `rljax.make` does: "half_cheetah", "HalfCheetah-v5", "mujoco/halfcheetah/medium-v0".
+    """
+    if not name or ":" in name:  # an adapter's task has its own rewards
+        return None
+    if name in FAMILIES:
+        return name
+    families = {task.replace("_", ""): family for family, tasks in TASKS.items() for task in tasks}
+    for part in name.lower().split("/"):
+        words = re.split("[-_ ]", part)
+        for count in range(len(words), 0, -1):
+            if found := families.get("".join(words[:count])):
+                return found
+    return None
 
 
 def config(algorithm: str, task: str | None, accelerated: bool = False) -> Any:
-    """The settings of an algorithm for a task: those of its family, or the algorithm's own; and of an accelerator."""
+    """The settings of an algorithm for a task or a family: its own where there are none; and of an accelerator."""
     table: dict[str, dict[str, Any]] = FAMILIES.get(family(task) or "", {})
     own = table.get(algorithm, {}) | (ON_ACCELERATORS.get(algorithm, {}) if accelerated else {})
     return dataclasses.replace(algorithms.get(algorithm).Config(), **own)

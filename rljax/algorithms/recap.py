@@ -54,7 +54,7 @@ class Config(OfflineConfig, ReplayConfig):
     layer_norm: bool = True
     """Layer normalisation."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

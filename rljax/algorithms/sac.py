@@ -37,9 +37,9 @@ class Config(ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam (2018b, table 1)."""
     critic_learning_rate: float = 3e-4
-    """Of the critics'."""
+    """Learning rate of the critics."""
     temperature_learning_rate: float = 3e-4
-    """Of the temperature's."""
+    """Learning rate of the temperature."""
     discount: float = 0.99
     """γ."""
     target_rate: float = 0.005
@@ -63,13 +63,13 @@ class Config(ReplayConfig):
     activation: str = "relu"
     """Activation of the hidden layers."""
     initial_log_std: float = 0.0
-    """Added to the logarithm of the policy's deviation; -1 in the code of CQL."""
+    """Offset of the logarithm of the policy's deviation; -1 in the code of CQL."""
     layer_norm: bool = False
     """Layer normalisation in the critics (DroQ)."""
     dropout: float = 0.0
     """Dropout in the critics and the target critics (DroQ: 0.01)."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,7 +47,7 @@ class Config(ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam (the authors' code; the paper has 1e-3 with batches of 100)."""
     critic_learning_rate: float = 3e-4
-    """Of the critics'."""
+    """Learning rate of the critics."""
     discount: float = 0.99
     """γ."""
     target_rate: float = 0.005
@@ -57,31 +57,32 @@ class Config(ReplayConfig):
     target_noise: float = 0.2
     """σ of the noise on the target policy's actions, which are in [-1, 1] (section 5.3)."""
     target_noise_clip: float = 0.5
-    """c: that noise stays in [-c, c]."""
+    """c: the noise on target actions is clipped to [-c, c]."""
     exploration_noise: float = 0.1
     """σ of the Gaussian noise on actions, unless each environment has its own."""
     noise_min: float = 0.0
-    """Least σ of environments that have their own."""
+    """Lower end of the range from which each episode draws its σ."""
     noise_max: float = 0.0
-    """Largest one: σ is drawn uniformly from [noise_min, noise_max] for each episode (FastTD3); 0 for no such."""
+    """Upper end of the range from which each episode draws its σ (FastTD3); 0 uses exploration_noise."""
     policy_value: Literal["first", "min"] = "first"
     """What the policy maximises: the first critic (the paper), or the smaller of both (FastTD3)."""
     num_atoms: int = 0
     """Atoms of critics that give distributions (C51; 101 in FastTD3); 0 for critics that give values."""
     value_min: float = -10.0
-    """The least atom: lower returns count as this. It and value_max should hold all discounted returns of the task."""
+    """Smallest atom of the support: lower returns count as this. All discounted returns of the task should lie between
+    it and value_max."""
     value_max: float = 10.0
-    """The largest."""
+    """Largest atom of the support."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of the policy, and of the critics but for critic_hidden."""
     critic_hidden: tuple[int, ...] | None = None
-    """Of the critics."""
+    """Widths of the critics' hidden layers."""
     activation: str = "relu"
     """Activation of the hidden layers."""
     layer_norm: bool = False
     """Layer normalisation in policy and critics."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

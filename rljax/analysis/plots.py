@@ -14,6 +14,7 @@ import numpy as np
 
 from rljax.analysis.runs import Run, curve, final_values, format_value, read_run, return_metric
 from rljax.analysis.statistics import FEWEST, Statistic, interquartile_mean, spread, spread_band
+from rljax.paths import local
 from rljax.types import Refused
 
 if TYPE_CHECKING:
@@ -256,7 +257,10 @@ def _finish(
         owner.legend(handles, labels, **(place if outside else {"loc": "best"}), frameon=True, framealpha=0.85,
                      edgecolor="none", facecolor="white", fontsize=8.5, labelcolor=_TEXT)  # fmt: skip
     if path is not None:
-        path = Path(path)
+        path = local(path)
+        known = figure.canvas.get_supported_filetypes()
+        if path.suffix and path.suffix[1:].lower() not in known:
+            raise Refused(f"{path.name}: no such kind of picture; allowed are {', '.join(sorted(known))}")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return figure

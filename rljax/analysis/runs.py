@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rljax.paths import local
 from rljax.training.folder import run_folder
 from rljax.types import Refused
 
@@ -127,7 +128,7 @@ def read_metrics(run_folder: str | Path) -> dict[str, np.ndarray]:
     A swept hyperparameter that is not a number stays an array of strings. A last line without its line end is being
     written, or its writer was killed: it is left out with a warning.
     """
-    folder = Path(run_folder)
+    folder = local(run_folder)
     path = folder / "metrics.csv"
     if not path.is_file():
         problem = "it has no metrics.csv" if folder.is_dir() else "there is no such folder"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rljax.analysis.statistics import spread_in_words
+from rljax.paths import local
 from rljax.types import Refused
 
 OWN = "rljax"
@@ -55,7 +56,7 @@ How to read it:
 def write_tables(results: str | Path = "benchmarks/results", output: str | Path = "benchmarks/README.md") -> str:
     """Writes the page made from all results to `output`, and returns it."""
     text = benchmark_page(results)
-    output = Path(output)
+    output = local(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     return text
@@ -84,7 +85,7 @@ def benchmark_page(results: str | Path = "benchmarks/results") -> str:
 
 def read_results(folder: str | Path) -> list[Record]:
     """All records, by file name and then in file order; a damaged file is a ValueError of one line that names it."""
-    folder = Path(folder)
+    folder = local(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder of results {folder}")
     records = []

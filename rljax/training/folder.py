@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from rljax.algorithms.base import Algorithm, config_to_dict, plain
+from rljax.paths import local
 from rljax.training.versions import hardware, versions
 from rljax.types import Key, Refused
 
@@ -42,17 +42,13 @@ def run_folder(folder: str | Path) -> Path:
     """The path of a run folder, with a leading `~` expanded.
 
     Raises:
-      Refused: a URL, such as that of a bucket; or a file.
+      Refused: an address, such as that of a bucket; or a file.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
-        raise Refused(
-            f"{folder} is a URL; a run folder must be a path on this machine, such as that of a mounted bucket"
-        )
+    path = local(folder)
     try:
-        path = Path(folder).expanduser()
         if path.exists() and not path.is_dir():
             raise Refused(f"{path} is a file; a run folder must be a folder, or a name that is free")
-    except (OSError, RuntimeError) as error:  # a name that is too long; a user who has no home
+    except OSError as error:  # a name that is too long
         raise Refused(f"{folder} cannot be a run folder: {error}") from error
     return path
 

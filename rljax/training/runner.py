@@ -456,8 +456,8 @@ def _of_its_own(state: Any, made_from: Any) -> Any:
 
 
 def _seeds(keys: Key) -> list[int]:
-    """The seeds that `jax.random.key` was called with, so far as a key shows it (its last word)."""
-    return [int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
+    """The seeds that keys were made of, so far as a key shows it (its last two words)."""
+    return [int(words[-2]) << 32 | int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
 
 
 @contextlib.contextmanager
