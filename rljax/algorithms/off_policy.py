@@ -24,7 +24,7 @@ from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.exploration import linear_schedule
 from rljax.spaces import Box
-from rljax.types import Key, Metrics, PyTree, Refused, Transition, sharded_field
+from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
 
 Storage = Literal["bfloat16", "uint8"]
 
@@ -326,10 +326,14 @@ def annealed(hyper: Any, steps: jax.Array, config: ReplayConfig) -> Any:
 
 
 def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learner: Any) -> tuple[Any, Metrics]:
-    """`learn(learner)`; before learning starts the same learner, and metrics that say so (NaN)."""
-    metrics = jax.eval_shape(learn, learner)[1]
-    nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
-    return jax.lax.cond(learning, learn, lambda learner: (learner, nothing), learner)
+    """`learn(learner)`, and what it measures; before learning starts the same learner, and nothing measured."""
+
+    def learned(learner: Any) -> tuple[Any, Metrics]:
+        learner, metrics = learn(learner)
+        return learner, {name: Mean.of(x) for name, x in metrics.items()}
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learned, learner)[1])
+    return jax.lax.cond(learning, learned, lambda learner: (learner, nothing), learner)
 
 
 def continuous(env: Environment, name: str) -> RescaleAction:

@@ -428,7 +428,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         state, reward = scale_rewards(state, transition.reward, done)
         batch = prepare(state, memory, rollout._replace(transition=transition.replace(reward=reward)))
         state, metrics = update(state, batch, devices.local(update_key))
-        metrics["value/explained_variance"] = devices.mean(explained_variance(batch.value, batch.target))
+        metrics["value/explained_variance"] = explained_variance(batch.value, batch.target, axis_name)
         metrics |= episode_metrics(rollout.metrics, done, axis_name)
         if c.normalize_observation:
             # Only now: with other statistics than those that acted, the ratio would not start at 1.

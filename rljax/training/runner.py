@@ -368,8 +368,6 @@ class _Runner:
         """Stops a run that diverged; of several members, warns of each and stops when none is left."""
         found: dict[int, str] = {}
         for name, iterations in bad.items():
-            if name.startswith(("episode/", "env/")):  # NaN where no episode ended, or where the task says so
-                continue
             for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
                 if iteration >= 0:
                     step = (iteration + 1) * self.steps_per_iteration
