@@ -20,6 +20,7 @@ from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -91,7 +92,7 @@ class Agent(sac.Agent):
         value = self.values(learner.targets["critic"], next_obs, action, dropout_key).min(0)
         if c.entropy_in_target:
             value = value - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * value.max(0)
+        return bootstrapped(batch.reward, batch.discount, value.max(0))
 
     def candidates(self, learner: Learner, batch: Batch, key: Key) -> tuple[jax.Array, jax.Array]:
         """Actions [3 num_actions, batch, d] and their log-densities: uniform, of π(·|s), and of π(·|s').

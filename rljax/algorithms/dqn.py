@@ -29,6 +29,7 @@ from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
 Exploration = Literal["epsilon", "noisy"]
@@ -43,6 +44,8 @@ class Config(ReplayConfig):
     """Transitions of a batch, over all devices (Mnih et al. 2015, table 1)."""
     learning_rate: float = 2.5e-4
     """Step size of Adam (2015: 2.5e-4, of RMSProp)."""
+    adam_epsilon: float = 1e-8
+    """Adam's ε (Rainbow: 1.5e-4; QR-DQN: 0.01 / 32)."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this global norm (Wang et al. 2016: 10); None does not."""
     discount: float = 0.99
@@ -98,7 +101,7 @@ class Config(ReplayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "priority_epsilon"):
+        for name in ("learning_rate", "adam_epsilon", "priority_epsilon"):
             require(self, name, getattr(self, name) > 0, "positive")
         require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "positive, or None")
         for name in ("discount", "exploration_start", "exploration_end", "priority_exponent", "importance_exponent"):
@@ -118,12 +121,21 @@ class Config(ReplayConfig):
         for name in ("cnn_kernels", "cnn_strides"):
             require(self, name, len(getattr(self, name)) == layers, f"of one length with cnn_channels, {layers}")
         require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        require(self, "newest_size", not (self.prioritized and self.newest_size), "0 where prioritized")
 
 
 RAINBOW = Config(
-    double=True, dueling=True, n_step=3, prioritized=True, priority_exponent=0.5, exploration="noisy",
-    head="categorical",
+    rollout_length=4, num_updates=1, batch_size=32, replay_size=1_000_000, learning_starts=20_000,
+    learning_rate=6.25e-5, adam_epsilon=1.5e-4, discount=0.99, target_period=2_000, double=True, dueling=True,
+    n_step=3, head="categorical", num_atoms=51, value_min=-10.0, value_max=10.0, exploration="noisy", noisy_std=0.5,
+    prioritized=True, priority_exponent=0.5, importance_exponent=0.4, importance_anneal_steps=50_000_000,
 )  # fmt: skip
+"""The settings of Hessel et al. 2018 (table 1) for Atari, where a step is four frames: 80,000 frames before the first
+update, one update for each four steps, a target network of 32,000 frames, and β that rises to 1 over 200 million.
+
+They clip rewards to [-1, 1], which is the environment's part; elsewhere value_min and value_max must hold the task's
+discounted returns. The networks' sizes are those of `Config`.
+"""
 
 
 class Hyper(struct.PyTreeNode):
@@ -248,13 +260,12 @@ def td_loss(
       The losses [batch], and the sizes [batch] of the errors for prioritised replay: |δ|, or for distributions the KL
       divergence (Hessel et al. 2018) or the quantile loss.
     """
-    reward, discount, next_output = reward[:, None], discount[:, None], jax.lax.stop_gradient(next_output)
+    next_output = jax.lax.stop_gradient(next_output)
     if config.head == "categorical":
-        support = _support(config)
-        target = categorical.project(support, reward + discount * support, jax.nn.softmax(next_output))
+        target = categorical.bootstrapped(_support(config), reward, discount, jax.nn.softmax(next_output))
         loss = categorical.cross_entropy(output, target)
         return loss, jnp.maximum(loss + jax.scipy.special.xlogy(target, target).sum(-1), 0.0)
-    target = reward + discount * next_output
+    target = bootstrapped(reward[:, None], discount[:, None], next_output)
     if config.head == "quantile":
         loss = quantile_loss(output, target)
         return loss, loss
@@ -342,15 +353,19 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         choice = output_of(learner.params["value"], batch.next_obs, choice_key) if c.double else next_output
         next_output = _of_action(next_output, jnp.argmax(action_values(c, choice), -1))
 
-        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
             output = _of_action(output_of(params, batch.obs, key), batch.action)
             losses, error = td_loss(c, output, next_output, batch.reward, batch.discount)
-            return (batch.weight * losses).mean(), (error, action_values(c, output).mean())
+            metrics = {"value/mean": action_values(c, output).mean()}
+            if c.head == "categorical":
+                metrics["value/saturation"] = categorical.saturation(jax.nn.softmax(output))
+            return (batch.weight * losses).mean(), (error, metrics)
 
-        (loss_value, (error, value)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
+        (loss_value, (error, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
         gradient = collector.devices.mean(gradient)
-        metrics = {"loss/value": loss_value, "value/mean": value, "gradient_norm": optax.tree.norm(gradient)}
-        learner = learner.descend("value", clip.update(gradient, optax.EmptyState())[0], hyper.learning_rate)
+        metrics |= {"loss/value": loss_value, "gradient_norm": optax.tree.norm(gradient)}
+        clipped = clip.update(gradient, optax.EmptyState())[0]
+        learner = learner.descend("value", clipped, hyper.learning_rate, eps=c.adam_epsilon)
         learner = jax.lax.cond(target_due, lambda l: l.move_target("value", hyper.target_rate), lambda l: l, learner)
         return learner, ((error + c.priority_epsilon) ** hyper.priority_exponent, metrics)
 
@@ -405,7 +420,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         variables = {
             "params": state.params["value"],
             "obs_statistics": state.experience.obs_statistics,
-            "epsilon": (0.0 if c.exploration == "noisy" else 1.0) * state.hyper.exploration_end,
+            "epsilon": jnp.float32(0.0) if c.exploration == "noisy" else state.hyper.exploration_end,
         }
         return Policy(variables, (), act)
 

@@ -30,6 +30,7 @@ from rljax.algorithms.base import config_from_dict, require
 from rljax.algorithms.off_policy import Learner
 from rljax.algorithms.offline import OfflineConfig
 from rljax.data import Batch
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer", "residual"]
@@ -208,7 +209,7 @@ class AliasedAgent(Agent):
         noise = self.noise(learner.params["policy"], batch.next_obs, noise_key, False)
         chunk = self.decode(self.base, batch.next_obs, noise)
         following = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key).min(0)
-        return batch.reward + batch.discount * following
+        return bootstrapped(batch.reward, batch.discount, following)
 
     def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
         """One step of Q_W(s, w) towards Q_A(s, f(s, w)), critic by critic; and the loss before it."""

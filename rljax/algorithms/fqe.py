@@ -36,6 +36,7 @@ from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
 from rljax.ops import running_statistics
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -168,7 +169,7 @@ class Agent:
           batch: as the critics' units are; `next_action` is the policy's, `weight` [batch, members].
         """
         next_value = self.critics(learner.targets["critic"], batch.next_obs, batch.next_action)
-        target = batch.reward + batch.discount * next_value
+        target = bootstrapped(batch.reward[None], batch.discount[None], next_value)
 
         def loss(params: PyTree) -> jax.Array:
             squared = jnp.square(self.critics(params, batch.obs, batch.action) - target)

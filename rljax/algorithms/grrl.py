@@ -77,13 +77,15 @@ class PredictingAgent(AliasedAgent):
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
         # Success is what terminates; it is worth 1.
-        success = (batch.discount == 0.0).astype(jnp.float32)[:, None]
-        return categorical.project(self.support, success + batch.discount[:, None] * self.support, probs)
+        success = (batch.discount == 0.0).astype(jnp.float32)
+        return categorical.bootstrapped(self.support, success, batch.discount, probs)
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
-        """Half N(0, I), half the predictor's."""
+        """Half N(0, I), half the predictor's, by lot: places in a batch mean something already (newest_size)."""
         own: Any = self.actor.apply(params, obs)
-        return jnp.where(jnp.arange(obs.shape[0])[:, None] % 2 == 0, super().distilled_noise(params, obs, key), own)
+        noise_key, lot_key = jax.random.split(key)
+        lot = jax.random.bernoulli(lot_key, 0.5, (obs.shape[0], 1))
+        return jnp.where(lot, super().distilled_noise(params, obs, noise_key), own)
 
     def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
         target = jnp.broadcast_to(target, output.shape)

@@ -23,6 +23,7 @@ from rljax.nn.distributions import Gaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP, Initialization
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -158,6 +159,10 @@ class Agent:
         mode_only = deterministic or self.config.deterministic_policy
         return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0)
 
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """Actions [..., d] to learn from online: those of the stochastic policy."""
+        return self.act(params, obs, key, False)
+
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Both Q(s, a), [2, batch]."""
         return over_ensemble(lambda p: self.value.apply(p, obs, action), 2, self.config.precision)(params)
@@ -199,7 +204,7 @@ class Agent:
         self, learner: Learner, batch: Batch, next_value: jax.Array, hyper: Hyper
     ) -> tuple[Learner, Metrics]:
         """One step of both Q towards r + γ V(s') (eq. 6), and of the target critics after them."""
-        target = batch.reward + batch.discount * next_value
+        target = bootstrapped(batch.reward, batch.discount, next_value)
 
         def loss(params: PyTree) -> jax.Array:
             return jnp.square(self.critics(params, batch.obs, batch.action) - target).mean()

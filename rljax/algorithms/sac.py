@@ -27,6 +27,7 @@ from rljax.nn.distributions import TanhGaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -172,6 +173,10 @@ class Agent:
         distribution = self.policy(params, obs)
         return distribution.mode() if deterministic else distribution.sample(key)
 
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """Actions [..., d] to learn from: those of the stochastic policy."""
+        return self.act(params, obs, key, False)
+
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
         """Of every critic, [num_critics, batch]; the key is for dropout.
 
@@ -200,7 +205,7 @@ class Agent:
         if c.num_target_critics < c.num_critics:
             values = jax.random.permutation(subset_key, values)[: c.num_target_critics]
         soft_value = values.min(0) - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * soft_value
+        return bootstrapped(batch.reward, batch.discount, soft_value)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step of the critics towards the target (2018b, eq. 6), and of the target critics after them."""
