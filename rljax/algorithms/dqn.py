@@ -180,20 +180,21 @@ class NoisyDense(nn.Module):
         bound = inputs**-0.5
         mean = nn.initializers.uniform(2 * bound)
         std = nn.initializers.constant(self.initial_std * bound)
-        kernel = self.param("kernel", lambda *args: mean(*args) - bound, (inputs, self.units))
-        bias = self.param("bias", lambda *args: mean(*args) - bound, (self.units,))
-        kernel_std = self.param("kernel_std", std, (inputs, self.units))
-        bias_std = self.param("bias_std", std, (self.units,))
-        output = x @ kernel + bias
+        kernel = self.param("kernel", lambda *args: mean(*args) - bound, (inputs, self.units), jnp.float32)
+        bias = self.param("bias", lambda *args: mean(*args) - bound, (self.units,), jnp.float32)
+        kernel_std = self.param("kernel_std", std, (inputs, self.units), jnp.float32)
+        bias_std = self.param("bias_std", std, (self.units,), jnp.float32)
+        output = x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], self.units))
         if not self.has_rng("noise"):
             return output
 
         def noise(width: int) -> jax.Array:
-            normal = jax.random.normal(self.make_rng("noise"), (width,))
+            normal = jax.random.normal(self.make_rng("noise"), (width,), jnp.float32)
             return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
 
         # The noise of weight ij is that of input i times that of output j: no matrix of it need be made.
-        return output + ((x * noise(inputs)) @ kernel_std + bias_std) * noise(self.units)
+        of_inputs, of_outputs = (jnp.broadcast_to(noise(y.shape[-1]), y.shape) for y in (x, output))
+        return output + ((x * of_inputs) @ kernel_std + jnp.broadcast_to(bias_std, output.shape)) * of_outputs
 
 
 class Layers(nn.Module):
@@ -279,9 +280,9 @@ def quantile_loss(quantiles: jax.Array, samples: jax.Array) -> jax.Array:
     The n quantiles are the midpoints of n equal shares of the distribution (lemma 2).
     """
     n = quantiles.shape[-1]
-    probability = (jnp.arange(n) + 0.5) / n
+    probability = ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n).reshape(*(1,) * (quantiles.ndim - 1), n, 1)
     error = samples[..., None, :] - quantiles[..., :, None]
-    weight = jnp.abs(probability[:, None] - (error < 0))
+    weight = jnp.abs(probability - (error < 0))
     return (weight * optax.losses.huber_loss(error)).mean(-1).sum(-1)
 
 
@@ -340,7 +341,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def init(key: Key) -> State:
         key, params_key, env_key = jax.random.split(key, 3)
         experience = collector.init(env_key)
-        params = {"value": network.init(params_key, jnp.zeros((1, *obs_shape)))}
+        params = {"value": network.init(params_key, jnp.zeros((1, *obs_shape), jnp.float32))}
         hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
         return State(jnp.int32(0), key, hyper, Learner.init(params, targets=("value",)), experience)
 

@@ -52,7 +52,7 @@ class Distribution(nn.Module):
         logits = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
         # At first success is expected nowhere: hopes without a reason (0.5 of even logits) would have to be unlearned,
         # γ by γ, over the whole way to it.
-        return logits - UNLIKELY * categorical.support(0.0, 1.0, c.num_atoms)
+        return logits - UNLIKELY * jnp.broadcast_to(categorical.support(0.0, 1.0, c.num_atoms), logits.shape)
 
 
 class PredictingAgent(AliasedAgent):
@@ -67,7 +67,7 @@ class PredictingAgent(AliasedAgent):
         noise: Any = self.actor.apply(params, obs)
         if deterministic:
             return noise
-        return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape)
+        return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape, jnp.float32)
 
     def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
         """Success now, or γ Q'(s', f(s', π'(s'))) of the critic that expects less: probabilities [batch, num_atoms]."""

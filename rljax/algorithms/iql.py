@@ -109,7 +109,7 @@ class Actor(nn.Module):
             c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision),
             initialization=self.initialization,
         )  # fmt: skip
-        log_std = self.param("log_std", nn.initializers.zeros, (self.size,))
+        log_std = self.param("log_std", nn.initializers.zeros, (self.size,), jnp.float32)
         return Gaussian(jnp.tanh(mlp(obs)), jnp.clip(log_std, -20.0, 2.0))
 
 
@@ -207,7 +207,7 @@ class Agent:
         target = bootstrapped(batch.reward, batch.discount, next_value)
 
         def loss(params: PyTree) -> jax.Array:
-            return jnp.square(self.critics(params, batch.obs, batch.action) - target).mean()
+            return jnp.square(self.critics(params, batch.obs, batch.action) - target[None]).mean()
 
         error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
         learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)

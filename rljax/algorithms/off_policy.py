@@ -260,7 +260,7 @@ class Collector:
             "reward": scaled(batches.reward)
         }
         flat = batches.index.reshape(-1)
-        following = jnp.full(flat.shape, -jnp.inf)
+        following = jnp.full(flat.shape, -jnp.inf, jnp.float32)
         if with_returns:
             following = replay.returns_to_go(experience.replay, flat, discount, horizon, scaled)
         return OfflineBatch(**own, next_action=batches.action, return_to_go=following.reshape(batches.index.shape))
@@ -435,7 +435,7 @@ def assemble(
                 return action
             if hasattr(agent, "explore"):
                 return jnp.where(trained, action, agent.explore(obs, exploring))
-            uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), minval=-1.0)
+            uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), jnp.float32, minval=-1.0)
             return jnp.where(trained, action, uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:

@@ -237,14 +237,14 @@ class ActorCritic(nn.Module):
         head = nn.Dense(width, kernel_init=orthogonal(0.01), name="policy")(features[0])
         if isinstance(space, Discrete):
             return Categorical(head), value, memory
-        log_std = self.param("log_std", nn.initializers.constant(c.initial_log_std), (width,))
+        log_std = self.param("log_std", nn.initializers.constant(c.initial_log_std), (width,), jnp.float32)
         return Gaussian(head, log_std), value, memory
 
     def initial_memory(self, batch: tuple[int, ...] = ()) -> PyTree:
         """What a new episode starts with: zeros, one array per trunk."""
         if not self.config.memory:
             return ()
-        return [jnp.zeros((*batch, self.config.memory))] * (1 if self.config.shared_torso else 2)
+        return [jnp.zeros((*batch, self.config.memory), jnp.float32)] * (1 if self.config.shared_torso else 2)
 
 
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
@@ -311,7 +311,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             env_state=envs.reset(devices.local(env_key)),
             memory=memory,
             reset=jnp.ones(envs.num_envs, bool),
-            discounted_return=jnp.zeros(envs.num_envs),
+            discounted_return=jnp.zeros(envs.num_envs, jnp.float32),
         )
 
     def collect(state: State, key: Key) -> tuple[State, Rollout]:

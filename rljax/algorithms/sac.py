@@ -160,7 +160,7 @@ class Agent:
         params = {
             "policy": self.actor.init(actor_key, obs),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
-            "log_temperature": jnp.zeros(()),
+            "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, targets=("critic",))
 
@@ -214,7 +214,7 @@ class Agent:
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             value = self.values(params, batch.obs, batch.action, dropout_key)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
+            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), value.mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
         learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)

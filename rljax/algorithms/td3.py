@@ -196,7 +196,7 @@ def perturbed(action: jax.Array, key: Key, scale: Any, clip: Any = jnp.inf) -> j
 
     With a clip it is target policy smoothing (section 5.3, eq. 14), without it exploration (algorithm 1).
     """
-    noise = jnp.clip(scale * jax.random.normal(key, action.shape), -clip, clip)
+    noise = jnp.clip(scale * jax.random.normal(key, action.shape, action.dtype), -clip, clip)
     return jnp.clip(action + noise, -1.0, 1.0)
 
 
@@ -380,7 +380,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         key, actor_key, critic_key, env_key, noise_key = jax.random.split(key, 5)
         hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
         experience = collector.init(env_key)
-        noise_level = jax.random.uniform(collector.devices.local(noise_key), experience.env_state.reward.shape)
+        noise_level = jax.random.uniform(
+            collector.devices.local(noise_key), experience.env_state.reward.shape, jnp.float32
+        )
         return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), experience, noise_level)
 
     def step(state: State) -> tuple[State, Metrics]:
@@ -392,7 +394,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
 
         def act(obs: jax.Array, key: Key) -> jax.Array:
             starting, exploring = jax.random.split(key)
-            uniform = jax.random.uniform(starting, (*obs.shape[:-1], size), minval=-1.0)
+            uniform = jax.random.uniform(starting, (*obs.shape[:-1], size), jnp.float32, minval=-1.0)
             return jnp.where(trained, agent.behave(state.params["policy"], obs, exploring, hyper, scale), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
@@ -404,7 +406,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         # An episode that went on is as much longer as the rollout.
         before, after = (x.env_state.info["episode_length"] for x in (state.experience, experience))
-        drawn = jax.random.uniform(collector.devices.local(noise_key), state.noise_level.shape)
+        drawn = jax.random.uniform(collector.devices.local(noise_key), state.noise_level.shape, jnp.float32)
         noise_level = jnp.where(after < before + c.rollout_length, drawn, state.noise_level)
         state = state.replace(
             iteration=state.iteration + 1, key=key, learner=learner, experience=experience, noise_level=noise_level

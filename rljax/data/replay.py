@@ -218,7 +218,7 @@ class Replay:
         window = self._following(index, horizon)
         age = (index % self.length - (state.head - state.count)) % self.length
         env, time = window // self.length, window % self.length
-        kept = age[:, None] + jnp.arange(horizon) < state.count
+        kept = age[:, None] + jnp.arange(horizon)[None] < state.count
         done = (state.data.terminated[env, time] | state.data.truncated[env, time]) & kept
         going = jnp.cumsum(jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1) == 0
         paid = jnp.where(going, reward(state.data.reward[env, time]), 0.0)
@@ -247,7 +247,7 @@ class Replay:
         # A device's own largest would weigh a share of high priorities as much as one of low ones.
         largest = weight.max(0)
         largest = jax.lax.pmax(largest, self.axis_name) if self.axis_name else largest
-        return index, (weight / largest).reshape(-1)
+        return index, (weight / largest[None]).reshape(-1)
 
     def _draw_uniformly(self, state: ReplayState, key: Key, batch_size: int, steps: int, batches: int = 1) -> jax.Array:
         """Where stretches begin that hold `steps` columns and do not run over the write head: int32 [batch]."""
@@ -256,12 +256,7 @@ class Replay:
         whole = jnp.maximum(state.count - (steps - 1), 1)
         span = whole
         if self.newest:
-            # Of each two neighbours in a batch one, drawn by lot: half of every batch, and no pattern that another
-            # choice by place could share.
-            place = jnp.arange(batch_size) // batches
-            lot = jax.random.bernoulli(half_key, 0.5, (batch_size // batches // 2 + 1, batches))
-            recent = (place % 2 == 0) ^ lot[place // 2, jnp.arange(batch_size) % batches]
-            span = jnp.where(recent, jnp.minimum(whole, self.newest), whole)
+            span = jnp.where(halves(half_key, batch_size, batches), jnp.minimum(whole, self.newest), whole)
         age = jax.random.randint(time_key, (batch_size,), whole - span, whole)
         oldest = state.head - state.count
         return env * self.length + (oldest + age) % self.length
@@ -269,12 +264,23 @@ class Replay:
     def _following(self, index: jax.Array, steps: int) -> jax.Array:
         """[batch] to [batch, steps]: each index and its successors in time."""
         env, time = index // self.length, index % self.length
-        return env[:, None] * self.length + (time[:, None] + jnp.arange(steps)) % self.length
+        return env[:, None] * self.length + (time[:, None] + jnp.arange(steps)[None]) % self.length
 
     def _take(self, state: ReplayState, index: jax.Array) -> PyTree:
         """Items at flat indices of any shape, in the types of the example."""
         env, time = index // self.length, index % self.length
         return jax.tree.map(lambda x, like: x[env, time].astype(like.dtype), state.data, self.example)
+
+
+def halves(key: Key, size: int, batches: int) -> jax.Array:
+    """Half of each of `batches` batches that `size` draws are dealt out to in turn: bool [size].
+
+    Of each two neighbours in a batch one is drawn by lot, so that no other choice by place goes along with this one.
+    """
+    number = jnp.arange(size)
+    place, batch = number // batches, number % batches
+    lot = jax.random.bernoulli(key, 0.5, (size // batches // 2 + 1, batches))
+    return (place % 2 == 0) ^ lot[place // 2, batch]
 
 
 def narrow(transition: Transition, dtype: Any) -> Transition:

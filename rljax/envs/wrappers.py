@@ -93,6 +93,7 @@ class RescaleAction(Wrapper):
     def rescale(self, action: jax.Array) -> jax.Array:
         """[-1, 1] to the units of the wrapped environment."""
         low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[union-attr]
+        low, high = jnp.broadcast_to(low, action.shape), jnp.broadcast_to(high, action.shape)
         rescaled = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
         return jnp.clip(rescaled, low, high)  # rounding may lead just outside
 

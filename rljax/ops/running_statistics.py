@@ -38,11 +38,11 @@ def init(example: PyTree) -> Statistics:
 
     def zeros(leaf: Any) -> jax.Array:
         if not _is_float(leaf):
-            return jnp.zeros(())
+            return jnp.zeros((), jnp.float32)
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     # Two calls: a donated state must not hold one buffer twice.
-    return Statistics(jnp.zeros(()), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
+    return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
 def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Statistics:
@@ -125,7 +125,8 @@ def normalize(statistics: Statistics, x: PyTree, clip: float = 10.0, epsilon: fl
     def normalize_leaf(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
         if not _is_float(x):
             return x
-        scaled = (x - lax.stop_gradient(mean)) * lax.rsqrt(lax.stop_gradient(variance) + epsilon)
+        mean, variance = (jnp.broadcast_to(lax.stop_gradient(y), x.shape) for y in (mean, variance))
+        scaled = (x - mean) * lax.rsqrt(variance + epsilon)
         return jnp.clip(scaled, -clip, clip).astype(jnp.result_type(x))
 
     return jax.tree.map(normalize_leaf, x, statistics.mean, variance(statistics))

@@ -409,7 +409,7 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
             algorithm.make(algorithm.env, dataclasses.replace(algorithm.config, **{name: float(value)}))
     if unread := sorted(set(swept) - _read_hyperparameters(algorithm)):
         raise Refused(
-            f"{algorithm.name} cannot sweep {', '.join(unread)}: under this config nothing reads it, so that all members "
+            f"{algorithm.name} cannot sweep {', '.join(unread)}: nothing reads it under this config, and all members "
             "would be alike; its field in the config says what switches it on"
         )
     members = next(iter(sizes))[0]

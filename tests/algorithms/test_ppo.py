@@ -274,3 +274,27 @@ def test_a_simulation_that_breaks_is_counted_and_training_goes_on():
     assert metrics["env/unstable"].value.min() > 0.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.obs_statistics)))
     assert np.isfinite(metrics["loss/value"]).all()
+
+
+def test_minibatches_of_single_steps_learn_too():
+    """A single advantage less its mean is 0: those of the whole rollout are normalised instead."""
+    algorithm = ppo.make(rljax.make("cartpole"), dataclasses.replace(SINGLE, num_minibatches=8))
+    before = jax.jit(algorithm.init)(jax.random.key(0))
+    after, _ = jax.jit(algorithm.step)(before)
+    head = lambda state: state.params["params"]["policy"]["kernel"]  # noqa: E731
+    assert jnp.abs(head(after) - head(before)).max() > 1e-4
+
+
+SINGLE = ppo.Config(num_envs=2, rollout_length=4, num_epochs=1, hidden=(4,))
+
+
+def test_the_learning_rate_is_adapted_within_bounds_of_its_own():
+    """rsl_rl's: 1.5 times less or more, but not below 1e-5 nor above 1e-2 in all, and not by a KL of 0."""
+
+    def rate(scale, kl, asked=1e-3):
+        return asked * ppo.adapted_scale(jnp.float32(scale), jnp.float32(asked), jnp.float32(kl), 0.01)
+
+    np.testing.assert_allclose([rate(1.0, 0.03), rate(1.0, 0.004), rate(1.0, 0.01)], [1e-3 / 1.5, 1.5e-3, 1e-3], 1e-5)
+    np.testing.assert_allclose([rate(1.0, 0.0), rate(9.0, 0.001), rate(0.011, 0.1)], [1e-3, 1e-2, 1e-5], 1e-5)
+    # A rate that was asked for beyond the bounds goes back towards them, never further.
+    np.testing.assert_allclose([rate(1.0, 0.001, 0.05), rate(1.0, 0.1, 0.05)], [0.05, 0.05 / 1.5], 1e-5)
