@@ -26,7 +26,7 @@ class Clock(Environment):
         self.observation_space = Box(0.0, 1.0, (length,))
 
     def observe(self, time: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(time % self.length, self.length)
+        return jax.nn.one_hot(time % self.length, self.length, dtype=jnp.float32)
 
     def reset(self, key: Key) -> State:
         return initial_state(jnp.int32(0), self.observe(jnp.int32(0)))
@@ -45,7 +45,7 @@ class Drift(Environment):
     action_space = Box(-2.0, 4.0, (1,))
 
     def reset(self, key: Key) -> State:
-        position = 100.0 + jax.random.normal(key)
+        position = 100.0 + jax.random.normal(key, (), jnp.float32)
         return initial_state(position, jnp.stack([position, 7.0 * position]))
 
     def step(self, state: State, action: jax.Array) -> State:

@@ -13,7 +13,7 @@ from flax import struct
 from rljax.envs import AutoReset, Environment, EpisodeStatistics
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.spaces import Box, Discrete
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
 class Policy(struct.PyTreeNode):
@@ -136,17 +136,13 @@ def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array, axis_name: s
       done: bool [T, N].
 
     Returns:
-      `episode/return` and `episode/length` of the episodes that ended (NaN where none did); means of the others.
+      `episode/return` and `episode/length` over the episodes that ended; the others over all steps at which they are
+      finite, since a task may have nothing to say of some.
     """
-
-    def mean(x: jax.Array) -> jax.Array:
-        return jax.lax.pmean(x.mean(), axis_name) if axis_name else x.mean()
-
-    ended = mean(done)
     rest = dict(metrics)
-    totals = {f"episode/{name}": rest.pop(f"episode_{name}") for name in ("return", "length")}
-    of_episodes = {name: mean(total * done) / jnp.where(ended > 0, ended, jnp.nan) for name, total in totals.items()}
-    return of_episodes | {f"env/{name}": mean(x) for name, x in rest.items()}
+    means = {f"episode/{name}": Mean.of(rest.pop(f"episode_{name}"), done) for name in ("return", "length")}
+    means |= {f"env/{name}": Mean.of(x, jnp.isfinite(x)) for name, x in rest.items()}
+    return jax.lax.psum(means, axis_name) if axis_name else means
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -78,7 +79,7 @@ class Agent(sac.Agent):
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:
         learner = super().init(actor_key, critic_key)
-        params = learner.params | ({"log_penalty_weight": jnp.zeros(())} if self.config.lagrange else {})
+        params = learner.params | ({"log_penalty_weight": jnp.zeros((), jnp.float32)} if self.config.lagrange else {})
         return Learner.init(params, targets=("critic",))
 
     def target(self, learner: Learner, batch: Batch, keys: Any, hyper: Hyper) -> jax.Array:  # type: ignore[override]
@@ -91,7 +92,7 @@ class Agent(sac.Agent):
         value = self.values(learner.targets["critic"], next_obs, action, dropout_key).min(0)
         if c.entropy_in_target:
             value = value - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * value.max(0)
+        return bootstrapped(batch.reward, batch.discount, value.max(0))
 
     def candidates(self, learner: Learner, batch: Batch, key: Key) -> tuple[jax.Array, jax.Array]:
         """Actions [3 num_actions, batch, d] and their log-densities: uniform, of π(·|s), and of π(·|s').
@@ -101,8 +102,8 @@ class Agent(sac.Agent):
         count, policy = self.config.num_actions, learner.params["policy"]
         uniform_key, here_key, next_key = jax.random.split(key, 3)
         shape = (count, *batch.action.shape)
-        uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-        parts = [(uniform, jnp.full(shape[:-1], self.action_size * log(0.5)))]
+        uniform = jax.random.uniform(uniform_key, shape, jnp.float32, minval=-1.0, maxval=1.0)
+        parts = [(uniform, jnp.full(shape[:-1], self.action_size * log(0.5), jnp.float32))]
         for obs, own_key in ((batch.obs, here_key), (batch.next_obs, next_key)):
             parts.append(jax.vmap(self.policy(policy, obs).sample_and_log_prob)(jax.random.split(own_key, count)))
         actions, log_probs = zip(*parts, strict=True)
@@ -111,7 +112,7 @@ class Agent(sac.Agent):
     def floor(self, batch: Any) -> jax.Array:
         """What the values of candidates count as at least, [3 num_actions, batch] (Cal-QL, eq. 5.1)."""
         count = self.config.num_actions
-        none = jnp.full((count, *batch.reward.shape), -jnp.inf)
+        none = jnp.full((count, *batch.reward.shape), -jnp.inf, jnp.float32)
         if not self.config.calibrated:
             return jnp.concatenate([none] * 3)
         own = jnp.broadcast_to(batch.return_to_go, none.shape)
@@ -136,7 +137,7 @@ class Agent(sac.Agent):
         of_candidates = jax.lax.stop_gradient(critics) if draws else critics
         value = jax.lax.map(lambda chunk: self.values(of_candidates, obs, chunk, dropout_key), chunks)
         value = jnp.moveaxis(value, 0, 1).reshape(c.num_critics, *log_prob.shape)
-        logits = jnp.maximum(value, floor) - log_prob
+        logits = jnp.maximum(value, floor[None]) - log_prob[None]
         soft_maximum = jax.nn.logsumexp(logits, axis=1)
         if not draws:
             return self.values(critics, batch.obs, batch.action, dropout_key), soft_maximum
@@ -162,7 +163,7 @@ class Agent(sac.Agent):
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             value, soft_maximum = self.values_and_soft_maximum(params, learner, batch, penalty_key)
-            error = jnp.square(value - target).mean(-1).sum()
+            error = jnp.square(value - target[None]).mean(-1).sum()
             gap = (soft_maximum - value).mean(-1)
             return error + weight * gap.sum(), (error, gap.mean(), value.mean())
 

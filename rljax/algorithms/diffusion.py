@@ -167,17 +167,17 @@ class Agent:
         """One step on the squared distance of the network's velocity to the true one, and of the average after it."""
         c, size = self.config, batch.action.shape[0]
         time_key, noise_key, label_key = jax.random.split(key, 3)
-        noise = jax.random.normal(noise_key, batch.action.shape)
+        noise = jax.random.normal(noise_key, batch.action.shape, jnp.float32)
         if c.objective == "flow":
-            time = jax.random.uniform(time_key, (size,))
+            time = jax.random.uniform(time_key, (size,), jnp.float32)
             share = time[:, None, None]
             chunk, target = (1.0 - share) * noise + share * batch.action, batch.action - noise
         else:
             step = jax.random.randint(time_key, (size,), 1, c.denoising_steps + 1)
-            time = step / c.denoising_steps
+            time = jnp.float32(step / c.denoising_steps)
             alpha, sigma = (jnp.float32(x)[step][:, None, None] for x in (self.alpha, self.sigma))
             chunk, target = alpha * batch.action + sigma * noise, alpha * noise - sigma * batch.action
-        withheld = jax.random.uniform(label_key, (size,)) < c.label_dropout
+        withheld = jax.random.uniform(label_key, (size,), jnp.float32) < c.label_dropout
         label = jnp.where(withheld, c.labels, batch.label)
 
         def loss(params: PyTree) -> jax.Array:
@@ -200,7 +200,7 @@ class Agent:
         if not self.config.labels:
             return obs
         label = jnp.full(obs.shape[:-1], self.config.labels) if label is None else label
-        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels)], axis=-1)
+        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels, dtype=jnp.float32)], axis=-1)
 
 
 def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -220,8 +220,8 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
     """
     c, rescale = agent.config, RescaleAction(env).rescale
     memory = {
-        "obs": jnp.zeros((c.history, agent.obs_size)),
-        "chunk": jnp.zeros((c.executed, agent.action_size)),
+        "obs": jnp.zeros((c.history, agent.obs_size), jnp.float32),
+        "chunk": jnp.zeros((c.executed, agent.action_size), jnp.float32),
         "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
     }
 
@@ -239,7 +239,7 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
             shape, condition = (*obs.shape[:-1], *agent.chunk_shape), past.reshape(*obs.shape[:-1], -1)
             if chunk_of is not None:
                 return chunk_of(variables, condition, key, deterministic)
-            drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+            drawn = jnp.zeros(shape, jnp.float32) if deterministic else jax.random.normal(key, shape, jnp.float32)
             told = None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
             return agent.sample(variables["params"], condition, drawn, told)[..., : c.executed, :]
 

@@ -27,6 +27,7 @@ from rljax.nn.distributions import TanhGaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -159,7 +160,7 @@ class Agent:
         params = {
             "policy": self.actor.init(actor_key, obs),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
-            "log_temperature": jnp.zeros(()),
+            "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, targets=("critic",))
 
@@ -171,6 +172,10 @@ class Agent:
         """Actions [..., d] in [-1, 1]."""
         distribution = self.policy(params, obs)
         return distribution.mode() if deterministic else distribution.sample(key)
+
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """Actions [..., d] to learn from: those of the stochastic policy."""
+        return self.act(params, obs, key, False)
 
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
         """Of every critic, [num_critics, batch]; the key is for dropout.
@@ -200,7 +205,7 @@ class Agent:
         if c.num_target_critics < c.num_critics:
             values = jax.random.permutation(subset_key, values)[: c.num_target_critics]
         soft_value = values.min(0) - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * soft_value
+        return bootstrapped(batch.reward, batch.discount, soft_value)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step of the critics towards the target (2018b, eq. 6), and of the target critics after them."""
@@ -209,7 +214,7 @@ class Agent:
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             value = self.values(params, batch.obs, batch.action, dropout_key)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
+            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), value.mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
         learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)

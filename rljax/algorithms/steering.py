@@ -80,7 +80,7 @@ def make(
     sampler = diffusion.Agent(c.sampler, env.observation_space.shape[0], env.action_space.shape[0])
     if base is None:
         unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
-        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape)))
+        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape, jnp.float32)))
     steered, statistics = Steered(env, c), base.obs_statistics
     tiled = statistics.replace(
         mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)

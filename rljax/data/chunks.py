@@ -88,8 +88,8 @@ class Chunks(struct.PyTreeNode):
         """Draws windows, uniformly over the steps they begin at; of a block or a device's share within it."""
         index = jax.random.randint(key, (batch_size,), 0, self.size)[:, None]
         back = jnp.arange(self.history)[::-1]
-        past = index - jnp.minimum(back, self.since[index])
-        ahead = index + jnp.minimum(jnp.arange(self.horizon), self.until[index])
+        past = index - jnp.minimum(back[None], self.since[index])
+        ahead = index + jnp.minimum(jnp.arange(self.horizon)[None], self.until[index])
         obs = self.obs[jnp.maximum(past, 0)]
         action = self.action[jnp.minimum(ahead, self.size - 1)]
         at = index[:, 0]

@@ -41,7 +41,7 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     """
     if isinstance(dataset, Prepared):
         return dataset
-    nothing = running_statistics.init(jnp.zeros(observation_space.shape))
+    nothing = running_statistics.init(jnp.zeros(observation_space.shape, jnp.float32))
     if dataset is None:
         return Prepared(None, nothing)
     name = dataset.metadata.name

@@ -38,18 +38,18 @@ def init(example: PyTree) -> Statistics:
 
     def zeros(leaf: Any) -> jax.Array:
         if not _is_float(leaf):
-            return jnp.zeros(())
+            return jnp.zeros((), jnp.float32)
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     # Two calls: a donated state must not hold one buffer twice.
-    return Statistics(jnp.zeros(()), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
+    return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
 def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Statistics:
     """Takes in a batch, whose leaves have any number of leading batch axes (the same for all).
 
-    With `axis_name`, the batches of every device (or of every member of a vmap) along that axis are taken in, and all
-    end with the same statistics, provided that they began so.
+    An element that is not finite counts as the mean so far. With `axis_name`, the batches of every device (or of every
+    member of a vmap) along that axis are taken in, and all end with the same statistics, provided that they began so.
     """
 
     def total(x: Any) -> Any:
@@ -84,10 +84,11 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
         mean, m2 = means[i], m2s[i]
         x = jnp.asarray(leaves[i], mean.dtype).reshape(size, *mean.shape)
         # Relative to the old mean, so that the difference of two large means is not rounded; and then relative to the
-        # batch's own mean, whose rounding error is measured and taken off.
-        x = x - mean
+        # batch's own mean, whose rounding error is measured and taken off. What is not finite counts as the old mean:
+        # a single NaN would stay for ever.
+        x = jnp.where(jnp.isfinite(x), x - mean[None], 0.0)
         shift = total(x.sum(0)) / added
-        x = x - shift
+        x = x - shift[None]
         error, batch_m2 = total((x.sum(0), (x**2).sum(0)))
         error = error / added
         batch_m2 = jnp.maximum(batch_m2 - added * error**2, 0.0)
@@ -124,7 +125,8 @@ def normalize(statistics: Statistics, x: PyTree, clip: float = 10.0, epsilon: fl
     def normalize_leaf(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
         if not _is_float(x):
             return x
-        scaled = (x - lax.stop_gradient(mean)) * lax.rsqrt(lax.stop_gradient(variance) + epsilon)
+        mean, variance = (jnp.broadcast_to(lax.stop_gradient(y), x.shape) for y in (mean, variance))
+        scaled = (x - mean) * lax.rsqrt(variance + epsilon)
         return jnp.clip(scaled, -clip, clip).astype(jnp.result_type(x))
 
     return jax.tree.map(normalize_leaf, x, statistics.mean, variance(statistics))

@@ -13,7 +13,7 @@ from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
 from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate, score_names
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,28 +225,28 @@ def _shapes(data: PyTree, shares: int) -> PyTree:
 
 def _zero_totals(metrics: Metrics) -> PyTree:
     def fill(value: float, dtype: Any) -> dict[str, jax.Array]:
-        return {name: jnp.full(x.shape, value, dtype) for name, x in metrics.items()}
+        return {name: jnp.full((), value, dtype) for name in metrics}
 
-    return {"sum": fill(0, jnp.float32), "count": fill(0, jnp.int32), "bad": fill(-1, jnp.int32)}
+    return {"sum": fill(0, jnp.float32), "count": fill(0, jnp.float32), "bad": fill(-1, jnp.int32)}
 
 
 def add(totals: PyTree, metrics: Metrics, iteration: jax.Array) -> PyTree:
-    """Adds one step's metrics, and keeps the first iteration at which each was not finite.
+    """Adds one step's metrics, sums and counts, and keeps the first iteration at which each was not finite.
 
     Summing on the device makes the cost of metrics O(logs), not O(steps).
     """
-    finite = {name: jnp.isfinite(x) for name, x in metrics.items()}
-    learning = metrics.get("updates", 1) > 0
+    means = {name: x if isinstance(x, Mean) else Mean.of(x) for name, x in metrics.items()}
+    finite = {name: jnp.isfinite(x.total) for name, x in means.items()}
     bad = totals["bad"]
     return {
-        "sum": {name: totals["sum"][name] + jnp.where(finite[name], x, 0.0) for name, x in metrics.items()},
-        "count": {name: totals["count"][name] + finite[name] for name in metrics},
-        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name] & learning, iteration, bad[name]) for name in metrics},
+        "sum": {name: totals["sum"][name] + jnp.where(finite[name], x.total, 0.0) for name, x in means.items()},
+        "count": {name: totals["count"][name] + jnp.where(finite[name], x.count, 0.0) for name, x in means.items()},
+        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name], iteration, bad[name]) for name in means},
     }
 
 
 def means(totals: PyTree) -> dict[str, np.ndarray]:
-    """Means over the steps at which a metric was finite, [members]; NaN where there was none."""
+    """Means over all that was counted in finite sums, [members]; NaN where nothing was."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {n: np.atleast_1d(np.divide(x, totals["count"][n])) for n, x in totals["sum"].items()}
 

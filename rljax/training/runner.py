@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
@@ -398,8 +399,6 @@ class _Runner:
         """Stops a run that diverged; of several members, warns of each and stops when none is left."""
         found: dict[int, str] = {}
         for name, iterations in bad.items():
-            if name.startswith(("episode/", "env/")):  # NaN where no episode ended, or where the task says so
-                continue
             for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
                 if iteration >= 0:
                     step = (iteration + 1) * self.steps_per_iteration
@@ -436,8 +435,15 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
         if name not in known:
             raise Refused(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
         for value in values:
-            # A whole one as an int, for the field may be one.
-            dataclasses.replace(algorithm.config, **{name: int(value) if value.is_integer() else float(value)})
+            # A whole one as an int, for the field may be one. Made, too: some settings are refused only beside an
+            # environment or a dataset.
+            value = int(value) if value.is_integer() else float(value)
+            algorithm.make(algorithm.env, dataclasses.replace(algorithm.config, **{name: value}))
+    if unread := sorted(set(swept) - _read_hyperparameters(algorithm)):
+        raise Refused(
+            f"{algorithm.name} cannot sweep {', '.join(unread)}: nothing reads it under this config, and all members "
+            "would be alike; its field in the config says what switches it on"
+        )
     members = next(iter(sizes))[0]
     return (key if key.ndim else jnp.broadcast_to(key, (members,))), swept
 
@@ -453,6 +459,26 @@ def _of_its_own(state: Any, made_from: Any) -> Any:
         return x
 
     return jax.tree.map(copy, state)
+
+
+def _read_hyperparameters(algorithm: Algorithm) -> set[str]:
+    """The hyperparameters that the next state, or the policy, depends on: those that a trace of both does not drop.
+
+    What is carried along without being read, or read for something that is used nowhere, is not among them.
+    """
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    source = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
+    data = () if source is None else (jax.eval_shape(lambda x: x, source),)
+
+    def use(hyper: Any, rest: Any, *data: Any) -> Any:
+        state = rest.replace(hyper=hyper)
+        after, _ = algorithm.step(state, *data)
+        return after.replace(hyper=None), algorithm.policy(state)
+
+    names = list(state.hyper.__dataclass_fields__)
+    jaxpr = jax.make_jaxpr(use)(state.hyper, state.replace(hyper=None), *data).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return {name for name, read in zip(names, used) if read}
 
 
 def _seeds(keys: Key) -> list[int]:

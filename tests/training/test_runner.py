@@ -17,7 +17,7 @@ import pytest
 
 import rljax
 from rljax import training
-from rljax.algorithms import ppo
+from rljax.algorithms import dqn, ppo, sac, td3
 from rljax.envs import Environment, TimeLimit, initial_state
 from rljax.spaces import Box, Discrete
 from rljax.training import checkpoint, runner
@@ -424,3 +424,30 @@ def test_a_fraction_is_refused_where_a_config_is_made():
         with pytest.raises(Refused, match=rf"ppo\.Config: {field} = 8\.0 is not allowed; it must be whole"):
             ppo.Config(**{field: 8.0})
     assert ppo.Config(num_envs=np.int64(8), num_minibatches=1).num_envs == 8
+
+
+UNREAD = {
+    "td3, all alike": (td3, {}, "pendulum", {"noise_min", "noise_max"}),
+    "td3, each its own": (td3, {"noise_max": 0.4}, "pendulum", {"exploration_noise"}),
+    "dqn": (dqn, {}, "cartpole", {"priority_exponent", "importance_exponent"}),
+    "noisy": (
+        dqn, {"exploration": "noisy", "prioritized": True}, "cartpole",
+        {"exploration_start", "exploration_end", "exploration_steps"},
+    ),
+    "sac": (sac, {"learn_temperature": False}, "pendulum", {"target_entropy_per_dim", "temperature_learning_rate"}),
+    "sac, all read": (sac, {}, "pendulum", set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_what_nothing_reads_cannot_be_swept(case):
+    """Members would be equal bit for bit, and a sweep's curves would show noise, or nothing."""
+    module, settings, env, unread = UNREAD[case]
+    config = module.Config(num_envs=2, batch_size=4, replay_size=64, learning_starts=4, hidden=(4,), **settings)
+    algorithm = module.make(rljax.make(env), config)
+    known = set(jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__)
+    assert known - runner._read_hyperparameters(algorithm) == unread
+    if unread:
+        name = min(unread)
+        with pytest.raises(rljax.types.Refused, match=f"{algorithm.name} cannot sweep {name}: nothing reads it under"):
+            train(algorithm, 64, hyper={name: [0.1, 0.2]})
