@@ -35,8 +35,12 @@ class Box:
         return bool(np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high)))
 
     def to_unit(self, value: Any) -> Any:
-        """Maps the bounds, which must be finite, linearly to [-1, 1]; what is outside stays outside."""
-        return (value - (self.high + self.low) / 2) / ((self.high - self.low) / 2)
+        """Maps the bounds, which must be finite, linearly to [-1, 1]; what is outside stays outside.
+
+        An element whose bounds are equal has one value, which becomes 0.
+        """
+        half = (self.high - self.low) / 2
+        return (value - (self.high + self.low) / 2) / np.where(half > 0, half, 1)
 
     def sample(self, key: Key) -> jax.Array:
         """Uniform within the bounds; the space must be bounded."""

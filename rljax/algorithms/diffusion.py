@@ -23,7 +23,7 @@ from rljax.algorithms.off_policy import Learner, ReplayConfig, continuous
 from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
 from rljax.data import Dataset
 from rljax.data.chunks import ChunkBatch, Chunks
-from rljax.data.prepared import Prepared, prepare
+from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.denoisers import DENOISERS
 from rljax.nn.precision import Precision, dot_general_of
@@ -45,6 +45,9 @@ class Config(OfflineConfig, ReplayConfig):
     """Actions that it predicts."""
     executed: int = 4
     """Of these, how many are done before it predicts anew (the paper: half)."""
+    action_normalization: ActionNormalization = "minmax"
+    """What of the actions becomes [-1, 1]: minmax, the range that the data use; quantiles, that without the outermost
+    hundredths, which are clipped; bounds, all that the environment declares."""
     sampler_steps: int = 8
     """Evaluations of the network for one chunk."""
     denoising_steps: int = 100
@@ -77,6 +80,8 @@ class Config(OfflineConfig, ReplayConfig):
         require(self, "objective", self.objective in get_args(Objective), f"one of {', '.join(get_args(Objective))}")
         for name in ("history", "horizon", "sampler_steps", "denoising_steps", "width", "blocks"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        allowed = get_args(ActionNormalization)
+        require(self, "action_normalization", self.action_normalization in allowed, f"one of {', '.join(allowed)}")
         require(self, "executed", 1 <= self.executed <= self.horizon, "in [1, horizon]")
         if self.objective == "diffusion":
             require(self, "sampler_steps", self.sampler_steps <= self.denoising_steps, "at most denoising_steps")
@@ -214,7 +219,8 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
     """A policy that samples a chunk of actions, does `executed` of them, and samples again.
 
     Args:
-      variables: "params" and "obs_statistics", and what `chunk_of` needs.
+      variables: "params", "obs_statistics" and "action_range", what -1 and 1 are in units of `env`; and what
+        `chunk_of` needs.
       chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]`, of normalised
         observations; where None it is sampled from noise 0 for a deterministic policy, else N(0, I).
     """
@@ -248,7 +254,7 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
         chunk = jnp.where(due[..., None, None], fresh, memory["chunk"])
         step = jnp.where(due, 0, step)
         action = jnp.take_along_axis(chunk, step[..., None, None], axis=-2)[..., 0, :]
-        return rescale(action), {"obs": past, "chunk": chunk, "step": step + 1}
+        return rescale(action, variables["action_range"]), {"obs": past, "chunk": chunk, "step": step + 1}
 
     return Policy(variables, memory, act)
 
@@ -281,16 +287,18 @@ def make(
     if online:
         raise Refused("diffusion learns nothing from its own actions: steering goes on online from its policy")
     continuous(env, "diffusion")
-    prepared = prepare(dataset, env.observation_space, env.action_space, c)
+    prepared = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
     if isinstance(prepared.dataset, Dataset):
         prepared = dataclasses.replace(
             prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon, label, weight)
         )
     algorithm = assemble("diffusion", env, c, Agent, Hyper, make, prepared, False, axis_name)
     agent = Agent(c, env.observation_space.shape[0], env.action_space.shape[0])
+    action_range = RescaleAction(env, prepared.actions).onto
 
     def policy(state: Any) -> Policy:
-        variables = {"params": state.learner.targets["policy"], "obs_statistics": state.obs_statistics}
+        params, statistics = state.learner.targets["policy"], state.obs_statistics
+        variables = {"params": params, "obs_statistics": statistics, "action_range": action_range}
         return chunked_policy(agent, env, variables)
 
     return algorithm._replace(policy=policy)

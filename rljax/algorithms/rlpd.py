@@ -6,12 +6,14 @@ updates a step.
 """
 
 import dataclasses
+from typing import get_args
 
 from rljax.algorithms import sac
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.base import Algorithm, require
+from rljax.algorithms.off_policy import continuous
 from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Dataset
-from rljax.data.prepared import Prepared
+from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment
 from rljax.types import Refused
 
@@ -22,6 +24,9 @@ class Config(OfflineConfig, sac.Config):
 
     normalize_observation: bool = False
     """Observations are shifted and scaled by the dataset's mean and deviation."""
+    action_normalization: ActionNormalization = "bounds"
+    """What the policy acts in: bounds, all that the environment declares; minmax or quantiles, what the demonstrations
+    use of it, beyond which it then never acts."""
     num_updates: int = 20
     """Updates after each rollout (section 4.4)."""
     policy_delay: int = 20
@@ -34,6 +39,11 @@ class Config(OfflineConfig, sac.Config):
     """Layer normalisation in the critics, which keeps values beyond the data in bounds (section 4.2)."""
     target_entropy_per_dim: float = -0.5
     """Target entropy in nats for each dimension of an action."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = get_args(ActionNormalization)
+        require(self, "action_normalization", self.action_normalization in allowed, f"one of {', '.join(allowed)}")
 
 
 def make(
@@ -58,6 +68,9 @@ def make(
     """
     if not online:
         raise Refused("rlpd has no offline phase: online must be True")
+    c = config or Config()
+    continuous(env, "rlpd")
+    prepared = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
     return assemble(
-        "rlpd", env, config or Config(), sac.Agent, sac.Hyper, make, dataset, online, axis_name, random_start=True
+        "rlpd", env, c, sac.Agent, sac.Hyper, make, prepared, online, axis_name, random_start=True
     )  # fmt: skip

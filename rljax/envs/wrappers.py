@@ -81,20 +81,27 @@ class PotentialShaping(Wrapper):
 
 
 class RescaleAction(Wrapper):
-    """Takes actions in [-1, 1] and maps them linearly to the bounds of `env`; values outside are clipped."""
+    """Takes actions in [-1, 1] and maps them linearly to a box; values outside are clipped.
 
-    def __init__(self, env: Environment):
+    Args:
+      onto: the box, in units of `env`; its bounds where None.
+    """
+
+    def __init__(self, env: Environment, onto: Box | None = None):
         super().__init__(env)
         space = env.action_space
         if not isinstance(space, Box) or not space.bounded:
             raise Refused(f"RescaleAction needs a Box with finite bounds, {env!r} has {space}")
+        onto = space if onto is None else onto
+        self.onto = (onto.low, onto.high)
         self.action_space = Box(-1.0, 1.0, space.shape, space.dtype)
 
-    def rescale(self, action: jax.Array) -> jax.Array:
-        """[-1, 1] to the units of the wrapped environment."""
-        low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[union-attr]
+    def rescale(self, action: jax.Array, onto: tuple[Any, Any] | None = None) -> jax.Array:
+        """[-1, 1] to the units of the wrapped environment, within its bounds; `onto`: another box, low and high."""
+        low, high = self.onto if onto is None else onto
         rescaled = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
-        return jnp.clip(rescaled, low, high)  # rounding may lead just outside
+        space: Any = self.env.action_space
+        return jnp.clip(rescaled, space.low, space.high)  # rounding may lead just outside
 
     def step(self, state: State, action: jax.Array) -> State:
         return self.env.step(state, self.rescale(action))
