@@ -168,6 +168,11 @@ class Agent:
         chunk, _ = jax.lax.scan(denoise, noise, (times, alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]))
         return chunk
 
+    def label(self, obs: jax.Array) -> jax.Array | None:
+        """The label that it acts with, for observations [..., history * n]; None for none."""
+        c = self.config
+        return None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
+
     def update(self, learner: Learner, batch: ChunkBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the squared distance of the network's velocity to the true one, and of the average after it."""
         c, size = self.config, batch.action.shape[0]
@@ -216,7 +221,7 @@ def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: Callable | None = None) -> Policy:
-    """A policy that samples a chunk of actions, does `executed` of them, and samples again.
+    """The policy of a denoiser, or of what chooses its noise.
 
     Args:
       variables: "params", "obs_statistics" and "action_range", what -1 and 1 are in units of `env`; and what
@@ -224,33 +229,51 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
       chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]`, of normalised
         observations; where None it is sampled from noise 0 for a deterministic policy, else N(0, I).
     """
-    c, rescale = agent.config, RescaleAction(env).rescale
+    c = agent.config
+
+    def sampled(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        shape = (*obs.shape[:-1], *agent.chunk_shape)
+        noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+        return agent.sample(variables["params"], obs, noise, agent.label(obs))[..., : c.executed, :]
+
+    return in_turn(env, c.history, c.executed, c.normalize_observation, variables, chunk_of or sampled)
+
+
+def in_turn(
+    env: Environment, history: int, executed: int, normalize: bool, variables: PyTree, chunk_of: Callable
+) -> Policy:  # fmt: skip
+    """A policy that asks for a chunk of actions, does one after the other, and asks again.
+
+    Args:
+      history: observations that a chunk is made of; before the first one, it stands for them.
+      executed: actions of a chunk.
+      normalize: whether observations are normalised before `chunk_of` sees them.
+      variables: "action_range", what -1 and 1 are in units of `env`; "obs_statistics" of one observation, to normalise;
+        and what `chunk_of` needs.
+      chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]` in [-1, 1].
+    """
+    rescale, size = RescaleAction(env).rescale, env.action_space.shape[0]  # type: ignore[union-attr]
     memory = {
-        "obs": jnp.zeros((c.history, agent.obs_size)),
-        "chunk": jnp.zeros((c.executed, agent.action_size)),
+        "obs": jnp.zeros((history, env.observation_space.shape[0])),  # type: ignore[union-attr]
+        "chunk": jnp.zeros((executed, size)),
         "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
     }
 
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
-        if c.normalize_observation:
+        if normalize:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
         step, first = memory["step"], (memory["step"] < 0)[..., None, None]
         # Before the first observation there was none other.
         past = jnp.concatenate([memory["obs"][..., 1:, :], obs[..., None, :]], axis=-2)
         past = jnp.where(first, obs[..., None, :], past)
-        due = (step < 0) | (step >= c.executed)
+        due = (step < 0) | (step >= executed)
 
-        def sample(_: jax.Array) -> jax.Array:
-            shape, condition = (*obs.shape[:-1], *agent.chunk_shape), past.reshape(*obs.shape[:-1], -1)
-            if chunk_of is not None:
-                return chunk_of(variables, condition, key, deterministic)
-            drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
-            told = None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
-            return agent.sample(variables["params"], condition, drawn, told)[..., : c.executed, :]
+        def ask(_: jax.Array) -> jax.Array:
+            return chunk_of(variables, past.reshape(*obs.shape[:-1], -1), key, deterministic)
 
-        # Of a batch in step, which it is until the first episode ends, most calls sample nothing.
-        fresh = jax.lax.cond(due.any(), sample, lambda chunk: chunk, memory["chunk"])
+        # Of a batch in step, which it is until the first episode ends, most calls ask for nothing.
+        fresh = jax.lax.cond(due.any(), ask, lambda chunk: chunk, memory["chunk"])
         chunk = jnp.where(due[..., None, None], fresh, memory["chunk"])
         step = jnp.where(due, 0, step)
         action = jnp.take_along_axis(chunk, step[..., None, None], axis=-2)[..., 0, :]

@@ -6,6 +6,7 @@ environment is a chunk, w beside what the frozen policy made of it; steps and re
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from rljax.algorithms.base import Algorithm, Policy
 from rljax.algorithms.dsrl import Agent, AliasedAgent, Config, ResidualAgent
 from rljax.algorithms.grrl import PredictingAgent
 from rljax.data import Dataset
-from rljax.data.chunks import in_chunks
+from rljax.data.chunks import digest, in_chunks
 from rljax.data.prepared import Prepared, check_spaces, in_unit, normalized
 from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
 from rljax.envs.environment import State as EnvState
@@ -143,7 +144,7 @@ def demonstrations(
     obs, next_obs = chunks.obs, chunks.next_obs
     if config.normalize_observation:
         obs, next_obs = (normalized(prepared.statistics, x) for x in (obs, next_obs))
-    done = f"chunks of {config.sampler.executed}, rewards times {prepared.scale:.6g}"
+    done = f"{chunks.metadata.normalization}, rewards times {prepared.scale:.6g}"
     return chunks.replace(
         obs=obs,
         next_obs=next_obs,
@@ -158,3 +159,9 @@ def base_of(policy: Policy) -> Base:
     """What `make` takes, from a policy that diffusion.py trained."""
     of = policy.variables
     return Base(of["params"], of["obs_statistics"], of["action_range"])
+
+
+def identity(base: Base) -> str:
+    """The SHA-256 of all arrays of a policy that is steered, in hexadecimal; a resumed run must find it again."""
+    leaves = [f"{jax.tree_util.keystr(path)} {digest(x)}" for path, x in jax.tree_util.tree_leaves_with_path(base)]
+    return hashlib.sha256("\n".join(leaves).encode()).hexdigest()

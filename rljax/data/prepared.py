@@ -70,7 +70,8 @@ def prepare(
             raise Refused(f"{name}: all episodes have the same return, so reward_scale = 'returns' is not possible")
         scale = float(1000.0 / spread)
     reward = (np.asarray(dataset.reward) * scale + config.reward_bias).astype(np.float32)
-    steps = ["observations normalised"] * config.normalize_observation
+    before = dataset.metadata.normalization
+    steps = [before] * (before != "none") + ["observations normalised"] * config.normalize_observation
     steps += [
         f"rewards times {scale:.6g} plus {config.reward_bias:g}",
         f"actions in [-1, 1] of their {action_normalization}",
