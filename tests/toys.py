@@ -54,6 +54,31 @@ class Drift(Environment):
         return state.replace(physics=position, obs=jnp.stack([position, 7.0 * position]), reward=reward)
 
 
+class Gates(Environment):
+    """A point goes up through one of two gates; velocities beyond 1 count as 1, whatever bounds are declared."""
+
+    name = "gates"
+    observation_space = Box(-2.0, 2.0, (2,))
+
+    def __init__(self, bound: float = 1.0):
+        self.action_space = Box(-bound, bound, (2,))
+
+    def reset(self, key: Key) -> State:
+        position = jnp.array([jax.random.uniform(key, minval=-0.1, maxval=0.1), 0.0])
+        return initial_state(position, position, success=jnp.zeros(()))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        before, after = state.physics, jnp.clip(state.physics + 0.25 * jnp.clip(action, -1.0, 1.0), -1.5, 1.5)
+        opening = jnp.abs(jnp.abs(after[0]) - 0.5) < 0.1
+        blocked = (before[1] < 0.5) & (after[1] >= 0.5) & ~opening
+        after = jnp.where(blocked, jnp.array([after[0], 0.49]), after)
+        done = after[1] >= 1.0
+        metrics = {"success": done.astype(jnp.float32)}
+        return state.replace(
+            physics=after, obs=after, reward=jnp.where(done, 0.0, -1.0), terminated=done, metrics=metrics
+        )  # fmt: skip
+
+
 class Pixels(Environment):
     """A bright pixel on a 6 x 6 image; the action says in which half it is."""
 

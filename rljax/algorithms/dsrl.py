@@ -143,7 +143,8 @@ class Agent(sac.Agent):
 
     def chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         """Those that the sampler makes of noise [..., horizon, d], without a gradient."""
-        chunk = self.sampler.sample(base, obs, noise)[..., : self.config.sampler.executed, :]
+        chunk = self.sampler.sample(base, obs, noise, self.sampler.label(obs))
+        chunk = chunk[..., : self.config.sampler.executed, :]
         return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:

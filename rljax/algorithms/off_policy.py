@@ -370,8 +370,8 @@ def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learn
     return jax.lax.cond(learning, learned, lambda learner: (learner, nothing), learner)
 
 
-def continuous(env: Environment, name: str) -> RescaleAction:
-    """The environment with actions in [-1, 1].
+def continuous(env: Environment, name: str, actions: Box | None = None) -> RescaleAction:
+    """The environment with actions in [-1, 1], which are its bounds, or the box `actions`.
 
     Raises:
       ValueError: actions are not a bounded, one-dimensional `Box`, or observations not a vector.
@@ -381,7 +381,7 @@ def continuous(env: Environment, name: str) -> RescaleAction:
         raise Refused(f"{name} needs a one-dimensional Box of actions with bounds, {env!r} has {space}")
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         raise Refused(f"{name} needs observations [n], {env!r} has {obs}")
-    return RescaleAction(env)
+    return RescaleAction(env, actions)
 
 
 def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..., tuple[jax.Array, PyTree]]:
@@ -390,7 +390,8 @@ def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
         obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
-        return agent_env.rescale(agent.act(variables["params"], obs, key, deterministic)), memory
+        action = agent.act(variables["params"], obs, key, deterministic)
+        return agent_env.rescale(action, variables["action_range"]), memory
 
     return act
 
@@ -406,7 +407,7 @@ def assemble(
       random_start: the first `learning_starts` actions are random; else they are the agent's.
     """
     c = config
-    agent_env = continuous(env, name)
+    agent_env = continuous(env, name, prepared.actions if prepared else None)
     size = agent_env.action_space.shape[0]
     steps_per_iteration = c.steps_per_iteration * env.steps_per_action
     agent = agent_type(c, env.observation_space.shape[0], size, axis_name)
@@ -457,7 +458,10 @@ def assemble(
         return state, metrics
 
     def policy(state: State) -> Policy:
-        variables = {"params": state.params["policy"], "obs_statistics": state.experience.obs_statistics}
+        statistics = state.experience.obs_statistics
+        variables = {
+            "params": state.params["policy"], "obs_statistics": statistics, "action_range": agent_env.onto
+        }  # fmt: skip
         return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
 
     return Algorithm(init, step, policy, steps_per_iteration, name, env, c, make, prepared and prepared.dataset)

@@ -81,8 +81,9 @@ def assemble(
       online: act and learn in the environment as well.
       random_start: online, the first `learning_starts` actions are random; else they are the agent's.
     """
-    agent_env = continuous(env, name)
+    continuous(env, name)
     prepared = prepare(dataset, env.observation_space, env.action_space, config)
+    agent_env = continuous(env, name, prepared.actions)
     make = functools.partial(make, dataset=prepared, online=online)
     if online:
         return off_policy.assemble(
@@ -111,7 +112,9 @@ def assemble(
         return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
 
     def policy(state: State) -> Policy:
-        variables = {"params": state.params["policy"], "obs_statistics": state.obs_statistics}
+        variables = {
+            "params": state.params["policy"], "obs_statistics": state.obs_statistics, "action_range": agent_env.onto
+        }  # fmt: skip
         return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
 
     return Algorithm(init, step, policy, num_updates, name, env, c, make, prepared.dataset)
