@@ -14,6 +14,7 @@ Everything is left in runs/rlpd/<name>: settings, metrics, checkpoints, evaluati
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
