@@ -25,14 +25,19 @@ from rljax.types import Key, Metrics, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, sac.Config):
-    """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's."""
+    """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's.
+
+    The code is github aviralkumar2907/CQL, of which JaxCQL, Cal-QL and CORL have the same values.
+    """
 
     learning_rate: float = 3e-5
-    """Of the policy: slower than the critics (section 6 and appendix F)."""
+    """Step size of the policy's Adam: slower than the critics' (section 6 and appendix F)."""
+    temperature_learning_rate: float = 3e-5
+    """Step size of the temperature's Adam, in the authors' code that of the policy."""
     hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of the hidden layers of policy and critics."""
+    """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     initial_log_std: float = -1.0
-    """Added to the logarithm of the policy's deviation."""
+    """What is added to the logarithm of the policy's deviation."""
     penalty_weight: float = 10.0
     """α of eq. 4: what a unit of the gap between sampled actions and those of the data costs."""
     num_actions: int = 10
@@ -41,14 +46,14 @@ class Config(OfflineConfig, sac.Config):
     """Actions of all those, drawn by their weight in the penalty, that its gradient is taken of: the same gradient on
     average for a third of the products. 0 takes it of all."""
     lagrange: bool = False
-    """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30)."""
+    """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30); it starts at e."""
     target_gap: float = 0.8
-    """τ of the gap (AntMaze)."""
+    """The gap τ that a learned factor keeps (AntMaze); it is in the units of the scaled rewards."""
     max_target: bool = False
     """Targets take the best of num_actions of the policy's actions (AntMaze)."""
     entropy_in_target: bool = False
     """Whether the values of targets have SAC's entropy bonus."""
-    calibrated: bool = False
+    calibrated: bool = False  # type: ignore[misc]
     """Cal-QL: the penalty pushes no value of the policy's actions below the return-to-go of the data."""
 
     def __post_init__(self) -> None:
@@ -78,7 +83,8 @@ class Agent(sac.Agent):
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:
         learner = super().init(actor_key, critic_key)
-        params = learner.params | ({"log_penalty_weight": jnp.zeros(())} if self.config.lagrange else {})
+        # log α' starts at 1, as in Cal-QL's code.
+        params = learner.params | ({"log_penalty_weight": jnp.ones(())} if self.config.lagrange else {})
         return Learner.init(params, targets=("critic",))
 
     def target(self, learner: Learner, batch: Batch, keys: Any, hyper: Hyper) -> jax.Array:  # type: ignore[override]

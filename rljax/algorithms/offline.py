@@ -50,6 +50,11 @@ class OfflineConfig:
     learns_from_rewards: ClassVar[bool] = True
     """Whether a dataset without rewards is refused."""
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Hyperparameters that cannot be swept: the returns-to-go of the data are discounted once, for all members."""
+        return ("discount",) if self.calibrated else ()
+
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
         scale = self.reward_scale

@@ -79,7 +79,9 @@ class Config(ReplayConfig):
     activation: str = "relu"
     """Activation of the hidden layers."""
     layer_norm: bool = False
-    """Layer normalisation in policy and critics."""
+    """Layer normalisation in the critics."""
+    policy_layer_norm: bool = False
+    """Layer normalisation in the policy."""
     precision: Precision = "float32"
     """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
@@ -159,7 +161,7 @@ class Actor(nn.Module):
     def __call__(self, obs: jax.Array) -> jax.Array:
         c = self.config
         product = dot_general_of(c.precision)
-        mlp = MLP(c.hidden, c.activation, self.size, 0.01, layer_norm=c.layer_norm, dot_general=product)
+        mlp = MLP(c.hidden, c.activation, self.size, 0.01, layer_norm=c.policy_layer_norm, dot_general=product)
         return jnp.tanh(mlp(obs))
 
 

@@ -233,7 +233,8 @@ def fingerprint(tree: Any) -> str:
         for start in range(
             0, len(x) if x.ndim else 1, rows
         ):  # in parts: a memory-mapped array is not copied as a whole
-            content.update(np.ascontiguousarray(x[start : start + rows] if x.ndim else x).reshape(-1).view(np.uint8))
+            part = np.ascontiguousarray(x[start : start + rows] if x.ndim else x)
+            content.update(part.reshape(-1).view(np.uint8))
         return content.digest()
 
     with concurrent.futures.ThreadPoolExecutor() as pool:

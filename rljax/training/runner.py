@@ -405,6 +405,10 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
     for name, values in swept.items():
         if name not in known:
             raise Refused(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
+        if name in getattr(algorithm.config, "fixed", ()):
+            raise Refused(
+                f"{algorithm.name} cannot sweep {name!r} under this config: what it learns from depends on it"
+            )
         for value in values:
             dataclasses.replace(algorithm.config, **{name: float(value)})
     members = next(iter(sizes))[0]
