@@ -5,7 +5,7 @@ Pomerleau 1988, "ALVINN"; as a baseline of offline learning, and with the best e
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ Kind = Literal["deterministic", "gaussian"]
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, ReplayConfig):
     """Settings of behaviour cloning."""
+
+    learns_from_rewards: ClassVar[bool] = False
 
     policy: Kind = "deterministic"
     """deterministic: a squared distance; gaussian: a likelihood, with one deviation for all observations."""
@@ -138,6 +140,7 @@ def make(
     if online:
         raise Refused("bc learns nothing from its own actions: start another algorithm from its policy instead")
     if isinstance(dataset, Dataset) and c.top < 1:
+        dataset.require_rewards()
         dataset = dataset.best(c.top)
     continuous(env, "bc")
     dataset = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)

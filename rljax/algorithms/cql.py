@@ -26,12 +26,17 @@ from rljax.types import Key, Metrics, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, sac.Config):
-    """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's."""
+    """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's.
+
+    The code is github aviralkumar2907/CQL, of which JaxCQL, Cal-QL and CORL have the same values.
+    """
 
     learning_rate: float = 3e-5
     """Learning rate of the policy, which is slower than the critics (section 6 and appendix F)."""
+    temperature_learning_rate: float = 3e-5
+    """Learning rate of the temperature, in the authors' code that of the policy."""
     hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of the hidden layers of policy and critics."""
+    """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     initial_log_std: float = -1.0
     """Offset of the logarithm of the policy's deviation."""
     penalty_weight: float = 10.0
@@ -42,14 +47,14 @@ class Config(OfflineConfig, sac.Config):
     """Candidates, sampled by softmax weight, from which the penalty's gradient is estimated: unbiased, for a third of
     the products; 0 takes all candidates."""
     lagrange: bool = False
-    """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30)."""
+    """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30); it starts at e."""
     target_gap: float = 0.8
-    """τ of the gap (AntMaze)."""
+    """The gap τ that a learned factor keeps (AntMaze); it is in the units of the scaled rewards."""
     max_target: bool = False
     """Targets take the best of num_actions of the policy's actions (AntMaze)."""
     entropy_in_target: bool = False
     """Whether the values of targets have SAC's entropy bonus."""
-    calibrated: bool = False
+    calibrated: bool = False  # type: ignore[misc]
     """Cal-QL: the penalty pushes no value of the policy's actions below the return-to-go of the data."""
 
     def __post_init__(self) -> None:
@@ -79,7 +84,8 @@ class Agent(sac.Agent):
 
     def init(self, actor_key: Key, critic_key: Key) -> Learner:
         learner = super().init(actor_key, critic_key)
-        params = learner.params | ({"log_penalty_weight": jnp.zeros((), jnp.float32)} if self.config.lagrange else {})
+        # log α' starts at 1, as in Cal-QL's code.
+        params = learner.params | ({"log_penalty_weight": jnp.ones((), jnp.float32)} if self.config.lagrange else {})
         return Learner.init(params, targets=("critic",))
 
     def target(self, learner: Learner, batch: Batch, keys: Any, hyper: Hyper) -> jax.Array:  # type: ignore[override]

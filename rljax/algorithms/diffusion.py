@@ -11,7 +11,7 @@ Both samplers are functions of the noise: `Agent.sample(params, obs, noise)`. RL
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ Objective = Literal["diffusion", "flow"]
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, ReplayConfig):
     """Settings of diffusion and flow policies."""
+
+    learns_from_rewards: ClassVar[bool] = False
 
     objective: Objective = "diffusion"
     """Training objective: diffusion, or flow matching."""

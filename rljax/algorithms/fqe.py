@@ -76,6 +76,8 @@ class Config:
     normalize_observation: ClassVar[bool] = False
     reward_scale: ClassVar[RewardScale] = "none"
     reward_bias: ClassVar[float] = 0.0
+    calibrated: ClassVar[bool] = False
+    learns_from_rewards: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("num_updates", "batch_size", "members"):

@@ -24,7 +24,7 @@ from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP, Initialization
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops.returns import bootstrapped
-from rljax.types import Key, Metrics, PyTree
+from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Config(OfflineConfig, ReplayConfig):
     critic_learning_rate: float = 3e-4
     """Learning rate of Q and V."""
     policy_decay_steps: int = 0
-    """Updates over which the policy's learning rate falls to 0 along a cosine (the paper: all); 0 for none."""
+    """Updates over which the policy's learning rate falls to 0 along a cosine (in the paper, all offline ones); 0 keeps
+    it constant, as it must be online."""
     discount: float = 0.99
     """γ."""
     target_rate: float = 0.005
@@ -255,6 +256,13 @@ def make(
       axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them; or a policy's rate that falls,
+        online.
     """
-    return assemble("iql", env, config or Config(), Agent, Hyper, make, dataset, online, axis_name)
+    c = config or Config()
+    if online and c.policy_decay_steps:
+        raise Refused(
+            f"iql: policy_decay_steps = {c.policy_decay_steps} is not allowed online, where the rate has fallen to 0 "
+            "already; it must be 0"
+        )
+    return assemble("iql", env, c, Agent, Hyper, make, dataset, online, axis_name)

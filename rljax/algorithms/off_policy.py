@@ -263,7 +263,8 @@ class Collector:
         flat = batches.index.reshape(-1)
         following = jnp.full(flat.shape, -jnp.inf, jnp.float32)
         if with_returns:
-            following = replay.returns_to_go(experience.replay, flat, discount, horizon, scaled)
+            beyond = prepared.after_truncation
+            following = replay.returns_to_go(experience.replay, flat, discount, horizon, scaled, beyond)
         return OfflineBatch(**own, next_action=batches.action, return_to_go=following.reshape(batches.index.shape))
 
     def prioritize(self, experience: Experience, index: jax.Array, priority: jax.Array) -> Experience:

@@ -10,7 +10,7 @@ Its objective has no lower bound.
 """
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,8 @@ NEGATIVE, POSITIVE = 0, 1
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, ReplayConfig):
     """Settings of Recap's value."""
+
+    learns_from_rewards: ClassVar[bool] = False
 
     num_atoms: int = 201
     """Bins of the distribution on [-1, 0] (the paper: 201)."""

@@ -89,7 +89,9 @@ class Config(ReplayConfig):
     activation: str = "relu"
     """Activation of the hidden layers."""
     layer_norm: bool = False
-    """Layer normalisation in policy and critics."""
+    """Layer normalisation in the critics."""
+    policy_layer_norm: bool = False
+    """Layer normalisation in the policy."""
     precision: Precision = "float32"
     """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
@@ -173,7 +175,7 @@ class Actor(nn.Module):
     def __call__(self, obs: jax.Array) -> jax.Array:
         c = self.config
         product = dot_general_of(c.precision)
-        mlp = MLP(c.hidden, c.activation, self.size, 0.01, layer_norm=c.layer_norm, dot_general=product)
+        mlp = MLP(c.hidden, c.activation, self.size, 0.01, layer_norm=c.policy_layer_norm, dot_general=product)
         return jnp.tanh(mlp(obs))
 
 

@@ -207,6 +207,7 @@ class Replay:
         discount: Any,
         horizon: int,
         reward: Callable[[jax.Array], jax.Array] = lambda reward: reward,
+        after_truncation: float = 0.0,
     ) -> jax.Array:
         """The discounted rewards from each item [batch] to the end of its episode; -inf where that is not known.
 
@@ -214,6 +215,7 @@ class Replay:
 
         Args:
           reward: what becomes of the rewards first.
+          after_truncation: what is to come where a truncated episode was cut; may be -inf.
         """
         window = self._following(index, horizon)
         age = (index % self.length - (state.head - state.count)) % self.length
@@ -223,6 +225,9 @@ class Replay:
         going = jnp.cumsum(jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1) == 0
         paid = jnp.where(going, reward(state.data.reward[env, time]), 0.0)
         total = jnp.sum(paid * (discount ** jnp.arange(horizon))[None], axis=1)
+        last = done.argmax(1)
+        cut = ~jnp.take_along_axis(state.data.terminated[env, time], last[:, None], axis=1)[:, 0]
+        total = total + jnp.where(cut, discount ** (last + 1) * after_truncation, 0.0)
         return jnp.where(done.any(1), total, -jnp.inf)
 
     def prioritize(self, state: ReplayState, index: jax.Array, priority: jax.Array) -> ReplayState:

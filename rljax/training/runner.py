@@ -434,6 +434,10 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
     for name, values in swept.items():
         if name not in known:
             raise Refused(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
+        if name in getattr(algorithm.config, "fixed", ()):
+            raise Refused(
+                f"{algorithm.name} cannot sweep {name!r} under this config: what it learns from depends on it"
+            )
         for value in values:
             # A whole one as an int, for the field may be one. Made, too: some settings are refused only beside an
             # environment or a dataset.

@@ -18,6 +18,7 @@ from rljax.nn.precision import bfloat16_dot_general
 from rljax.spaces import Box
 from rljax.training import evaluate
 from rljax.training.devices import make_mesh, shard_environments
+from tests.datasets import batch_of, hyper_of
 from tests.toys import ContinuousClock, Drift, limited
 
 TINY = sac.Config(
@@ -139,6 +140,26 @@ def test_target_is_the_minimum_of_the_critics_less_the_entropy_term():
     target = np.asarray(batch.reward) + np.asarray(batch.discount) * (next_value - alpha * np.asarray(log_prob))
     error = 0.5 * np.square(values(state.params["critic"], batch.obs, batch.action) - target).mean(-1).sum()
     np.testing.assert_allclose(metrics["loss/critic"].value, error, rtol=1e-3)
+
+
+def test_targets_may_do_without_the_entropy_and_critics_may_have_widths_of_their_own():
+    """RLPD's backup_entropy=False, and Cal-QL's deeper critics."""
+    batch, keys = batch_of(), [jax.random.key(seed) for seed in (3, 4, 5)]
+    config = dataclasses.replace(TINY, hidden=(8,), critic_hidden=(4, 4, 4))
+
+    @jax.jit
+    def targets(key):
+        with_it, without = (sac.Agent(dataclasses.replace(config, entropy_in_target=on), 3, 2) for on in (True, False))
+        learner, hyper = with_it.init(key, key), hyper_of(sac, config)
+        _, log_prob = with_it.policy(learner.params["policy"], batch.next_obs).sample_and_log_prob(keys[0])
+        both = [agent.target(learner, batch, keys, hyper) for agent in (with_it, without)]
+        return *both, hyper.initial_temperature * log_prob, learner.params
+
+    with_it, without, cost, params = targets(jax.random.key(0))
+    np.testing.assert_allclose(with_it, without - batch.discount * cost, rtol=1e-4, atol=1e-5)
+    assert np.abs(with_it - without).max() > 0.1
+    widths = {part: max(x.shape[-1] for x in jax.tree.leaves(params[part])) for part in ("policy", "critic")}
+    assert widths == {"policy": 8, "critic": 4}
 
 
 def _replay_arguments(algorithm):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rljax.data import Replay
-from rljax.data.replay import halves, narrow
+from rljax.data.replay import narrow
 from rljax.types import Transition
 
 FLOAT, BOOL = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), bool)
@@ -230,7 +230,7 @@ def test_returns_to_go_are_known_where_the_episode_ended_within_the_horizon():
     for t in range(steps):
         obs = jnp.zeros((2, 1))
         state = insert(state, Transition(obs, obs, reward[t], terminated[t], truncated[t], obs))
-    index, expected = [], []
+    index, expected, beyond = [], [], []
     for env in range(2):
         for first in range(steps - length, steps):
             window = range(first, min(steps, first + horizon))
@@ -240,50 +240,11 @@ def test_returns_to_go_are_known_where_the_episode_ended_within_the_horizon():
                 total = sum(0.9 ** (t - first) * (2 * reward[t, env] + 1) for t in range(first, end + 1))
             index.append(env * length + first % length)
             expected.append(total)
+            beyond.append(0.0 if end is None or terminated[end, env] else -50.0 * 0.9 ** (end + 1 - first))
     assert 0 < np.isinf(expected).sum() < len(expected)
     found = replay.returns_to_go(state, jnp.array(index), 0.9, horizon, lambda reward: 2 * reward + 1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("batches", range(1, 33))
-def test_every_batch_has_its_half_whatever_their_number(batches):
-    half = np.asarray(halves(jax.random.key(batches), 64 * batches, batches)).reshape(64, batches)
-    np.testing.assert_array_equal(half.mean(0), 0.5)
-    assert 8 <= half[::2, 0].sum() <= 24  # of 32: no half of the places either
-
-
-def test_weights_are_over_the_largest_of_a_batch_on_all_devices():
-    """Priorities 1 1 1 1 on one device, 1 100 100 100 on the other: there the second kind counts a hundredth."""
-    replay = Replay(EXAMPLE, 4, prioritized=True, axis_name="devices")
-    states = [filled(replay, 4)] * 2
-    priority = jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 100.0, 100.0, 100.0]])
-    states = [replay.prioritize(s, jnp.arange(4), p) for s, p in zip(states, priority)]
-    together = jax.tree.map(lambda *x: jnp.stack(x), *states)
-
-    def draw(state, key):
-        return replay.sample(state, key, 64, 0.9, 1.0, batches=2)
-
-    found = jax.vmap(draw, axis_name="devices")(together, jax.random.split(jax.random.key(0), 2))
-    # (N p)^-1 with N p = 1 on the first device, and 4/301 or 400/301 on the second, over the largest of the batch.
-    raw = np.take_along_axis(np.array([[1.0] * 4, [301 / 4] + [301 / 400] * 3]), np.asarray(found.index), axis=1)
-    largest = raw.reshape(2, 32, 2).max((0, 1))
-    np.testing.assert_allclose(found.weight.reshape(2, 32, 2), raw.reshape(2, 32, 2) / largest, rtol=1e-4)
-
-
-def test_rewards_beyond_the_end_of_an_episode_do_not_count_whatever_they_are():
-    replay = Replay(EXAMPLE, 8, n_step=2)
-    state = filled(replay, 4, terminated={1})
-    reward = state.data.reward.at[0, 2].set(jnp.nan)
-    state = state.replace(data=state.data.replace(reward=reward))
-    batch = replay.sample(state, jax.random.key(0), 64, 0.5)
-    start = np.asarray(batch.obs[:, 0])
-    np.testing.assert_array_equal(batch.reward[start == 1], 1.0)
-    np.testing.assert_array_equal(batch.reward[start == 0], 0.5)
-
-
-@pytest.mark.parametrize(
-    ("newest", "prioritized", "allowed"), [(3, False, "at least num_envs = 4"), (8, True, "0 where")]
-)
-def test_newest_items_that_could_not_be_drawn_are_refused(newest, prioritized, allowed):
-    with pytest.raises(ValueError, match=rf"newest = {newest} is not allowed; it must be .*{allowed}"):
-        Replay(EXAMPLE, 40, 4, prioritized=prioritized, newest=newest)
+    # A time limit ends nothing: what is to come then is told.
+    assert 0 < np.count_nonzero(beyond) < len(beyond)
+    found = replay.returns_to_go(state, jnp.array(index), 0.9, horizon, lambda reward: 2 * reward + 1, -50.0)
+    np.testing.assert_allclose(found, np.add(expected, beyond), rtol=1e-4)
