@@ -72,6 +72,8 @@ def make(settings: Settings) -> tuple[MDP, list[str] | None]:
         rows = list(FROZEN_LAKE_8X8)
     elif name == "cliff_walking":
         rows = ["F" * 12] * 3 + ["S" + "C" * 10 + "G"]
+    elif name == "gridworld":
+        raise Refused("world gridworld is drawn in a text file; give it by --map")
     for option in ("slip", "discount"):
         if getattr(settings, option) is not None:
             options[option] = getattr(settings, option)
@@ -96,6 +98,11 @@ def main(settings: Settings) -> planning.Solution:
     begin = time.perf_counter()
     solution = jax.block_until_ready(jax.jit(lambda mdp: solve(mdp, **options))(mdp))
     seconds = time.perf_counter() - begin
+    if not solution.converged and not np.isfinite(solution.bound):
+        raise Refused(
+            f"with discount = 1 the values do not settle in {int(solution.sweeps)} sweeps, as where a loop pays for "
+            "ever; give a discount below 1"
+        )
 
     experiment.set_aside(folder)
     folder.mkdir(parents=True)
@@ -106,10 +113,11 @@ def main(settings: Settings) -> planning.Solution:
     )  # fmt: skip
     summary = {
         "world": name, "states": mdp.num_states, "actions": mdp.num_actions, "method": settings.method,
-        "sweeps": count, "bound": float(solution.bound), "value_of_start": float(mdp.start @ solution.values),
+        "sweeps": count, "bound": float(solution.bound) if np.isfinite(solution.bound) else None,
+        "value_of_start": float(mdp.start @ solution.values),
         "seconds": seconds,
     }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     if rows is not None:
         policy = np.asarray(solution.policy if solution.policy.ndim == 1 else solution.policy.argmax(-1))
         policy = policy.reshape(len(rows), -1)

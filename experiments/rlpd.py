@@ -1,17 +1,32 @@
-"""RLPD: SAC from demonstrations, half of each batch, without pre-training.
+r"""RLPD: SAC from demonstrations, half of each batch, without pre-training.
 
     python experiments/rlpd.py --dataset runs/datasets/hopper-expert-v0.hdf5
     python experiments/rlpd.py --dataset … --num-updates 5 --policy-delay 5     # a quarter of the time
+
+What the policy of a pipeline (experiments/gr_rl.py) is steered from, like for like: demonstrations filtered and
+mirrored, chunks of four actions after two observations, the same mismatch.
+
+    python experiments/rlpd.py --dataset runs/gr_rl/lace-seed0/demonstrations.hdf5 --reward staged --mirror \
+        --weight runs/gr_rl/lace-seed0/0-progress/weight.npy --history 2 --executed 4 --delay 1 --smoothing 0.5 \
+        --rate-limit 0.1 --normalize-observation --action-normalization minmax
 
 Everything is left in runs/rlpd/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import rljax
 from rljax import experiment, pipeline
 from rljax.algorithms import rlpd
+from rljax.data import Dataset, files
+from rljax.data.chunks import digest
+from rljax.data.mirror import with_mirror
+from rljax.envs import Environment
+from rljax.envs.manipulation import ManipulationTask
 from rljax.types import Refused
 
 
@@ -23,6 +38,10 @@ class Settings(experiment.FromDataset):
     """The task, as rljax.make takes it: what the dataset says where not given."""
     reward: str | None = None
     """Reward of a manipulation task: dense, staged or sparse (the default); that of the dataset."""
+    weight: Path | None = None
+    """A file .npy, [N], of the dataset's steps: what was done from those of weight 0 on is not learned from."""
+    mirror: bool = False
+    """Learn from demonstrations in the mirror as well, in tasks that have one."""
     total_steps: int = 100_000
     """Environment steps of each member."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
@@ -38,12 +57,34 @@ def main(settings: Settings) -> experiment.Result:
     options: dict[str, Any] = {} if settings.reward is None else {"reward": settings.reward}
     options |= settings.mismatch.options()
 
-    def make() -> rlpd.Algorithm:
-        env = rljax.make(task, **options)
-        pipeline.check_rewards(settings.dataset, dataset, env)
-        return rlpd.make(env, settings.config, dataset)
+    weight = None if settings.weight is None else read_weight(settings.weight, dataset)
+    extra = {"weight": None if weight is None else digest(weight), "mirror": settings.mirror}
 
-    return experiment.run("rlpd", make, settings.total_steps, settings.run)
+    def make() -> rlpd.Algorithm:
+        env, data, kept = rljax.make(task, **options), dataset, None if weight is None else weight > 0
+        pipeline.check_rewards(settings.dataset, data, env)
+        if settings.mirror:
+            data, kept = mirrored(env, data), None if kept is None else np.tile(kept, 2)
+        return rlpd.make(env, settings.config, data, kept=kept)
+
+    return experiment.run("rlpd", make, settings.total_steps, settings.run, extra)
+
+
+def read_weight(path: Path, dataset: Dataset) -> np.ndarray:
+    """The weights of a dataset's steps, f32 [N]."""
+    with files.reading(str(path)):
+        weight = np.load(path, allow_pickle=False)
+    if weight.shape != (dataset.size,):
+        raise Refused(f"{path}: has the shape {weight.shape}, and must be [{dataset.size}], as {dataset.metadata.name}")
+    return weight
+
+
+def mirrored(env: Environment, dataset: Dataset) -> Dataset:
+    """The dataset, and the same in the mirror."""
+    task = env.unwrapped
+    if not isinstance(task, ManipulationTask) or task.symmetry is None:
+        raise Refused(f"--mirror: {env.name} has no mirror image")
+    return with_mirror(dataset, task.symmetry)
 
 
 if __name__ == "__main__":

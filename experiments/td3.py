@@ -42,7 +42,9 @@ MUJOCO = Settings(
         num_envs=8, rollout_length=1, learning_starts=10_000, critic_learning_rate=1e-3, precision="bfloat16"
     ),
 )  # fmt: skip
-WALKERS = Settings(total_steps=500_000, anneal=True, config=dataclasses.replace(MUJOCO.config, layer_norm=True))
+WALKERS = Settings(
+    total_steps=500_000, anneal=True, config=dataclasses.replace(MUJOCO.config, layer_norm=True, policy_layer_norm=True)
+)
 
 # Environments together, and networks that stay in a core's cache.
 SMALL = Settings(

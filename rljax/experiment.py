@@ -24,6 +24,8 @@ from rljax.algorithms.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical, time_limit
+from rljax.training.lock import locked
+from rljax.training.progress import shielded_output
 from rljax.training.runner import Result
 from rljax.types import Key, Refused
 
@@ -186,7 +188,8 @@ def _main(
             config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
         )  # fmt: skip
         _check_integers(parsed)
-        result = experiment(paths.localized(parsed))
+        with shielded_output():
+            result = experiment(paths.localized(parsed))
     except (Refused, training.Diverged) as error:
         sys.exit(_failure(error))
     if isinstance(result, Result) and result.interrupted is not None:
@@ -408,8 +411,10 @@ def _set_up_devices(settings: Run) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …)."""
+    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …); refuses one that is being written."""
     if folder.exists():
+        with locked(folder):
+            pass
         aside = next(p for n in itertools.count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
         try:
             folder.rename(aside)
@@ -435,8 +440,7 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
 
 
 def _default_name(algorithm: Algorithm, settings: Run) -> str:
-    spec = algorithm.env.spec or {"name": algorithm.env.name}
-    what = spec["name"] if algorithm.data is None else algorithm.data.metadata.name
+    what = algorithm.env.spec["name"] if algorithm.data is None else algorithm.data.metadata.name
     parts = [str(what).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
     if settings.seeds > 1:
         parts.append(f"to{settings.seed + settings.seeds - 1}")

@@ -28,6 +28,7 @@ from rljax.nn.ensemble import over_ensemble
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import ACTIVATIONS, activation
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -145,7 +146,7 @@ class Agent(sac.Agent):
         params = {
             "policy": self.actor.init(actor_key, obs, True),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
-            "log_temperature": jnp.zeros(()),
+            "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, targets=())
 
@@ -177,8 +178,8 @@ class Agent(sac.Agent):
             values, changed = over_ensemble(one, self.config.num_critics, self.config.precision)(params)
             value, next_value = jnp.split(values, 2, axis=-1)
             soft_value = next_value.min(0) - self.temperature(learner.params, hyper) * log_prob
-            target = jax.lax.stop_gradient(batch.reward + batch.discount * soft_value)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), (value.mean(), changed)
+            target = jax.lax.stop_gradient(bootstrapped(batch.reward, batch.discount, soft_value))
+            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), (value.mean(), changed)
 
         (error, (value, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
         learner = learner.descend(

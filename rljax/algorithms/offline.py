@@ -8,7 +8,7 @@ dataset's: the loop of off_policy.py, on the same state of the learner (`continu
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ class OfflineConfig:
     normalize_observation: bool = True
     """Observations are shifted and scaled by the dataset's mean and deviation."""
     reward_scale: RewardScale = "none"
-    """Scale of the rewards: none, or returns: 1000 / (highest - lowest return of an episode), as in IQL for MuJoCo."""
+    """Factor of the rewards: a number, none for 1, or returns for 1000 / (highest - lowest return of an episode), as in
+    IQL for MuJoCo."""
     reward_bias: float = 0.0
     """Offset of each (scaled) reward; -1 for AntMaze."""
     offline_updates: int = 0
@@ -44,10 +45,21 @@ class OfflineConfig:
     offline_share: float = 0.5
     """Share of the dataset in each batch online (a half in Cal-QL and RLPD)."""
 
+    calibrated: ClassVar[bool] = False
+    """Whether values are bounded by returns-to-go, which then count what may follow where an episode was cut."""
+    learns_from_rewards: ClassVar[bool] = True
+    """Whether a dataset without rewards is refused."""
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Hyperparameters that cannot be swept: the returns-to-go of the data are discounted once, for all members."""
+        return ("discount",) if self.calibrated else ()
+
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
-        allowed = get_args(RewardScale)
-        require(self, "reward_scale", self.reward_scale in allowed, f"one of {', '.join(allowed)}")
+        scale = self.reward_scale
+        known = scale in ("none", "returns") if isinstance(scale, str) else scale > 0
+        require(self, "reward_scale", known, "one of none, returns, or a positive number")
         delay = getattr(self, "policy_delay", 1)
         divides = self.offline_updates >= 0 and self.offline_updates % delay == 0
         bound = "0 or more" if delay == 1 else f"0 or a multiple of policy_delay = {delay}"
@@ -81,8 +93,9 @@ def assemble(
       online: act and learn in the environment as well.
       random_start: online, the first `learning_starts` actions are random; else they are the agent's.
     """
-    agent_env = continuous(env, name)
+    continuous(env, name)
     prepared = prepare(dataset, env.observation_space, env.action_space, config)
+    agent_env = continuous(env, name, prepared.actions)
     make = functools.partial(make, dataset=prepared, online=online)
     if online:
         return off_policy.assemble(
@@ -111,7 +124,9 @@ def assemble(
         return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
 
     def policy(state: State) -> Policy:
-        variables = {"params": state.params["policy"], "obs_statistics": state.obs_statistics}
+        variables = {
+            "params": state.params["policy"], "obs_statistics": state.obs_statistics, "action_range": agent_env.onto
+        }  # fmt: skip
         return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
 
     return Algorithm(init, step, policy, num_updates, name, env, c, make, prepared.dataset)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rljax.analysis.runs import Run, final_values, read_run, return_metric
-from rljax.analysis.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
+from rljax.analysis.statistics import interquartile_mean, probability_of_improvement, spread_in_words
 from rljax.types import Refused
 
 
@@ -76,14 +76,22 @@ def _compare(options: argparse.Namespace) -> None:
     # A plain string would be read as markup: [learning_rate=0.001], or :memo: in a name.
     table = Table(title=Text(title, style="bold"), title_justify="left")
     table.add_column("run", overflow="fold")
-    for name in ("steps", "seeds", "mean", "IQM", "95% interval\nof IQM", "best", "seconds", "steps/s,\nall members"):
+    for name in (
+        "steps",
+        "seeds",
+        "mean",
+        "IQM",
+        "95% interval of IQM\n(below 4: range)",
+        "best",
+        "seconds",
+        "steps/s,\nall members",
+    ):
         table.add_column(name, justify="right")
     if len(sources) > 1:
         table.add_column("from")
     for label, run, values, source in rows:
-        low, high = bootstrap_interval(values, interquartile_mean)
         mean, middle, best = (_number(x) for x in (values.mean(), interquartile_mean(values), values.max()))
-        interval = f"[{_number(low)}, {_number(high)}]" if np.isfinite([low, high]).all() else "–"
+        interval = spread_in_words(values, _number, interquartile_mean).strip() or "–"
         rate = run.steps * len(run.members) / run.seconds if run.seconds > 0 else np.nan
         table.add_row(
             Text(label), f"{run.steps:,}", str(len(values)), mean, middle,

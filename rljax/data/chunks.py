@@ -1,6 +1,7 @@
 """A dataset as sequences: what was seen until a step, and what was done from it on."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
@@ -31,7 +32,9 @@ class ChunkBatch(struct.PyTreeNode):
 class Chunks(struct.PyTreeNode):
     """A dataset whose samples are windows within an episode; a pytree that leads with the transitions, as a `Dataset`.
 
-    Before an episode's first step a window repeats its first observation, after its last one its last action.
+    Before an episode's first step a window repeats its first observation, after its last one its last action. The rows
+    must follow one another as in the episodes. Where they are a run of consecutive rows of a longer dataset, as a block
+    of a `Stream` or a device's share is, no window is drawn that the ends of the run would cut.
 
     Fields:
       obs, action: [N, n] and [N, d].
@@ -81,32 +84,60 @@ class Chunks(struct.PyTreeNode):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What config.json says of it, and a run that is resumed must find again."""
-        return dataclasses.asdict(self.metadata)
+        """What config.json says of it, and a run that is resumed must find again: labels and weights too."""
+        return dataclasses.asdict(self.metadata) | {"label": digest(self.label), "weight": digest(self.weight)}
+
+    def drawn(self, rng: np.random.Generator, size: int) -> "Chunks":
+        """This many rows for a block of a `Stream`: whole episodes, one after another, in an order that is drawn.
+
+        The first and the last episode are cut where the block begins and ends, so that every row is as likely.
+
+        Raises:
+          ValueError: a block that is shorter than a window.
+        """
+        if size < (least := self.history + self.horizon - 1):
+            raise Refused(f"{self.metadata.name}: blocks of {size} steps are not allowed; a window has {least}")
+        starts = np.flatnonzero(np.asarray(self.since) == 0)
+        order = rng.permutation(len(starts))
+        starts, lengths = starts[order], np.diff(starts, append=self.size)[order]
+        ends = np.cumsum(lengths)
+        place = (rng.integers(self.size) + np.arange(size)) % self.size  # along the episodes in this order
+        episode = np.searchsorted(ends, place, side="right")
+        index = starts[episode] + place - (ends - lengths)[episode]
+        return jax.tree.map(lambda x: np.asarray(x[index]), self)
 
     def sample(self, key: Key, batch_size: int, discount: Any = None) -> ChunkBatch:
-        """Draws windows, uniformly over the steps they begin at; of a block or a device's share within it."""
-        index = jax.random.randint(key, (batch_size,), 0, self.size)[:, None]
+        """Draws windows, uniformly over the steps they begin at."""
+        key, inner_key = jax.random.split(key)
+        index = jax.random.randint(key, (batch_size,), 0, self.size)
+        # At the ends of a run of rows a window may need what is not there: one from the run's interior takes its place.
+        first, last = self.history - 1, self.size - self.horizon
+        inner = jax.random.randint(inner_key, (batch_size,), min(first, self.size - 1), max(last, first) + 1)
+        whole = jnp.minimum(first, self.since[index]) <= index
+        whole &= index + jnp.minimum(self.horizon - 1, self.until[index]) < self.size
+        index = jnp.where(whole | (last < first), index, inner)[:, None]
         back = jnp.arange(self.history)[::-1]
-        past = index - jnp.minimum(back, self.since[index])
-        ahead = index + jnp.minimum(jnp.arange(self.horizon), self.until[index])
+        past = index - jnp.minimum(back[None], self.since[index])
+        ahead = index + jnp.minimum(jnp.arange(self.horizon)[None], self.until[index])
         obs = self.obs[jnp.maximum(past, 0)]
         action = self.action[jnp.minimum(ahead, self.size - 1)]
         at = index[:, 0]
         return ChunkBatch(obs.reshape(batch_size, -1), action, self.label[at], self.weight[at])
 
 
-def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
+def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -> Dataset:
     """A dataset whose steps are chunks, as an environment in `ObservationHistory` and `ActionChunk` has them.
 
     Args:
-      dataset: on the host, observations [N, n] and actions [N, d].
+      dataset: on the host, observations [N, n] and actions [N, d], and rewards.
+      kept: bool [N]; a chunk that begins at another step is left out. All are kept where None.
 
     Returns:
       Observations [N, history * n], the oldest first; actions [N, executed * d]; the sum of a chunk's rewards. Each
       episode is there from each of its first `executed` steps on. A chunk that the end cuts short repeats its last
       action.
     """
+    dataset.require_rewards()
     obs, action, following = (np.asarray(x) for x in (dataset.obs, dataset.action, dataset.next_obs))
     total = np.concatenate([[0.0], np.cumsum(np.asarray(dataset.reward, np.float64))])
     parts = [
@@ -115,6 +146,11 @@ def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
         for first in range(start, min(start + executed, end))
     ]
     at = np.concatenate(parts)
+    if kept is not None:
+        kept = np.asarray(kept, bool)
+        if kept.shape != (dataset.size,) or not kept.any():
+            raise Refused(f"{dataset.metadata.name}: kept must be bool [{dataset.size}], and true somewhere")
+        at = at[kept[at]]
     episode = np.searchsorted(dataset.ends, at, side="right")
     begin, end = dataset.starts[episode], dataset.ends[episode]
     until = np.minimum(at + executed, end)
@@ -125,12 +161,25 @@ def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
     last = until[:, None] - 1 - back
     later = seen[np.where(back == 0, last + len(obs), np.maximum(last + 1, begin[:, None]))]
     done = until == end
+    # What follows was left out: the episode is cut, but has not ended.
+    gap = np.append(at[1:] != until[:-1], True)
     rows: Any = (
         past.reshape(len(at), -1),
         action[np.minimum(at[:, None] + np.arange(executed), end[:, None] - 1)].reshape(len(at), -1),
         (total[until] - total[at]).astype(np.float32),
         done & np.asarray(dataset.terminated)[until - 1],
-        done & np.asarray(dataset.truncated)[until - 1],
+        (done & np.asarray(dataset.truncated)[until - 1]) | (gap & ~done),
         later.reshape(len(at), -1),
     )
-    return Dataset.of(Transition(*rows), dataset.metadata)
+    how = f"chunks of {executed} after {history} observations"
+    if kept is not None:
+        how += f", of those that begin at {kept.sum()} of {len(kept)} steps ({digest(kept)})"
+    before = dataset.metadata.normalization
+    metadata = dataclasses.replace(dataset.metadata, normalization=how if before == "none" else f"{before}, {how}")
+    return Dataset.of(Transition(*rows), metadata)
+
+
+def digest(x: Any) -> str:
+    """The first half of the SHA-256 of an array's type, shape and content, in hexadecimal."""
+    x = np.ascontiguousarray(x)
+    return hashlib.sha256(f"{x.dtype.str}{x.shape}".encode() + x.tobytes()).hexdigest()[:32]

@@ -10,7 +10,7 @@ def epsilon_greedy(key: Key, values: jax.Array, epsilon: jax.Array | float) -> j
     """The action of the largest value, [..., actions] to int32 [...]; with probability ε any, all as likely."""
     explore_key, action_key = jax.random.split(key)
     batch = values.shape[:-1]
-    explore = jax.random.uniform(explore_key, batch) < epsilon
+    explore = jax.random.uniform(explore_key, batch, jnp.float32) < epsilon
     return jnp.where(explore, jax.random.randint(action_key, batch, 0, values.shape[-1]), jnp.argmax(values, -1))
 
 
