@@ -208,7 +208,7 @@ def load_dataset(
     """
     from rljax.data import formats
 
-    options: dict[str, Any] = {"rewards": rewards, "max_episode_steps": max_episode_steps}
+    options: dict[str, Any] = {"rewards": rewards, "max_episode_steps": max_episode_steps, "flatten": True}
     taken = inspect.signature(formats.load).parameters
     return vectors_of(formats.load(path, **{name: value for name, value in options.items() if name in taken}))
 
