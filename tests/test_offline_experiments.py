@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rljax
-from experiments import collect
+from experiments import collect, rlpd
 from rljax import experiment, training
 from rljax.algorithms.offline_settings import FAMILIES, multiplies_bfloat16
 from rljax.data import Metadata, Replay, formats
@@ -198,6 +198,16 @@ def test_what_is_not_learned_from_as_vectors_is_refused_in_one_line(changes, mes
     data = drift_data(episodes=1, length=7, name="odd").replace(**changes)
     with pytest.raises(Refused, match=f"^odd: .*{message}"):
         experiment.vectors_of(data)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array"])
+def test_weights_that_are_no_array_are_refused_in_one_line(content, tmp_path):
+    path = tmp_path / "weight.npy"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refused, match="weight.npy: not an array of weights: .+$") as error:
+        rlpd.read_weight(path, drift_data())
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_leaves_its_folder_goes_on_online_and_resumes_only_as_itself(cli, path, pendulum, tmp_path):
