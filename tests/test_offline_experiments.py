@@ -205,7 +205,7 @@ def test_weights_that_are_no_array_are_refused_in_one_line(content, tmp_path):
     path = tmp_path / "weight.npy"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Refused, match="weight.npy: not an array of weights: .+$") as error:
+    with pytest.raises(Refused, match=r"weight\.npy: not an array of weights: .+$") as error:
         rlpd.read_weight(path, drift_data())
     assert "\n" not in str(error.value)
 
