@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Box
@@ -102,7 +103,7 @@ class RescaleAction(Wrapper):
         dtype = space.dtype if jnp.issubdtype(space.dtype, jnp.floating) else np.float32
         self.action_space = Box(np.where(bounded, -1.0, low), np.where(bounded, 1.0, high), space.shape, dtype)
 
-    def rescale(self, action: jax.Array, onto: tuple[Any, Any] | None = None) -> jax.Array:
+    def rescale(self, action: jax.Array, onto: tuple[ArrayLike, ArrayLike] | None = None) -> jax.Array:
         """[-1, 1] to the units of the wrapped environment, within its bounds; `onto`: another box, low and high."""
         space: Box = self.env.action_space  # type: ignore[assignment]
         action = jnp.asarray(action)
