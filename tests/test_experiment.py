@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import experiment, training
+from rljax import experiment, pipeline, training
 from rljax.envs.classic.cartpole import CartPole
 from rljax.training import runner
+from rljax.training.lock import locked
 from rljax.types import Refused
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo.py"
@@ -253,3 +254,18 @@ def test_a_film_that_fails_at_the_end_does_not_lose_the_run(cli, tmp_path, monke
     assert "Return over 2 episodes" in out
     assert "video:" not in out
     assert not list((tmp_path / "runs").rglob("*video*"))
+
+
+def test_a_folder_that_is_being_written_is_not_moved_aside(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(Refused, match="is being written by process"):
+        experiment.set_aside(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    experiment.set_aside(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.1"]
+
+
+def test_settings_that_are_infinite_are_found_again(tmp_path):
+    for _ in range(2):
+        pipeline.pin(tmp_path, {"patience": float("inf")}, free=())
+    with pytest.raises(Refused, match="patience was 'inf' and is now 2"):
+        pipeline.pin(tmp_path, {"patience": 2}, free=())
