@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rljax.envs import AutoReset, Environment, EpisodeStatistics
-from rljax.envs.auto_reset import ResetPolicy
+from rljax.envs import AutoReset, Environment, EpisodeStatistics, Guard
+from rljax.envs.auto_reset import ResetPolicy, pool_size_for
 from rljax.spaces import Box, Discrete
 from rljax.types import Key, Metrics, PyTree, Refused
 
@@ -93,8 +93,8 @@ class Devices:
 
     def environments(self, env: Environment, num_envs: int, reset_policy: ResetPolicy) -> AutoReset:
         """This device's share of `num_envs` environments, which report their episodes."""
-        pool_size = -(-max(num_envs, 32) // self.count)
-        return AutoReset(EpisodeStatistics(env), num_envs // self.count, reset_policy, pool_size)
+        pool_size = pool_size_for(num_envs) // self.count
+        return AutoReset(EpisodeStatistics(Guard.around(env)), num_envs // self.count, reset_policy, pool_size)
 
 
 def discrete(env: Environment, name: str) -> tuple[int, bool]:

@@ -303,7 +303,6 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def collect(state: State, key: Key) -> tuple[State, Rollout]:
         """Acts for `rollout_length` steps."""
         envs = environments()
-        step_key, pool_key = jax.random.split(key)
 
         def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, Rollout]:
             env_state, memory, reset = carry
@@ -315,9 +314,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return (after, memory, after.done), Rollout(transition, log_prob, reset, memory, after.metrics)
 
         carry = (state.env_state, state.memory, state.reset)
-        keys = jax.random.split(step_key, c.rollout_length)
+        keys = jax.random.split(key, c.rollout_length)
         (env_state, memory, reset), rollout = jax.lax.scan(env_step, carry, keys)
-        state = state.replace(env_state=envs.refresh(env_state, pool_key), memory=memory, reset=reset)
+        state = state.replace(env_state=env_state, memory=memory, reset=reset)
         return state, rollout
 
     def scale_rewards(state: State, reward: jax.Array, done: jax.Array) -> tuple[State, jax.Array]:
