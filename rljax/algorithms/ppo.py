@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Devices, Policy, episode_metrics, require
+from rljax.algorithms.base import Algorithm, Devices, Policy, episode_metrics, is_image, require
 from rljax.envs import AutoReset, Environment, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
@@ -250,7 +250,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         raise Refused(f"ppo needs a Discrete or one-dimensional Box action space, {env!r} has {action_space}")
     if not isinstance(obs_space, Box) or len(obs_space.shape) not in (1, 3):
         raise Refused(f"ppo needs observations [n] or [height, width, channels], {env!r} has {obs_space}")
-    image = len(obs_space.shape) == 3
+    image = is_image(env, "ppo")
     if image and not c.hidden:
         raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
     rescale = isinstance(action_space, Box) and action_space.bounded

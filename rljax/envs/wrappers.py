@@ -115,7 +115,7 @@ class Guard(Wrapper):
         paid = jnp.isfinite(after.reward) & (good | after.terminated)
         after = after.replace(
             obs=jax.tree.map(lambda new, old: jnp.where(good, new, old), after.obs, state.obs),
-            reward=jnp.where(paid, after.reward, 0.0),
+            reward=jnp.where(paid, after.reward, 0.0).astype(jnp.float32),
             truncated=after.truncated | ~(good | after.terminated),
             metrics={
                 name: jnp.where(good | jnp.isfinite(x), x, 0).astype(x.dtype) for name, x in after.metrics.items()
