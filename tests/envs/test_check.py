@@ -10,7 +10,8 @@ import pytest
 import rljax
 from rljax.algorithms import dqn, ppo
 from rljax.algorithms.base import is_image
-from rljax.envs import Environment, TimeLimit, check_env, initial_state
+from rljax.envs import Environment, TimeLimit, check_env, initial_state, registry
+from rljax.envs.check import _of_types
 from rljax.envs.wrappers import RescaleAction
 from rljax.spaces import Box, Discrete
 from tests import toys
@@ -145,6 +146,11 @@ def test_an_algorithm_refuses_wrong_types_with_the_same_words(kind):
         assert str(told.value).splitlines() == [f"mine: {line}" for line in FAULTS[kind]]
 
 
+@pytest.mark.parametrize("name", ["cartpole", "mountain_car_continuous", "t_maze", "half_cheetah", "push_t"])
+def test_the_types_of_our_own_tasks_are_right(name):
+    assert _of_types(rljax.make(name)) == []
+
+
 def test_nothing_is_said_of_what_is_right():
     check_env(Mine())
     check_env(toys.Pixels())
@@ -152,7 +158,9 @@ def test_nothing_is_said_of_what_is_right():
     assert rljax.make("finite:frozen_lake", check=True).spec == {"name": "finite:frozen_lake"}
 
 
-def test_a_task_is_checked_by_name_where_that_is_asked_for():
+def test_a_task_is_checked_by_name_where_that_is_asked_for(monkeypatch):
+    for table in ("_tasks", "_simplified"):  # what is registered here is forgotten after it
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     rljax.envs.register("wrong_reward", IntReward)
     with pytest.raises(rljax.types.Refused, match="reward: step gives int32"):
         rljax.make("wrong_reward", check=True)
