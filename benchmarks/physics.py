@@ -3,13 +3,13 @@
     python -m benchmarks.physics                          # all that this machine can run; 15 minutes on 2 cores
     python -m benchmarks.physics --tasks half_cheetah     # one task
     python -m benchmarks.physics --soak 10                # ten minutes of native stepping: memory and threads
-    python -m benchmarks.physics --resets                 # what auto-reset adds to a step, and how much of SAC's that is
+    python -m benchmarks.physics --resets                 # what auto-reset adds to a step
 
-Writes benchmarks/results/physics-<backend>.json (or physics-soak- and physics-resets-<backend>.json); `make tables` makes the page. On a
-machine with a GPU the same command measures MJX and Warp there. Actions are random, and finished environments are
-reset, everywhere but in bare `mujoco.rollout` and MuJoCo Playground. Every measurement has a process of its own;
-those of the same machine that are not repeated stay in the file. EnvPool and MuJoCo Playground are measured where they
-are installed: pip install envpool playground
+Writes benchmarks/results/physics-<backend>.json (or physics-soak-<backend>.json, physics-resets-<backend>.json);
+`make tables` makes the page. On a machine with a GPU the same command measures MJX and Warp there. Actions are
+random, and finished environments are reset, everywhere but in bare `mujoco.rollout` and MuJoCo Playground. Every
+measurement has a process of its own; those of the same machine that are not repeated stay in the file. EnvPool and
+MuJoCo Playground are measured where they are installed: pip install envpool playground
 """
 
 import dataclasses
