@@ -3,15 +3,17 @@
     python -m benchmarks.physics                          # all that this machine can run; 15 minutes on 2 cores
     python -m benchmarks.physics --tasks half_cheetah     # one task
     python -m benchmarks.physics --soak 10                # ten minutes of native stepping: memory and threads
+    python -m benchmarks.physics --resets                 # what auto-reset adds to a step
 
-Writes benchmarks/results/physics-<backend>.json (or physics-soak-<backend>.json); `make tables` makes the page. On a
-machine with a GPU the same command measures MJX and Warp there. Actions are random, and finished environments are
-reset, everywhere but in bare `mujoco.rollout` and MuJoCo Playground. Every measurement has a process of its own;
-those of the same machine that are not repeated stay in the file. EnvPool and MuJoCo Playground are measured where they
-are installed: pip install envpool playground
+Writes benchmarks/results/physics-<backend>.json (or physics-soak-<backend>.json, physics-resets-<backend>.json);
+`make tables` makes the page. On a machine with a GPU the same command measures MJX and Warp there. Actions are
+random, and finished environments are reset, everywhere but in bare `mujoco.rollout` and MuJoCo Playground. Every
+measurement has a process of its own; those of the same machine that are not repeated stay in the file. EnvPool and
+MuJoCo Playground are measured where they are installed: pip install envpool playground
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,9 @@ import tyro
 
 import rljax
 from benchmarks.common import RESULTS, peak_memory_mb, write
-from rljax.envs import AutoReset
+from rljax.algorithms import sac
+from rljax.envs import AutoReset, Guard
+from rljax.envs.auto_reset import ResetPolicy
 from rljax.training.versions import hardware, versions
 
 TASKS = {
@@ -66,6 +70,8 @@ class Settings:
     """How long to measure each."""
     soak: float = 0.0
     """Minutes of continuous stepping with 256 native environments, instead of the table."""
+    resets: bool = False
+    """Whether to measure what auto-reset adds to a step of 32 pendulums, instead of the table."""
     child: str = ""
     """One measurement, in this process."""
 
@@ -80,6 +86,9 @@ def main(settings: Settings) -> None:
         sys.exit(f"error: unknown sources {', '.join(sorted(unknown))}; known: {', '.join(SOURCES)}")
     if settings.soak:
         write("physics-soak", soak(settings.soak))
+        return
+    if settings.resets:
+        write("physics-resets", resets(settings.seconds))
         return
     cpu = jax.default_backend() == "cpu"
     measurements = []
@@ -347,6 +356,61 @@ def soak(minutes: float) -> dict[str, Any]:
         "versions": versions(),
         "command": f"python -m benchmarks.physics --soak {minutes:g}",
     }
+
+
+def resets(seconds: float) -> dict[str, Any]:
+    """Microseconds of a step of 32 pendulums, without resets and with each kind, beside those of a step of SAC."""
+    num_envs, length = 32, 1000
+    env, config = rljax.make("pendulum"), sac.Config(num_envs=32, learning_starts=64, replay_size=100_000)
+    guarded, algorithm = Guard.around(env), sac.make(env, config)
+    action = jnp.zeros((num_envs, 1))
+    without = (jax.vmap(guarded.reset), lambda state: jax.vmap(guarded.step)(state, action))
+    programs: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {"no resets": (*without, length)}
+    for policy in get_args(ResetPolicy):
+        envs = AutoReset(env, num_envs, policy)
+        programs[f"resets: {policy}"] = (one_key(envs.reset), functools.partial(step_by, envs.step, action), length)
+    programs["SAC"] = (one_key(algorithm.init), lambda state: algorithm.step(state)[0], 20)
+    keys = jax.random.split(jax.random.key(0), num_envs)
+    states, compiled = {}, {}
+    for name, (init, step, steps) in programs.items():
+        states[name] = jax.jit(init)(keys)
+        compiled[name] = jax.jit(functools.partial(repeated, step, steps), donate_argnums=0)
+        states[name] = jax.block_until_ready(compiled[name](states[name]))
+    best = dict.fromkeys(programs, np.inf)
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 5 * seconds:  # in turn, so that a busy machine slows all of them
+        for name, (_, _, steps) in programs.items():
+            start = time.perf_counter()
+            states[name] = jax.block_until_ready(compiled[name](states[name]))
+            best[name] = min(best[name], 1e6 * (time.perf_counter() - start) / steps)
+    added = {name: best[name] - best["no resets"] for name in best}
+    rows = [
+        [name, f"{best[name]:.2f}", f"{added[name]:.2f}" if "resets:" in name else "–"]
+        + [f"{added[name] / best['SAC']:.2%}" if "resets:" in name else "–"]
+        for name in best
+    ]
+    return {
+        "kind": "profile",
+        "title": f"Auto-reset, {jax.default_backend()}: 32 pendulums, the fastest of many slices",
+        "columns": ["program", "µs a step", "added, µs", "added, of a step of SAC"],
+        "rows": rows,
+        "notes": "",
+        "hardware": hardware(),
+        "versions": versions(),
+        "command": "python -m benchmarks.physics --resets",
+    }
+
+
+def one_key(init: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda keys: init(keys[0])
+
+
+def step_by(step: Callable[..., Any], action: jax.Array, state: Any) -> Any:
+    return step(state, action)
+
+
+def repeated(step: Callable[..., Any], count: int, state: Any) -> Any:
+    return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
 
 
 if __name__ == "__main__":

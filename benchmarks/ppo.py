@@ -29,7 +29,7 @@ from experiments.ppo import ACCELERATED, TASKS
 from rljax import training
 from rljax.algorithms import ppo
 from rljax.algorithms.base import Algorithm
-from rljax.envs import AutoReset, EpisodeStatistics
+from rljax.envs import AutoReset, EpisodeStatistics, Guard
 from rljax.training import program as programs
 from rljax.training.versions import hardware, versions
 
@@ -196,7 +196,7 @@ def profile(settings: Settings) -> dict[str, Any]:
     config = algorithm.config
     steps = algorithm.steps_per_iteration
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    envs = AutoReset(EpisodeStatistics(algorithm.env), config.num_envs)
+    envs = AutoReset(EpisodeStatistics(Guard.around(algorithm.env)), config.num_envs)
     network = ppo.ActorCritic(config, algorithm.env.action_space, image=False)
     iterations = 50
 

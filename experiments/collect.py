@@ -201,7 +201,7 @@ def roll_out(env: Any, policy: Any, transitions: int, key: Key, progress: bool) 
 
     Each of `LANES` environments makes one lane of episodes; the unfinished end of a lane is left out.
     """
-    envs, limit = AutoReset(env, LANES, pool_size=16 * LANES), env.max_episode_steps or 1000
+    envs, limit = AutoReset(env, LANES), env.max_episode_steps or 1000
     slice_length = 250
 
     @jax.jit
@@ -213,14 +213,13 @@ def roll_out(env: Any, policy: Any, transitions: int, key: Key, progress: bool) 
 
         return jax.lax.scan(step, state, jax.random.split(key, slice_length))
 
-    state, refresh = jax.jit(envs.reset)(jax.random.fold_in(key, 0)), jax.jit(envs.refresh)
+    state = jax.jit(envs.reset)(jax.random.fold_in(key, 0))
     # A lane may lose an episode at its end.
     wanted = -(-transitions // LANES) + limit
     slices: list[Transition] = []
     bar = ProgressBar(wanted * LANES, 0, progress)
     while len(slices) * slice_length < wanted:
         state, slice_ = act(state, jax.random.fold_in(key, len(slices) + 1))
-        state = refresh(state, jax.random.fold_in(key, 1_000_000 + len(slices)))
         slices.append(jax.tree.map(np.asarray, slice_))
         bar.update(len(slices) * slice_length * LANES, 0.0)
     bar.close()

@@ -90,6 +90,9 @@ class Pixels(Environment):
         cell = jax.random.randint(key, (), 0, 36)
         return initial_state((key, cell), self.draw(cell))
 
+    def rekey(self, state: State, key: Key) -> State:
+        return state.replace(physics=(key, state.physics[1]))
+
     def step(self, state: State, action: jax.Array) -> State:
         key, cell = state.physics
         key, cell_key = jax.random.split(key)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rljax.envs import AutoReset, Environment, EpisodeStatistics
-from rljax.envs.auto_reset import ResetPolicy
+from rljax.envs import AutoReset, Environment, EpisodeStatistics, Guard
+from rljax.envs.auto_reset import ResetPolicy, pool_size_for
+from rljax.envs.check import check_types
 from rljax.spaces import Box, Discrete
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
@@ -109,9 +110,14 @@ class Devices:
         return jax.random.fold_in(key, jax.lax.axis_index(self.axis_name)) if self.axis_name else key
 
     def environments(self, env: Environment, num_envs: int, reset_policy: ResetPolicy) -> AutoReset:
-        """This device's share of `num_envs` environments, which report their episodes."""
-        pool_size = -(-max(num_envs, 32) // self.count)
-        return AutoReset(EpisodeStatistics(env), num_envs // self.count, reset_policy, pool_size)
+        """This device's share of `num_envs` environments, which report their episodes.
+
+        Raises:
+          ValueError: a field of the environment's states has a wrong type.
+        """
+        check_types(env)
+        pool_size = pool_size_for(num_envs) // self.count
+        return AutoReset(EpisodeStatistics(Guard.around(env)), num_envs // self.count, reset_policy, pool_size)
 
 
 def discrete(env: Environment, name: str) -> tuple[int, bool]:
@@ -125,7 +131,23 @@ def discrete(env: Environment, name: str) -> tuple[int, bool]:
         raise Refused(f"{name} needs a Discrete action space, {env!r} has {space}")
     if not isinstance(obs, Box) or len(obs.shape) not in (1, 3):
         raise Refused(f"{name} needs observations [n] or [height, width, channels], {env!r} has {obs}")
-    return space.n, len(obs.shape) == 3
+    return space.n, is_image(env, name)
+
+
+def is_image(env: Environment, name: str) -> bool:
+    """Whether observations are images, [height, width, channels].
+
+    Raises:
+      ValueError: the channels come first, by the sizes of the axes.
+    """
+    shape = env.observation_space.shape
+    if len(shape) != 3:
+        return False
+    if 2 * shape[0] <= min(shape[1:]):
+        raise Refused(
+            f"{name} needs images [height, width, channels], {env!r} has {list(shape)}: move channels to the end"
+        )
+    return True
 
 
 def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array, axis_name: str | None = None) -> Metrics:

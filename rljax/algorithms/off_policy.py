@@ -196,7 +196,6 @@ class Collector:
         """One rollout by `act(obs [num_envs, …], key) -> action [num_envs, …]`, and what the environments report."""
         envs = self._envs()
         replay = self._replay(experience.env_state)
-        step_key, pool_key = jax.random.split(self.devices.local(key))
 
         def env_step(carry: tuple[EnvState, ReplayState], key: Key) -> tuple[tuple, tuple]:
             env_state, buffer = carry
@@ -206,14 +205,8 @@ class Collector:
             return (after, buffer), (after.metrics, after.done, env_state.obs)
 
         carry = (experience.env_state, experience.replay)
-        keys = jax.random.split(step_key, self.config.rollout_length)
+        keys = jax.random.split(self.devices.local(key), self.config.rollout_length)
         (env_state, buffer), (metrics, done, obs) = jax.lax.scan(env_step, carry, keys)
-
-        def refresh(env_state: EnvState) -> EnvState:
-            return envs.refresh(env_state, pool_key, max(1, envs.pool_size // 32))
-
-        # Where an episode has used a reset state; a reset may cost as much as a step.
-        env_state = jax.lax.cond(done.any(), refresh, lambda env_state: env_state, env_state)
         statistics = experience.obs_statistics
         if self.config.normalize_observation and self.statistics is None:
             statistics = running_statistics.update(statistics, obs, self.devices.axis_name)

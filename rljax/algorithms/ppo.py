@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Devices, Policy, episode_metrics, require
+from rljax.algorithms.base import Algorithm, Devices, Policy, episode_metrics, is_image, require
 from rljax.envs import AutoReset, Environment, RescaleAction
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
@@ -264,7 +264,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         raise Refused(f"ppo needs a Discrete or one-dimensional Box action space, {env!r} has {action_space}")
     if not isinstance(obs_space, Box) or len(obs_space.shape) not in (1, 3):
         raise Refused(f"ppo needs observations [n] or [height, width, channels], {env!r} has {obs_space}")
-    image = len(obs_space.shape) == 3
+    image = is_image(env, "ppo")
     if image and not c.hidden:
         raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
     if c.squash and isinstance(action_space, Box) and not action_space.bounded:
@@ -320,7 +320,6 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def collect(state: State, key: Key) -> tuple[State, Rollout]:
         """Acts for `rollout_length` steps."""
         envs = environments()
-        step_key, pool_key = jax.random.split(key)
 
         def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, Rollout]:
             env_state, memory, reset = carry
@@ -332,9 +331,9 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return (after, memory, after.done), Rollout(transition, log_prob, reset, memory, after.metrics)
 
         carry = (state.env_state, state.memory, state.reset)
-        keys = jax.random.split(step_key, c.rollout_length)
+        keys = jax.random.split(key, c.rollout_length)
         (env_state, memory, reset), rollout = jax.lax.scan(env_step, carry, keys)
-        state = state.replace(env_state=envs.refresh(env_state, pool_key), memory=memory, reset=reset)
+        state = state.replace(env_state=env_state, memory=memory, reset=reset)
         return state, rollout
 
     def scale_rewards(state: State, reward: jax.Array, done: jax.Array) -> tuple[State, jax.Array]:

@@ -191,7 +191,6 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def collect(state: State, key: Key, epsilon: jax.Array) -> tuple[State, Transition, Metrics]:
         """Acts for `rollout_length` steps: transitions [T, N, …], and what the environments report."""
         envs = environments()
-        step_key, pool_key = jax.random.split(key)
 
         def env_step(env_state: EnvState, key: Key) -> tuple[EnvState, tuple[Transition, dict[str, jax.Array]]]:
             values = values_of(state.params, normalize(state.obs_statistics, env_state.obs))
@@ -199,12 +198,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             after = envs.step(env_state, action)
             return after, (envs.transition(env_state, action, after), after.metrics)
 
-        keys = jax.random.split(step_key, c.rollout_length)
+        keys = jax.random.split(key, c.rollout_length)
         env_state, (transition, metrics) = jax.lax.scan(env_step, state.env_state, keys)
         done = transition.terminated | transition.truncated
-        return state.replace(env_state=envs.refresh(env_state, pool_key)), transition, episode_metrics(
-            metrics, done, axis_name
-        )  # fmt: skip
+        return state.replace(env_state=env_state), transition, episode_metrics(metrics, done, axis_name)
 
     def returns(state: State, transition: Transition) -> jax.Array:
         """Q(λ) returns [T, N] (algorithm 1), by the values that acted."""

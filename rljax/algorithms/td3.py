@@ -407,7 +407,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         learner, of_updates = when(learning, learn, state.learner)
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         # An episode that went on is as much longer as the rollout.
-        before, after = (x.env_state.info["episode_length"] for x in (state.experience, experience))
+        before, after = (x.env_state.info["episode"]["length"] for x in (state.experience, experience))
         drawn = jax.random.uniform(collector.devices.local(noise_key), state.noise_level.shape, jnp.float32)
         noise_level = jnp.where(after < before + c.rollout_length, drawn, state.noise_level)
         state = state.replace(

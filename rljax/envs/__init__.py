@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rljax.envs.auto_reset import AutoReset
+from rljax.envs.check import check_env
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.registry import make, register, registered
 from rljax.envs.wrappers import (
@@ -10,6 +11,7 @@ from rljax.envs.wrappers import (
     ActionRepeat,
     EpisodeStatistics,
     ExecutionMismatch,
+    Guard,
     ObservationHistory,
     RescaleAction,
     TimeLimit,
@@ -26,11 +28,13 @@ __all__ = [
     "Environment",
     "EpisodeStatistics",
     "ExecutionMismatch",
+    "Guard",
     "ObservationHistory",
     "RescaleAction",
     "State",
     "TimeLimit",
     "Wrapper",
+    "check_env",
     "initial_state",
     "make",
     "register",

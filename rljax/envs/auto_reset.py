@@ -1,15 +1,38 @@
 """Auto-reset: a batch of environments that never stops, and never loses the successor observation."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from rljax.envs.environment import Environment, State
-from rljax.envs.wrappers import Wrapper
+from rljax.envs.wrappers import Guard, Wrapper
 from rljax.types import Key, Refused, Transition
 
 ResetPolicy = Literal["pool", "full", "first"]
+
+
+class Pool(struct.PyTreeNode):
+    """Reset states, each to be used once. It may be split anywhere, over as many devices as the environments are.
+
+    Fields:
+      states: [pool_size].
+      used: bool [pool_size], whether a state has started its episode, or was never drawn.
+      key: [num_envs], of the states to be drawn; all but the first are for other devices.
+    """
+
+    states: State
+    used: jax.Array
+    key: Key
+
+
+def pool_size_for(num_envs: int) -> int:
+    """Size of a pool: a state for every environment, and as many or 32 more, so that they are drawn together.
+
+    A multiple of `num_envs`, so that it divides over every number of devices that the environments divide over.
+    """
+    return num_envs * (1 + -(-32 // num_envs))
 
 
 class AutoReset(Wrapper):
@@ -18,12 +41,14 @@ class AutoReset(Wrapper):
     Unlike other environments it is batched already: `reset(key)` takes ONE key and every leaf of the state has a
     leading axis [num_envs]. After a step, `obs` is what to act on next, `reward`, `terminated`, `truncated` and
     `metrics` belong to the step just made, and `info["next_obs"]` is its successor observation from before the reset.
+    What breaks is truncated before it is seen (see `Guard`).
 
     Where fresh states come from:
-      pool: from `pool_size` reset states, taken in turn and drawn anew by `refresh` (once per rollout): no reset
-        is computed per step, and episodes still start differently.
-      full: every environment calls `reset` at every step; exact, and costly where resets are.
-      first: each environment returns to its own first state for ever, as Brax does; for comparison only.
+      pool: from `pool_size` reset states, drawn some at a time where they run short. Each starts one episode, so every
+        episode is new, for one reset an episode.
+      full: every environment calls `reset` at every step; as exact, and costly where resets are.
+      first: each environment returns to its own first state for ever, as in Brax, but with noise of its own in each
+        episode where the task can `rekey`; for comparison only.
     """
 
     def __init__(self, env: Environment, num_envs: int, policy: ResetPolicy = "pool", pool_size: int | None = None):
@@ -31,44 +56,42 @@ class AutoReset(Wrapper):
             raise Refused(f"AutoReset: num_envs must be at least 1, got {num_envs}")
         if policy not in get_args(ResetPolicy):
             raise Refused(f"AutoReset: policy must be one of {get_args(ResetPolicy)}, got {policy!r}")
-        if pool_size is not None and pool_size < 1:
-            raise Refused(f"AutoReset: pool_size must be at least 1, got {pool_size}")
-        super().__init__(env)
+        if pool_size is not None and pool_size <= num_envs:
+            raise Refused(f"AutoReset: pool_size must be more than num_envs = {num_envs}, got {pool_size}")
+        super().__init__(Guard.around(env))
         self.num_envs = num_envs
         self.policy = policy
-        self.pool_size = max(num_envs, 32) if pool_size is None else pool_size
+        self.pool_size = pool_size_for(num_envs) if pool_size is None else pool_size
+        # As many as may be missing; of thousands an eighth, which costs no more in all and stops no step for long.
+        self.chunk = min(self.pool_size - num_envs, max(32, num_envs // 8))
 
     def reset(self, key: Key) -> State:
-        first_key, pool_key, later_key = jax.random.split(key, 3)
+        first_key, later_key = jax.random.split(key)
         state = self._draw(first_key, self.num_envs)
-        info = state.info | {"next_obs": state.obs}
         if self.policy == "pool":
-            info["pool"] = self._draw(pool_key, self.pool_size)
-            info["pool_index"] = jnp.arange(self.num_envs, dtype=jnp.int32) % self.pool_size
-            info["pool_oldest"] = jnp.zeros(self.num_envs, jnp.int32)
+            nothing = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (self.pool_size, *x.shape[1:])), state)
+            own: Any = Pool(nothing, jnp.ones(self.pool_size, bool), jax.random.split(later_key, self.num_envs))
         elif self.policy == "first":
-            info["pool"] = state
+            own = (state, jax.random.split(later_key, self.num_envs))
         else:
-            info["reset_key"] = jax.random.split(later_key, self.num_envs)
-        return state.replace(info=info)
+            own = jax.random.split(later_key, self.num_envs)
+        return state.replace(info=state.info | {"next_obs": state.obs, "fresh": own})
 
     def step(self, state: State, action: jax.Array) -> State:
-        own = {
-            name: state.info[name] for name in ("pool", "pool_index", "pool_oldest", "reset_key") if name in state.info
-        }
-        inner = {name: value for name, value in state.info.items() if name not in (*own, "next_obs")}
+        own = state.info["fresh"]
+        inner = {name: value for name, value in state.info.items() if name not in ("fresh", "next_obs")}
         # The flags of the last step belong to an episode that is over: a wrapper that adds to them must not see them.
         going = jnp.zeros_like(state.done)
         after = jax.vmap(self.env.step)(state.replace(terminated=going, truncated=going, info=inner), action)
         if self.policy == "pool":
-            index = own["pool_index"]
-            fresh = jax.tree.map(lambda x: x[index], own["pool"])
-            own["pool_index"] = jnp.where(after.done, (index + 1) % self.pool_size, index)
+            fresh, own = self._taken(own, after.done)
         elif self.policy == "first":
-            fresh = own["pool"]
+            first, keys = own
+            keys, now = jax.vmap(jax.random.split, out_axes=1)(keys)
+            fresh, own = jax.vmap(self.env.rekey)(first, now), (first, keys)
         else:
-            keys = jax.vmap(jax.random.split)(own["reset_key"])
-            fresh, own["reset_key"] = jax.vmap(self.env.reset)(keys[:, 0]), keys[:, 1]
+            own, now = jax.vmap(jax.random.split, out_axes=1)(own)
+            fresh = jax.vmap(self.env.reset)(now)
 
         def replace(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(after.done.reshape(after.done.shape + (1,) * (new.ndim - 1)), new, old)
@@ -76,21 +99,7 @@ class AutoReset(Wrapper):
         physics, obs, info = jax.tree.map(
             replace, (fresh.physics, fresh.obs, fresh.info), (after.physics, after.obs, after.info)
         )
-        return after.replace(physics=physics, obs=obs, info=info | own | {"next_obs": after.obs})
-
-    def refresh(self, state: State, key: Key, count: int | None = None) -> State:
-        """Draws the pool of reset states anew, or the `count` oldest of them; the other policies need none.
-
-        Call it once per rollout; where rollouts are as short as a step, with a small `count`.
-        """
-        if self.policy != "pool":
-            return state
-        if count is None or count >= self.pool_size:
-            return state.replace(info=state.info | {"pool": self._draw(key, self.pool_size)})
-        oldest = state.info["pool_oldest"]  # the same for all, though each environment has one
-        place = (oldest[0] + jnp.arange(count)) % self.pool_size
-        pool = jax.tree.map(lambda old, new: old.at[place].set(new), state.info["pool"], self._draw(key, count))
-        return state.replace(info=state.info | {"pool": pool, "pool_oldest": (oldest + count) % self.pool_size})
+        return after.replace(physics=physics, obs=obs, info=info | {"fresh": own, "next_obs": after.obs})
 
     def transition(self, state: State, action: jax.Array, after: State) -> Transition:
         """The experience made by `after = step(state, action)`; leaves are [num_envs, …]."""
@@ -102,6 +111,28 @@ class AutoReset(Wrapper):
             truncated=after.truncated,
             next_obs=after.info["next_obs"],
         )
+
+    def _taken(self, pool: Pool, done: jax.Array) -> tuple[State, Pool]:
+        """For each environment that is done a state [num_envs, …] that none has had, and the pool without them."""
+        pool = self._filled(pool)
+        (unused,) = jnp.nonzero(~pool.used, size=self.num_envs)
+        index = unused[jnp.cumsum(done) - done]
+        fresh = jax.tree.map(lambda x: x[index], pool.states)
+        # They are read before the pool is written to again, so that it is written to in place.
+        fresh, states = jax.lax.optimization_barrier((fresh, pool.states))
+        return fresh, pool.replace(states=states, used=pool.used | (jnp.cumsum(~pool.used) <= done.sum()))
+
+    def _filled(self, pool: Pool) -> Pool:
+        """The pool with an unused state for every environment, were all done at once."""
+
+        def draw(pool: Pool) -> Pool:
+            key, draw_key = jax.random.split(pool.key[0])
+            (place,) = jnp.nonzero(pool.used, size=self.chunk)
+            drawn = self._draw(draw_key, self.chunk)
+            states = jax.tree.map(lambda old, new: old.at[place].set(new), pool.states, drawn)
+            return pool.replace(states=states, used=pool.used.at[place].set(False), key=pool.key.at[0].set(key))
+
+        return jax.lax.while_loop(lambda pool: (~pool.used).sum() < self.num_envs, draw, pool)
 
     def _draw(self, key: Key, count: int) -> State:
         return jax.vmap(self.env.reset)(jax.random.split(key, count))

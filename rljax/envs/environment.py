@@ -21,8 +21,9 @@ class State(struct.PyTreeNode):
       reward: f32 [], of the step that led here; 0 after a reset.
       terminated: bool [], the task ended: the future is worth 0.
       truncated: bool [], the clock ended: the future is worth V(obs).
-      metrics: named quantities of the last step, worth plotting.
-      info: what wrappers carry from step to step.
+      metrics: named quantities of the last step, worth plotting; the same names from the reset on.
+      info: what wrappers carry from step to step, each under a name of its own; a step hands on what it does not know.
+        `info["elapsed"]`, where it is there, counts the steps of the underlying task in this episode.
     """
 
     physics: PyTree
@@ -70,6 +71,25 @@ class Environment:
     def step(self, state: State, action: jax.Array) -> State:
         """Advances one control step. `action` is in the units of `action_space`."""
         raise NotImplementedError
+
+    def rekey(self, state: State, key: Key) -> State:
+        """The same state with other chance to come: an environment that keeps a random key in it puts `key` there.
+
+        A state that is used twice is rekeyed in between, for a copied key repeats its noise. Nothing else changes.
+        """
+        return state
+
+    def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
+        """The value of a metric over two successive stretches of an episode, where one action lasts several steps.
+
+        Parts of the reward (`reward…`) add up, as the reward does. Of `success`, `unstable`, `overflow` and of what is
+        boolean the larger value is kept, which a later step must not erase. Of all others the later value is kept.
+        """
+        if name.startswith("reward"):
+            return earlier + later
+        if name in ("success", "unstable", "overflow") or later.dtype == bool:
+            return jnp.maximum(earlier, later)
+        return later
 
     def render(self, state: State) -> np.ndarray:
         """Draws one unbatched state: uint8 [height, width, 3]. Runs on the host, not under jit."""

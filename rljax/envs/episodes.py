@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.envs.environment import Environment, State
+from rljax.envs.wrappers import Guard
 from rljax.types import Key, PyTree, Refused, Transition
 
 
@@ -47,16 +48,17 @@ def play(
 @functools.partial(jax.jit, static_argnames=("env", "noted", "episodes"))
 def _play(env: Environment, noted: Callable, episodes: int, act: Callable, memory: PyTree, key: Key) -> Any:
     """Steps and what was noted, [episodes, limit, …]; after its end an episode goes on."""
+    guarded = Guard.around(env)
 
     def step(carry: tuple[State, PyTree], key: Key) -> tuple[tuple[State, PyTree], Any]:
         state, memory = carry
         action, memory = act(key, state.obs, memory, deterministic=False)
-        after = jax.vmap(env.step)(state, action)
+        after = jax.vmap(guarded.step)(state, action)
         row = Transition(state.obs, action, after.reward, after.terminated, after.truncated, after.obs)
         return (after, memory), (row, noted(memory))
 
     reset_key, act_key = jax.random.split(key)
-    state = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+    state = jax.vmap(guarded.reset)(jax.random.split(reset_key, episodes))
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *x.shape)), memory)
     _, steps = jax.lax.scan(step, (state, memory), jax.random.split(act_key, env.max_episode_steps or 0))
     return jax.tree.map(lambda x: x.swapaxes(0, 1), steps)

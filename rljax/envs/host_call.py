@@ -53,10 +53,8 @@ def _batch(operands: Sequence[jax.Array], axes: Sequence[int | None], **params: 
     return _primitive.bind(*full, **params), [0] * len(params["results"])
 
 
-def _lower(
-    ctx: Any, *operands: Any, function: HostFunction, event_ndims: tuple[int, ...], results: tuple, effect: bool
-) -> Any:
-    batch = ctx.avals_in[0].shape[: ctx.avals_in[0].ndim - event_ndims[0]]
+def _flattened(function: HostFunction, batch: tuple[int, ...], results: tuple) -> Callable[..., tuple[np.ndarray, ...]]:
+    """`function` for arrays [*batch, …], which it sees as one flat batch."""
     size = math.prod(batch)
 
     def call(*arrays: Any) -> tuple[np.ndarray, ...]:
@@ -66,6 +64,22 @@ def _lower(
             np.asarray(x, dtype).reshape((*batch, *shape)) for x, (shape, dtype) in zip(outputs, results, strict=True)
         )
 
+    return call
+
+
+def _call_now(
+    *operands: Any, function: HostFunction, event_ndims: tuple[int, ...], results: tuple, effect: bool
+) -> list[jax.Array]:
+    """Outside a compiled program. No jit: its cache would keep `function`, and what that holds, for ever."""
+    batch = operands[0].shape[: operands[0].ndim - event_ndims[0]]
+    return [jax.numpy.array(x) for x in _flattened(function, batch, results)(*operands)]
+
+
+def _lower(
+    ctx: Any, *operands: Any, function: HostFunction, event_ndims: tuple[int, ...], results: tuple, effect: bool
+) -> Any:
+    batch = ctx.avals_in[0].shape[: ctx.avals_in[0].ndim - event_ndims[0]]
+    call = _flattened(function, batch, results)
     return mlir.emit_python_callback(
         ctx, call, None, operands, ctx.avals_in, ctx.avals_out, has_side_effect=effect, returns_token=False
     )[0]
@@ -73,8 +87,4 @@ def _lower(
 
 batching.primitive_batchers[_primitive] = _batch
 mlir.register_lowering(_primitive, _lower)
-_compiled = jax.jit(
-    lambda *operands, **params: _primitive.bind(*operands, **params),
-    static_argnames=("function", "event_ndims", "results", "effect"),
-)
-_primitive.def_impl(lambda *operands, **params: _compiled(*operands, **params))
+_primitive.def_impl(_call_now)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rljax.envs.check import check_env
 from rljax.envs.environment import Environment
 from rljax.envs.wrappers import ActionRepeat, ExecutionMismatch, TimeLimit
 from rljax.types import Refused
@@ -74,18 +75,24 @@ def time_limit(name: str) -> int | None:
 
 
 def make(
-    name: str, *, action_repeat: int = 1, mismatch: Mapping[str, float] | None = None, **kwargs: Any
+    name: str,
+    *,
+    action_repeat: int = 1,
+    mismatch: Mapping[str, float] | None = None,
+    check: bool = False,
+    **kwargs: Any,
 ) -> Environment:
     """Makes the environment called `name` (or by an alias; case, hyphens and underscores do not matter).
 
     Args:
       action_repeat: holds each action for that many steps (see `ActionRepeat`).
       mismatch: arguments of `ExecutionMismatch`, which is then between the actions and the task.
+      check: whether to play a few steps and to say in words what is wrong with the task (see `check_env`).
       max_episode_steps: replaces the task's own time limit; None or 0 for no limit.
       **kwargs: whatever else the task takes.
 
     Raises:
-      ValueError: an unknown name, or an argument that the task does not take.
+      ValueError: an unknown name, an argument that the task does not take, or what `check` found.
     """
     how = ({"action_repeat": action_repeat} if action_repeat != 1 else {}) | (
         {"mismatch": dict(mismatch)} if mismatch else {}
@@ -97,6 +104,8 @@ def make(
         env = ExecutionMismatch(env, **mismatch)  # type: ignore[arg-type]
     if action_repeat != 1:
         env = ActionRepeat(env, action_repeat)
+    if check:
+        check_env(env)
     env.spec = spec
     return env
 
@@ -125,7 +134,7 @@ def _make_adapted(name: str, kwargs: dict[str, Any]) -> Environment:
 def _build(name: str, factory: Factory | str, args: tuple[str, ...], kwargs: dict[str, Any]) -> Environment:
     function = _load(factory) if isinstance(factory, str) else factory
     # Checked beforehand, so that a TypeError from inside the task is not taken for a wrong argument.
-    _check_arguments(name, function, args, kwargs, ("max_episode_steps", "action_repeat", "mismatch"))
+    _check_arguments(name, function, args, kwargs, ("max_episode_steps", "action_repeat", "mismatch", "check"))
     return function(*args, **kwargs)
 
 

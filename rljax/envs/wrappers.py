@@ -1,7 +1,6 @@
 """Wrappers around one environment. Each adds one thing; `AutoReset` (its own file) also adds the batch."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,28 @@ class Wrapper(Environment):
     def step(self, state: State, action: jax.Array) -> State:
         return self.env.step(state, action)
 
+    def rekey(self, state: State, key: Key) -> State:
+        return self.env.rekey(state, key)
+
+    def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
+        return self.env.combine_metric(name, earlier, later)
+
     def render(self, state: State) -> np.ndarray:
         return self.env.render(state)
+
+    @property
+    def depth(self) -> int:
+        """How many wrappers there are from the task to this one."""
+        return 1 + (self.env.depth if isinstance(self.env, Wrapper) else 0)
+
+    def begin(self, state: State, name: str, value: PyTree) -> State:
+        """A reset state whose `info` keeps `value` for this wrapper: under `name`, or another name if that is taken."""
+        return state.replace(info=state.info | {f"{name}_{self.depth}" if name in state.info else name: value})
+
+    def slot(self, state: State, name: str) -> str:
+        """The key of `info` under which this wrapper keeps what it began as `name`."""
+        own = f"{name}_{self.depth}"
+        return own if own in state.info else name
 
     @property
     def unwrapped(self) -> Environment:
@@ -42,23 +61,72 @@ class Wrapper(Environment):
 
 
 class TimeLimit(Wrapper):
-    """Truncates an episode after `max_steps` steps. A step that terminates is not truncated as well."""
+    """Truncates an episode after `max_steps` steps. A step that terminates is not truncated as well.
+
+    Its clock is `info["elapsed"]`, unless what it wraps counts there already, in steps of its own.
+    """
 
     def __init__(self, env: Environment, max_steps: int):
         if max_steps < 1:
             raise Refused(f"TimeLimit: max_steps must be at least 1, got {max_steps}")
         super().__init__(env)
-        self.max_episode_steps = max_steps
+        self.max_steps = max_steps
+        self.max_episode_steps = min(max_steps, env.max_episode_steps or max_steps)
 
     def reset(self, key: Key) -> State:
-        state = self.env.reset(key)
-        return state.replace(info=state.info | {"elapsed": jnp.zeros((), jnp.int32)})
+        return self.begin(self.env.reset(key), "elapsed", jnp.zeros((), jnp.int32))
 
     def step(self, state: State, action: jax.Array) -> State:
-        elapsed = state.info["elapsed"] + 1
+        clock = self.slot(state, "elapsed")
+        elapsed = state.info[clock] + 1
         state = self.env.step(state, action)
-        truncated = state.truncated | ((elapsed >= self.max_episode_steps) & ~state.terminated)
-        return state.replace(truncated=truncated, info=state.info | {"elapsed": elapsed})
+        truncated = state.truncated | ((elapsed >= self.max_steps) & ~state.terminated)
+        return state.replace(truncated=truncated, info=state.info | {clock: elapsed})
+
+
+class Guard(Wrapper):
+    """Ends an episode whose simulation broke, and keeps what is not finite from all that would learn of it.
+
+    Where the next observation or the reward is not finite, the episode is truncated at the last good observation, with
+    a reward of 0, and `metrics["unstable"]` is 1. Where the task terminated on that step, which is then its own affair,
+    it stays terminated, with its reward if that is finite.
+    """
+
+    @classmethod
+    def around(cls, env: Environment) -> Environment:
+        """`env` with a guard, unless one of its wrappers is one."""
+        inner = env
+        while isinstance(inner, Wrapper):
+            if isinstance(inner, Guard):
+                return env
+            inner = inner.env
+        return cls(env)
+
+    def reset(self, key: Key) -> State:
+        return self._counted(self.env.reset(key), jnp.zeros((), bool))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        # A task may hand on the metrics that it is given: the flag of the step before must not return.
+        before = {"unstable": jnp.zeros_like(state.metrics["unstable"])}
+        after = self.env.step(state.replace(metrics=state.metrics | before), action)
+        good = jnp.isfinite(after.reward)
+        for leaf in jax.tree.leaves(after.obs):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                good &= jnp.isfinite(leaf).all()
+        paid = jnp.isfinite(after.reward) & (good | after.terminated)
+        after = after.replace(
+            obs=jax.tree.map(lambda new, old: jnp.where(good, new, old), after.obs, state.obs),
+            reward=jnp.where(paid, after.reward, 0.0).astype(jnp.float32),
+            truncated=after.truncated | ~(good | after.terminated),
+            metrics={
+                name: jnp.where(good | jnp.isfinite(x), x, 0).astype(x.dtype) for name, x in after.metrics.items()
+            },
+        )
+        return self._counted(after, ~good)
+
+    def _counted(self, state: State, broken: jax.Array) -> State:
+        unstable = jnp.maximum(state.metrics.get("unstable", 0.0), broken).astype(jnp.float32)
+        return state.replace(metrics=state.metrics | {"unstable": unstable})
 
 
 class PotentialShaping(Wrapper):
@@ -128,6 +196,8 @@ class RescaleAction(Wrapper):
 class ActionRepeat(Wrapper):
     """Holds each action for `repeat` steps and sums the rewards; stops early where the episode ends.
 
+    Metrics are those of all steps of an action together (see `Environment.combine_metric`).
+
     Reaching a sparse goal by undirected noise becomes far likelier when the noise is held (MountainCar).
     Returns stay those of the underlying task, and steps are counted in it (`steps_per_action`).
     """
@@ -149,7 +219,7 @@ class ActionRepeat(Wrapper):
 class ActionChunk(Wrapper):
     """Takes `size` actions at once, [size * d], and does one after the other; rewards are summed.
 
-    It stops early where the episode ends. Returns and steps are counted as under `ActionRepeat`.
+    It stops early where the episode ends. Returns, steps and metrics are counted as under `ActionRepeat`.
     """
 
     def __init__(self, env: Environment, size: int):
@@ -184,14 +254,13 @@ class ObservationHistory(Wrapper):
 
     def reset(self, key: Key) -> State:
         state = self.env.reset(key)
-        return state.replace(obs=jnp.tile(state.obs, self.length), info=state.info | {"newest_obs": state.obs})
+        return self.begin(state.replace(obs=jnp.tile(state.obs, self.length)), "newest_obs", state.obs)
 
     def step(self, state: State, action: jax.Array) -> State:
-        after = self.env.step(state.replace(obs=state.info["newest_obs"]), action)
+        newest = self.slot(state, "newest_obs")
+        after = self.env.step(state.replace(obs=state.info[newest]), action)
         past = state.obs[after.obs.shape[0] :]
-        return after.replace(
-            obs=jnp.concatenate([past, after.obs]), info=after.info | {"newest_obs": after.obs}
-        )  # fmt: skip
+        return after.replace(obs=jnp.concatenate([past, after.obs]), info=after.info | {newest: after.obs})
 
 
 class ExecutionMismatch(Wrapper):
@@ -226,26 +295,31 @@ class ExecutionMismatch(Wrapper):
         execution = {
             "asked": jnp.zeros((self.delay, *shape)), "executed": jnp.zeros(shape), "fresh": jnp.ones((), bool)
         }  # fmt: skip
-        return state.replace(info=state.info | {"execution": execution})
+        return self.begin(state, "execution", execution)
 
     def step(self, state: State, action: jax.Array) -> State:
-        before, action = state.info["execution"], jnp.asarray(action, jnp.float32)
+        slot = self.slot(state, "execution")
+        before, action = state.info[slot], jnp.asarray(action, jnp.float32)
         asked, executed = (jnp.where(before["fresh"], action, before[name]) for name in ("asked", "executed"))
         queue = jnp.concatenate([asked, action[None]])
         change = (1.0 - self.smoothing) * (queue[0] - executed)
         executed = executed + jnp.clip(change, -self.most, self.most)
         after = self.env.step(state, executed)
         execution = {"asked": queue[1:], "executed": executed, "fresh": jnp.zeros((), bool)}
-        return after.replace(info=after.info | {"execution": execution})
+        return after.replace(info=after.info | {slot: execution})
 
 
 def step_all(env: Environment, state: State, actions: jax.Array) -> State:
-    """Steps by each of actions [k, …] in turn until the episode ends; the reward is the sum."""
+    """Steps by each of actions [k, …] in turn until the episode ends; the reward is the sum, metrics are combined."""
 
     def body(state: State, x: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
         action, first = x
         after = env.step(state, action)
-        after = after.replace(reward=jnp.where(first, 0.0, state.reward) + after.reward)
+        metrics = {
+            name: jnp.where(first, new, env.combine_metric(name, state.metrics[name], new))
+            for name, new in after.metrics.items()
+        }
+        after = after.replace(reward=jnp.where(first, 0.0, state.reward) + after.reward, metrics=metrics)
         over = ~first & state.done
         return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), None
 
@@ -258,18 +332,21 @@ def step_all(env: Environment, state: State, actions: jax.Array) -> State:
 class EpisodeStatistics(Wrapper):
     """Adds `episode_return` and `episode_length` so far to `metrics`; where the episode is done, its totals.
 
-    `episode_length` counts steps of the underlying task when it has a `TimeLimit`, else calls of `step`.
+    `episode_length` counts steps of the underlying task when it has a `TimeLimit`, else calls of `step`. The totals so
+    far are `info["episode"]`, where no other wrapper keeps its own there.
     """
 
     def reset(self, key: Key) -> State:
-        return self._record(self.env.reset(key), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+        nothing = {"return": jnp.zeros((), jnp.float32), "length": jnp.zeros((), jnp.int32)}
+        return self._report(self.begin(self.env.reset(key), "episode", nothing), nothing)
 
     def step(self, state: State, action: jax.Array) -> State:
-        total, length = state.info["episode_return"], state.info["episode_length"]
-        state = self.env.step(state, action)
-        return self._record(state, total + state.reward, length + 1)
+        slot = self.slot(state, "episode")
+        before = state.info[slot]
+        after = self.env.step(state, action)
+        episode = {"return": before["return"] + after.reward, "length": before["length"] + 1}
+        return self._report(after.replace(info=after.info | {slot: episode}), episode)
 
-    def _record(self, state: State, total: jax.Array, length: jax.Array) -> State:
-        statistics: dict[str, Any] = {"episode_return": total, "episode_length": length}
-        metrics = statistics | {"episode_length": state.info.get("elapsed", length)}
-        return state.replace(metrics=state.metrics | metrics, info=state.info | statistics)
+    def _report(self, state: State, episode: dict[str, jax.Array]) -> State:
+        length = state.info.get("elapsed", episode["length"])
+        return state.replace(metrics=state.metrics | {"episode_return": episode["return"], "episode_length": length})

@@ -8,6 +8,7 @@ import numpy as np
 
 from rljax.algorithms.base import Policy
 from rljax.envs.environment import Environment, State
+from rljax.envs.wrappers import Guard
 from rljax.types import Key, PyTree, Refused
 
 
@@ -29,6 +30,8 @@ def evaluate(
 ) -> Episodes:
     """Plays `num_episodes` episodes side by side, each to its own end; pure, so it may be jitted and vmapped.
 
+    An episode whose simulation breaks ends there (see `Guard`).
+
     Args:
       discount: γ of `Episodes.discounted`, for each action.
 
@@ -38,6 +41,7 @@ def evaluate(
     limit = env.max_episode_steps
     if limit is None:
         raise Refused(f"evaluation needs a time limit: TimeLimit(env, max_steps), {env!r} has none")
+    env = Guard.around(env)
     reset_key, act_key = jax.random.split(key)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_episodes, *x.shape)), policy.initial_memory)

@@ -1,6 +1,6 @@
 """Auto-reset, on episodes whose start and length are known."""
 
-import itertools
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rljax.envs import AutoReset, TimeLimit, initial_state, make
+from rljax.algorithms import ppo
+from rljax.algorithms.off_policy import Collector, ReplayConfig
+from rljax.envs import AutoReset, RescaleAction, TimeLimit, initial_state, make
 from rljax.envs.environment import Environment
 from rljax.spaces import Box, Discrete
 
@@ -43,22 +45,38 @@ class Walk(Environment):
         )
 
 
-def run(env, steps, seed=0, refresh_every=None):
+class Ragged(Walk):
+    """Lasts from 1 to 4 steps; knows the key that it was reset with."""
+
+    def reset(self, key):
+        physics = {"drawn": jax.random.key_data(key), "left": jax.random.randint(key, (), 1, 5)}
+        return initial_state(physics, jnp.zeros(1))
+
+    def step(self, state, action):
+        left = state.physics["left"] - 1
+        return state.replace(physics=state.physics | {"left": left}, reward=jnp.float32(0), terminated=left == 0)
+
+
+def run(env, steps, seed=0):
     """(first state, states after each step), stacked by a scan."""
-    refresh_key = jax.random.key(seed + 1)  # not folded from `key`: fold_in(key, i) equals split(key, n)[i]
 
     @jax.jit
     def scan(key):
-        def body(state, index):
-            if refresh_every:
-                state = env.refresh(state, jax.random.fold_in(refresh_key, index // refresh_every))
-            state = env.step(state, jnp.zeros(env.num_envs, jnp.int32))
-            return state, state
-
         first = env.reset(key)
-        return first, jax.lax.scan(body, first, jnp.arange(steps))[1]
+        return first, stepped(env, first, steps)
 
     return scan(jax.random.key(seed))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def stepped(env, state, steps):
+    """The states after each step."""
+
+    def body(state, _):
+        state = env.step(state, jnp.zeros(env.num_envs, jnp.int32))
+        return state, state
+
+    return jax.lax.scan(body, state, None, steps)[1]
 
 
 def starts(first, states):
@@ -138,39 +156,72 @@ def test_auto_reset_to_the_first_state_repeats_each_environments_own():
     np.testing.assert_array_equal(begun, np.broadcast_to(begun[0], begun.shape))
 
 
-def test_a_small_pool_repeats_until_it_is_refreshed():
-    env = AutoReset(Walk(length=1), 1, "pool", pool_size=2)
-    assert len(set(starts(*run(env, 20))[:, 0])) == 1 + 2
-    assert len(set(starts(*run(env, 20, refresh_every=2))[:, 0])) == 1 + 20
+@pytest.mark.parametrize("num_envs", [5, 300])
+def test_a_pooled_state_starts_one_episode_whatever_the_lengths(num_envs):
+    env = AutoReset(Ragged(), num_envs)
+    states = run(env, 40)[1]
+    begun = np.asarray(states.physics["drawn"])[np.asarray(states.done)]
+    assert len(begun) > 10 * num_envs
+    assert len(np.unique(begun, axis=0)) == len(begun)
 
 
-def test_refreshing_a_pool_changes_only_what_later_resets_will_be():
-    env = AutoReset(Walk(), 2, "pool")
-    state = env.reset(jax.random.key(0))
-    fresh = env.refresh(state, jax.random.key(1))
-    assert np.all(fresh.info["pool"].obs != state.info["pool"].obs)
-    same = fresh.replace(info=fresh.info | {"pool": state.info["pool"]})
-    jax.tree.map(np.testing.assert_array_equal, same, state)
+def test_a_pool_may_be_split_where_all_its_unused_states_lie_in_one_part():
+    """As when a run goes on with other devices than it was saved with."""
+    whole, part = AutoReset(Ragged(), 4, pool_size=12), AutoReset(Ragged(), 2, pool_size=6)
+    first, states = run(whole, 5)
+    state = jax.tree.map(lambda x: x[-1], states)
+    pool = state.info["fresh"]
+    assert not pool.used[:6].all()
+    state = state.replace(info=state.info | {"fresh": pool.replace(used=pool.used.at[:6].set(True))})
+    halves = [jax.tree.map(lambda x: x[: len(x) // 2], state), jax.tree.map(lambda x: x[len(x) // 2 :], state)]
+    made = [states] + [stepped(part, half, 20) for half in halves]
+    begun = [np.asarray(first.physics["drawn"])] + [np.asarray(x.physics["drawn"])[np.asarray(x.done)] for x in made]
+    assert min(len(x) for x in begun[2:]) > 10
+    assert len(np.unique(np.concatenate(begun), axis=0)) == sum(map(len, begun))
 
 
-def test_refreshing_a_few_replaces_the_oldest_in_turn():
-    env = AutoReset(Walk(), num_envs=2, pool_size=5)
-    state = env.reset(jax.random.key(0))
-    pools = [np.asarray(state.info["pool"].obs[:, 0])]
-    for seed in range(3):
-        state = env.refresh(state, jax.random.key(seed + 1), count=2)
-        pools.append(np.asarray(state.info["pool"].obs[:, 0]))
-    changed = [np.flatnonzero(after != before).tolist() for before, after in itertools.pairwise(pools)]
-    assert changed == [[0, 1], [2, 3], [0, 4]]
-    whole = env.refresh(state, jax.random.key(9), count=5)
-    assert (np.asarray(whole.info["pool"].obs[:, 0]) != pools[-1]).all()
+def test_all_episodes_of_off_policy_collection_start_from_states_of_their_own():
+    """1,920 episodes that end together by their time limit; rollouts have one step, as they have off-policy."""
+    config = ReplayConfig(num_envs=32, replay_size=32 * 120)
+    collector = Collector(RescaleAction(make("pendulum", max_episode_steps=2)), config)
+
+    @jax.jit
+    def collected(key):
+        def collect(experience, key):
+            return collector.collect(experience, key, lambda obs, key: jnp.zeros((32, 1)))[0], None
+
+        return jax.lax.scan(collect, collector.init(key), jax.random.split(jax.random.key(1), 120))[0]
+
+    obs = np.asarray(collected(jax.random.key(0)).replay.data.obs)
+    begun = obs[:, ::2].reshape(-1, 3)
+    assert begun.shape == (1920, 3)
+    assert len(np.unique(begun, axis=0)) == 1920
 
 
-@pytest.mark.parametrize("policy", ["full", "first"])
-def test_refreshing_does_nothing_without_a_pool(policy):
-    env = AutoReset(Walk(), 2, policy)
-    state = env.reset(jax.random.key(0))
-    assert env.refresh(state, jax.random.key(1)) is state
+def test_all_episodes_of_ppo_start_from_states_of_their_own():
+    env = make("pendulum", max_episode_steps=2)
+    config = ppo.Config(num_envs=8, rollout_length=2, num_epochs=1, num_minibatches=1, hidden=(2,))
+    algorithm = ppo.make(env, config)
+
+    @jax.jit
+    def trained(key):
+        def step(state, _):
+            state = algorithm.step(state)[0]
+            return state, state.env_state.obs  # both steps of an episode are made: it is the next one's first
+
+        return jax.lax.scan(step, algorithm.init(key), None, 40)[1]
+
+    begun = np.asarray(trained(jax.random.key(0))).reshape(-1, 3)
+    assert len(np.unique(begun, axis=0)) == len(begun) == 320
+
+
+@every_policy
+def test_no_random_key_in_the_states_ever_comes_again(policy):
+    """Of a task that keeps a key in its state: a copied key would repeat its noise."""
+    env = AutoReset(make("finite:frozen_lake", max_episode_steps=3), 8, policy)
+    _, states = run(env, 30)
+    keys = np.asarray(jax.random.key_data(states.physics[1]))
+    assert len(np.unique(keys.reshape(-1, keys.shape[-1]), axis=0)) == 8 * 30
 
 
 @every_policy
@@ -195,9 +246,9 @@ def test_a_vmap_over_seeds_equals_the_single_runs(policy):
 
 def test_a_transition_holds_what_was_seen_done_and_reached():
     env = AutoReset(Walk(length=1), 2)
-    state = env.reset(jax.random.key(0))
+    state = jax.jit(env.reset)(jax.random.key(0))
     action = jnp.ones(2, jnp.int32)
-    after = env.step(state, action)
+    after = jax.jit(env.step)(state, action)
     transition = env.transition(state, action, after)
     np.testing.assert_array_equal(transition.obs, state.obs)
     np.testing.assert_array_equal(transition.next_obs, state.obs + 1)
@@ -239,7 +290,7 @@ def test_episodes_of_different_lengths_are_reset_each_at_its_own_end():
     [
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"num_envs": 1, "policy": "none"}, "policy must be one of .*'none'"),
-        ({"num_envs": 1, "pool_size": 0}, "pool_size must be at least 1, got 0"),
+        ({"num_envs": 3, "pool_size": 3}, "pool_size must be more than num_envs = 3, got 3"),
     ],
 )
 def test_bad_settings_are_refused(settings_, message):

@@ -1,9 +1,13 @@
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from rljax.envs import make
 from rljax.envs.host_call import host_call
 
 X = jnp.arange(24.0).reshape(2, 4, 3)
@@ -86,6 +90,38 @@ def test_calls_with_an_effect_are_not_merged(calls):
     results = jax.jit(lambda x: call(x) + call(x))(jnp.float32(0))
     assert len(calls) == 2
     assert results == 3.0
+
+
+def test_without_jit_it_is_an_ordinary_call(add, calls):
+    with jax.disable_jit():
+        expect(add(X[0, 0], Y), X[0, 0])
+        expect(jax.vmap(add, in_axes=(0, None))(X[0], Y), X[0])
+    assert calls == [((1, 3), (1, 3)), ((4, 3), (4, 3))]
+
+
+def test_simulators_on_the_host_work_without_jit():
+    engine = make("inverted_pendulum", engine="native").unwrapped.engine
+
+    def simulated(qpos):
+        return engine.step(engine.reset(qpos, jnp.zeros(2)), jnp.ones(1)).qpos
+
+    qpos = jnp.array([[0.0, 0.1], [0.0, 0.2]])
+    expected = jax.jit(jax.vmap(simulated))(qpos)
+    with jax.disable_jit():
+        np.testing.assert_array_equal(jax.vmap(simulated)(qpos), expected)
+
+
+def test_a_call_outside_a_program_keeps_nothing_alive():
+    class Simulator:
+        def __call__(self, x):
+            return [x + 1.0]
+
+    simulator = Simulator()
+    assert host_call(simulator, [X[0, 0]], [jax.ShapeDtypeStruct((3,), jnp.float32)])[0].shape == (3,)
+    kept = weakref.ref(simulator)
+    del simulator
+    gc.collect()
+    assert kept() is None
 
 
 def test_an_error_on_the_host_reaches_the_caller():

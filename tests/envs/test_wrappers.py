@@ -7,12 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rljax.algorithms.base import Policy
 from rljax.envs import (
     ActionChunk,
     ActionRepeat,
     AutoReset,
     EpisodeStatistics,
     ExecutionMismatch,
+    Guard,
     ObservationHistory,
     RescaleAction,
     TimeLimit,
@@ -20,7 +22,10 @@ from rljax.envs import (
     make,
 )
 from rljax.envs.environment import Environment
+from rljax.envs.episodes import play
+from rljax.envs.wrappers import PotentialShaping
 from rljax.spaces import Box, Discrete
+from rljax.training import evaluate
 
 
 class Counter(Environment):
@@ -74,8 +79,125 @@ def test_a_step_that_terminates_at_the_limit_is_not_truncated():
 
 
 def test_nested_time_limits_stop_at_the_shorter():
-    states = run(TimeLimit(TimeLimit(Counter(), 2), 5), 2)
-    assert states.truncated.tolist() == [False, True]
+    env = TimeLimit(TimeLimit(Counter(), 2), 5)
+    assert env.max_episode_steps == 2
+    assert run(env, 2).truncated.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "ends", "length"),
+    [(6, 5, 3, 6), (100, 2, 2, 4)],  # the inner limit, of steps; the outer one, of actions
+)
+def test_a_time_limit_within_and_one_around_action_repeat_are_both_kept(inner, outer, ends, length):
+    env = TimeLimit(ActionRepeat(TimeLimit(Counter(length=100), inner), 2), outer)
+    assert env.max_episode_steps == ends
+    states = run(EpisodeStatistics(env), ends)
+    assert states.truncated.tolist() == [False] * (ends - 1) + [True]
+    assert states.metrics["episode_length"][-1] == length  # steps of the task
+
+
+def test_wrappers_of_one_kind_keep_apart_what_they_carry():
+    actions = [[1.0, 0.1], [2.0, 0.2], [2.0, 0.3]]
+    obs, _, _ = actions_of(ObservationHistory(ObservationHistory(Counter(), 2), 2), actions)
+    np.testing.assert_allclose(obs[2], [1.0, 0.1, 2.0, 0.2, 2.0, 0.2, 2.0, 0.3])
+    obs, _, _ = actions_of(ExecutionMismatch(ExecutionMismatch(Counter(), delay=1), delay=1), actions)
+    np.testing.assert_allclose(obs, [[1.0, 0.1], [1.0, 0.1], [1.0, 0.1]])
+
+    def shaped(env):
+        return PotentialShaping(env, lambda obs: jnp.float32(1.0), 0.5)
+
+    env = EpisodeStatistics(shaped(EpisodeStatistics(shaped(EpisodeStatistics(Counter())))))
+    state = env.reset(jax.random.key(0))
+    for _ in range(3):
+        state = env.step(state, jnp.zeros(2))
+    totals = [kept["return"] for name, kept in state.info.items() if name.startswith("episode")]
+    assert sorted(totals) == [1 + 2 + 3 - 2 * 1.5, 1 + 2 + 3 - 1.5, 1 + 2 + 3]
+
+
+class Faulty(Counter):
+    """Goes on when it is broken: what it shows or pays at step `at` is not finite; it can succeed for one step."""
+
+    def __init__(self, at, what="obs", value=np.nan, length=10):
+        super().__init__(length)
+        self.at, self.what, self.value = at, what, value
+
+    def reset(self, key):
+        return initial_state(jnp.zeros((), jnp.int32), jnp.zeros(2), success=jnp.zeros((), bool), reward_twice=0.0)
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        bad = after.physics == self.at
+        broken = {self.what: jnp.where(bad, self.value, getattr(after, self.what))}
+        metrics = {"success": after.physics == 1, "reward_twice": 2.0 * after.reward + jnp.where(bad, self.value, 0.0)}
+        return after.replace(**broken, metrics=metrics)
+
+
+@pytest.mark.parametrize(("what", "value"), [("obs", np.nan), ("obs", np.inf), ("reward", np.nan), ("reward", -np.inf)])
+def test_a_broken_simulation_ends_its_own_episode_and_reaches_nothing_else(what, value):
+    """One of two environments breaks, at its second step; through everything that training puts around it."""
+    env = AutoReset(EpisodeStatistics(Guard.around(TimeLimit(Faulty(2, what, value), 9))), 2)
+    assert Guard.around(env.env) is env.env
+
+    @jax.jit
+    def step(state):
+        state = state.replace(physics=state.physics.at[1].set(jnp.where(state.physics[1] == 1, 4, state.physics[1])))
+        return env.step(state, jnp.ones((2, 2)))
+
+    states = [env.reset(jax.random.key(0))]
+    for _ in range(3):
+        states.append(step(states[-1]))
+    after = states[2]
+    assert after.truncated.tolist() == [True, False]
+    assert after.terminated.tolist() == [False, False]
+    assert after.reward.tolist() == [0, 5]
+    np.testing.assert_array_equal(after.info["next_obs"], np.ones((2, 2)))  # the last good one
+    np.testing.assert_array_equal(after.obs, [[0, 0], [1, 1]])
+    assert after.metrics["unstable"].tolist() == [1, 0]
+    assert after.metrics["episode_return"].tolist() == [1, 6]
+    assert after.metrics["reward_twice"].tolist() == [0, 10]
+    assert states[3].metrics["unstable"].tolist() == [0, 0]
+    for leaf in jax.tree.leaves([state.replace(info=state.info | {"fresh": ()}) for state in states]):
+        assert np.isfinite(leaf).all()
+
+
+def test_a_termination_stays_one_where_its_observation_is_not_finite():
+    states = run(Guard(Faulty(3, value=np.inf, length=3)), 3, action=(1.0, 1.0))
+    assert states.terminated.tolist() == [False, False, True]
+    assert not states.truncated.any()
+    assert states.reward.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(states.obs, np.ones((3, 2)))
+    assert states.metrics["unstable"].tolist() == [0, 0, 1]
+
+
+def test_broken_episodes_reach_neither_evaluation_nor_the_data_of_demonstrators():
+    env = TimeLimit(Faulty(3, "reward"), 5)
+    policy = Policy((), (), lambda _, key, obs, memory, deterministic: (jnp.ones((2, 2)), memory))
+    episodes = jax.jit(lambda key: evaluate(env, policy, key, 2))(jax.random.key(0))
+    assert episodes.returns.tolist() == [3, 3]
+    assert episodes.lengths.tolist() == [3, 3]
+    assert episodes.highest["reward_twice"].tolist() == [4, 4]
+    act = jax.tree_util.Partial(lambda key, obs, memory, deterministic: (jnp.ones((2, 2)), memory))
+    steps, _, ends = play(env, act, (), jax.random.key(0), 2)
+    assert ends.tolist() == [3, 6]
+    assert steps.reward.tolist() == [1, 2, 0] * 2
+
+
+@pytest.mark.parametrize("several", [ActionRepeat, ActionChunk])
+def test_metrics_of_an_action_are_those_of_all_its_steps(several):
+    """Success within it is not lost, parts of the reward add up as the reward does, and others are of its last step."""
+    env = several(EpisodeStatistics(Faulty(99, length=5)), 3)
+    states = run(env, 2, np.zeros(env.action_space.shape))
+    assert states.metrics["success"].tolist() == [True, False]
+    assert states.reward.tolist() == [1 + 2 + 3, 4 + 5]  # the second ends after two of three
+    assert states.metrics["reward_twice"].tolist() == [2 * 6, 2 * 9]
+    assert states.metrics["episode_return"].tolist() == [6, 15]
+
+
+def test_all_that_a_task_is_paid_for_adds_up_to_the_reward_of_an_action():
+    env = ActionRepeat(make("inverted_double_pendulum"), 4)
+    state = jax.jit(env.step)(jax.jit(env.reset)(jax.random.key(0)), jnp.ones(1))
+    parts = [state.metrics[name] for name in ("reward_survive", "distance_penalty", "velocity_penalty")]
+    np.testing.assert_allclose(sum(parts), state.reward, rtol=1e-6)
 
 
 @pytest.mark.parametrize("wrapper", [TimeLimit, ActionRepeat, ActionChunk, ObservationHistory])
@@ -220,7 +342,7 @@ def test_what_steps_several_times_may_be_wrapped_by_what_adds_metrics(wrapper):
     for _ in range(2):
         state = jax.jit(env.step)(state, jnp.zeros(env.action_space.shape))
     assert (state.metrics["episode_return"], state.metrics["episode_length"]) == (4.0, 4)
-    assert state.metrics["reward_survive"] == 1.0
+    assert state.metrics["reward_survive"] == 2.0  # of both steps, as the reward
 
 
 def test_a_history_repeats_the_first_observation_and_then_moves_on():
@@ -234,12 +356,12 @@ def test_a_history_repeats_the_first_observation_and_then_moves_on():
 
 def test_a_history_begins_anew_after_a_reset():
     envs = AutoReset(ObservationHistory(Counter(length=2), 2), 1)
-    state = envs.reset(jax.random.key(0))
+    state, step = jax.jit(envs.reset)(jax.random.key(0)), jax.jit(envs.step)
     for action in ([1.0, 0.1], [2.0, 0.2]):
-        state = envs.step(state, jnp.array([action]))
+        state = step(state, jnp.array([action]))
     np.testing.assert_allclose(state.info["next_obs"], [[1.0, 0.1, 2.0, 0.2]])
     np.testing.assert_array_equal(state.obs, np.zeros((1, 4)))
-    state = envs.step(state, jnp.array([[1.5, 0.5]]))
+    state = step(state, jnp.array([[1.5, 0.5]]))
     np.testing.assert_allclose(state.obs, [[0, 0, 1.5, 0.5]])
 
 

@@ -46,6 +46,10 @@ class Finite(Environment):
         state = jax.random.categorical(start_key, jnp.log(self.mdp.start)).astype(jnp.int32)
         return initial_state((state, key), self.observe(state))
 
+    def rekey(self, state: State, key: Key) -> State:
+        position, _ = state.physics
+        return state.replace(physics=(position, key))
+
     def step(self, state: State, action: jax.Array) -> State:
         position, key = state.physics
         key, step_key = jax.random.split(key)

@@ -68,3 +68,7 @@ class ManipulationTask(MujocoTask):
         # Success is all of it, whatever rounding leaves missing.
         reward = jnp.where(progress.success, 0.0, jnp.clip(done, 0.0, 1.0) - 1.0)
         return Score(reward, progress.success & self.terminate_on_success, metrics)
+
+    def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
+        """The larger value: metrics tell how far the task has come, and evaluation reports the highest."""
+        return jnp.maximum(earlier, later)

@@ -36,3 +36,8 @@ class InvertedDoublePendulum(MujocoTask):
         survive = self.healthy_reward * (1.0 - terminated)
         metrics = {"reward_survive": survive, "distance_penalty": distance, "velocity_penalty": velocity}
         return Score(survive + distance + velocity, terminated, metrics)
+
+    def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
+        if name in ("distance_penalty", "velocity_penalty"):  # parts of the reward, under Gymnasium's names
+            return earlier + later
+        return super().combine_metric(name, earlier, later)
