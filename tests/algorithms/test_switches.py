@@ -1,7 +1,7 @@
 """JAX's switches, with which users look for what is wrong, and every algorithm.
 
-x64, rank promotion and leaked tracers show when a program is traced: all three at once, and nothing is compiled. NaN
-shows when it runs: a few algorithms do, each with an iteration that learns nothing and some that learn.
+x64, rank promotion and leaked tracers show when a program is traced, and nothing is compiled. NaN shows when it runs: a
+few algorithms do, each with an iteration that learns nothing and some that learn.
 """
 
 import contextlib
@@ -102,31 +102,38 @@ def switched(**switches):
 
 
 def trained(algorithm, key, *data):
-    """A state after two iterations, with the metrics added up; the policy's episodes; and the first state."""
-    first = algorithm.init(key)
-    totals = _zero_totals(jax.eval_shape(algorithm.step, first, *data)[1])
+    """The state after two iterations, with the metrics added up, and the policy's episodes."""
+    state = algorithm.init(key)
+    totals = _zero_totals(jax.eval_shape(algorithm.step, state, *data)[1])
 
     def body(index, carry):
         state, totals = carry
         state, metrics = algorithm.step(state, *data)
         return state, add(totals, metrics, index)
 
-    state, totals = jax.lax.fori_loop(0, 2, body, (first, totals))
-    policy = algorithm.policy(state)
-    episodes = [evaluate(algorithm.env, policy, key, 2, deterministic=deterministic) for deterministic in (True, False)]
-    return state, totals, episodes, first
+    state, totals = jax.lax.fori_loop(0, 2, body, (state, totals))
+    return state, totals, evaluate(algorithm.env, algorithm.policy(state), key, 2, deterministic=False)
+
+
+def traced(case):
+    algorithm = made(case)
+    data = () if algorithm.data is None else (jax.eval_shape(lambda x: x, algorithm.data),)
+    return jax.eval_shape(lambda key, *data: trained(algorithm, key, *data), jax.random.key(0), *data)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_shows_in_a_trace(case):
-    """Nothing becomes float64 by itself, no shapes are matched that were not meant to be, and no tracer leaks."""
-    key = jax.random.key(0)
-    with switched(enable_x64=True, numpy_rank_promotion="raise", check_tracer_leaks=True):
-        algorithm = made(case)
-        data = () if algorithm.data is None else (jax.eval_shape(lambda x: x, algorithm.data),)
-        found = jax.eval_shape(lambda key, *data: trained(algorithm, key, *data), key, *data)
-    wide = [path for path, x in jax.tree_util.tree_leaves_with_path(found[0]) if x.dtype == np.float64]
+def test_nothing_becomes_double_precision_and_no_ranks_are_matched_by_chance(case):
+    with switched(enable_x64=True, numpy_rank_promotion="raise"):
+        state = traced(case)[0]
+    wide = [path for path, x in jax.tree_util.tree_leaves_with_path(state) if x.dtype == np.float64]
     assert not wide, [jax.tree_util.keystr(path) for path in wide]
+
+
+@pytest.mark.parametrize("case", ["pqn", "sac"])
+def test_no_tracer_leaks(case):
+    """Without caches, which makes it slow: one algorithm of each kind."""
+    with switched(check_tracer_leaks=True):
+        traced(case)
 
 
 @pytest.mark.parametrize("case", RUN)
