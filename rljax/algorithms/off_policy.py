@@ -384,12 +384,19 @@ def continuous(env: Environment, name: str) -> RescaleAction:
 
 
 def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..., tuple[jax.Array, PyTree]]:
-    """The function of a `Policy`: normalises, asks the agent, and rescales to the environment's units."""
+    """The function of a `Policy`: normalises, asks the agent, and rescales to the environment's units.
+
+    With hyperparameters ("hyper") among its variables, it samples as the agent behaves in training.
+    """
 
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
         obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
-        return agent_env.rescale(agent.act(variables["params"], obs, key, deterministic)), memory
+        if deterministic or "hyper" not in variables:
+            action = agent.act(variables["params"], obs, key, deterministic)
+        else:
+            action = agent.behave(variables["params"], obs, key, variables["hyper"])
+        return agent_env.rescale(action), memory
 
     return act
 

@@ -15,6 +15,8 @@ import rljax
 from rljax import algorithms
 from rljax.algorithms import diffusion, dsrl, fqe, steering
 from rljax.algorithms.base import Policy
+from rljax.envs import Environment, initial_state
+from rljax.spaces import Box, Discrete
 from rljax.training import evaluate
 from rljax.training.program import _zero_totals, add
 from tests.datasets import clock_data, drift_data
@@ -76,9 +78,27 @@ CASES = {
 RUN = ("ppo", "pqn", "dqn of quantiles", "sac", "fast td3", "crossq")
 
 
-def made(case):
-    name, settings, env, data, options = CASES[case]
-    env = rljax.make(env) if isinstance(env, str) else env
+class Breaks(Environment):
+    """Terminates at its third step, in an observation that is not finite: a simulator that broke."""
+
+    name = "breaks"
+    observation_space = Box(-np.inf, np.inf, (2,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, key):
+        return initial_state(jnp.int32(0), jax.random.normal(key, (2,), jnp.float32))
+
+    def step(self, state, action):
+        over = state.physics >= 2
+        obs = jnp.where(over, jnp.inf, 0.9 * state.obs)
+        return state.replace(physics=state.physics + 1, obs=obs, reward=jnp.float32(1.0), terminated=over)
+
+
+def made(case, env=None):
+    name, settings, own, data, options = CASES[case]
+    env = env or (rljax.make(own) if isinstance(own, str) else own)
     if name == "fqe":
         idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory))
         return fqe.make(env, fqe.Config(**settings), data(), idle)
@@ -137,13 +157,15 @@ def test_no_tracer_leaks(case):
 
 
 @pytest.mark.parametrize("case", RUN)
-def test_nothing_is_nan_from_the_first_iteration_on(case):
+def test_nothing_is_nan_though_every_episode_ends_in_an_observation_that_is_not_finite(case):
+    space = Discrete(2) if CASES[case][2] == "cartpole" else Box(-1.0, 1.0, (1,))
     with switched(debug_nans=True):
-        algorithm = made(case)
+        algorithm = made(case, limited(Breaks(space), 5))
         state, step = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.step)
-        for _ in range(4):
+        for _ in range(6):
             state, metrics = step(state)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, metrics)))
+    assert metrics["episode/return"].value == 3.0
 
 
 def test_without_compilation():
