@@ -175,9 +175,12 @@ class Collector:
         self.env, self.config, self.prioritized, self.devices = env, config, prioritized, Devices(axis_name)
         self.statistics = statistics
         space = env.observation_space
-        if config.storage == "uint8" and not (np.all(space.low >= 0) and np.all(space.high <= 255)):
+        if config.storage == "uint8" and isinstance(space, Box):
             low, high = np.min(space.low), np.max(space.high)
-            raise Refused(f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}")
+            if low < 0 or high > 255:
+                raise Refused(
+                    f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}"
+                )
 
     def init(self, key: Key) -> Experience:
         envs = self._envs()
