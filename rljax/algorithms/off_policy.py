@@ -366,7 +366,7 @@ def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learn
 
     def learned(learner: Any) -> tuple[Any, Metrics]:
         learner, metrics = learn(learner)
-        return learner, {name: Mean.of(x) for name, x in metrics.items()}
+        return learner, {name: Mean(jnp.float32(x), jnp.float32(1.0)) for name, x in metrics.items()}
 
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learned, learner)[1])
     return jax.lax.cond(learning, learned, lambda learner: (learner, nothing), learner)
