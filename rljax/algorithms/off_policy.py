@@ -176,9 +176,12 @@ class Collector:
         self.env, self.config, self.prioritized, self.devices = env, config, prioritized, Devices(axis_name)
         self.statistics = statistics
         space = env.observation_space
-        if config.storage == "uint8" and not (np.all(space.low >= 0) and np.all(space.high <= 255)):
+        if config.storage == "uint8" and isinstance(space, Box):
             low, high = np.min(space.low), np.max(space.high)
-            raise Refused(f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}")
+            if low < 0 or high > 255:
+                raise Refused(
+                    f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}"
+                )
 
     def init(self, key: Key) -> Experience:
         envs = self._envs()
@@ -358,7 +361,7 @@ def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learn
 
     def learned(learner: Any) -> tuple[Any, Metrics]:
         learner, metrics = learn(learner)
-        return learner, {name: Mean.of(x) for name, x in metrics.items()}
+        return learner, {name: Mean(jnp.float32(x), jnp.float32(1.0)) for name, x in metrics.items()}
 
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learned, learner)[1])
     return jax.lax.cond(learning, learned, lambda learner: (learner, nothing), learner)
@@ -379,12 +382,18 @@ def continuous(env: Environment, name: str, actions: Box | None = None) -> Resca
 
 
 def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..., tuple[jax.Array, PyTree]]:
-    """The function of a `Policy`: normalises, asks the agent, and rescales to the environment's units."""
+    """The function of a `Policy`: normalises, asks the agent, and rescales to the environment's units.
+
+    With hyperparameters ("hyper") among its variables, it samples as the agent behaves in training.
+    """
 
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
         obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
-        action = agent.act(variables["params"], obs, key, deterministic)
+        if deterministic or "hyper" not in variables:
+            action = agent.act(variables["params"], obs, key, deterministic)
+        else:
+            action = agent.behave(variables["params"], obs, key, variables["hyper"])
         return agent_env.rescale(action, variables["action_range"]), memory
 
     return act

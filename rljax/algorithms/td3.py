@@ -28,13 +28,12 @@ from rljax.algorithms.off_policy import (
     when,
 )
 from rljax.data import Batch
-from rljax.envs import Environment, RescaleAction
+from rljax.envs import Environment
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
-from rljax.ops import categorical, running_statistics
+from rljax.ops import categorical
 from rljax.ops.returns import bootstrapped
-from rljax.ops.running_statistics import Statistics
 from rljax.types import Key, Metrics, PyTree, sharded_field
 
 
@@ -336,21 +335,6 @@ class Agent:
         return learner, self.devices.mean(metrics)
 
 
-def noisy_policy(
-    agent: Agent, agent_env: RescaleAction, params: PyTree, statistics: Statistics, noise: jax.Array
-) -> Policy:
-    """The policy, which has noise of that deviation, f32 [], unless it is deterministic."""
-
-    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
-        obs = jnp.asarray(obs)
-        if agent.config.normalize_observation:
-            obs = running_statistics.normalize(variables["obs_statistics"], obs)
-        action = agent.policy(variables["params"], obs)
-        return agent_env.rescale(action if deterministic else perturbed(action, key, variables["noise"])), memory
-
-    return Policy({"params": params, "obs_statistics": statistics, "noise": noise}, (), act)
-
-
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
     """TD3 on `env`.
 
@@ -415,8 +399,17 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         )  # fmt: skip
         return state, metrics
 
+    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
+        obs = collector.normalize(variables["obs_statistics"], jnp.asarray(obs))
+        action = agent.policy(variables["params"], obs)
+        return agent_env.rescale(action if deterministic else perturbed(action, key, variables["noise"])), memory
+
     def policy(state: State) -> Policy:
-        noise = noise_scale(state.hyper, jnp.float32(0.5))  # of the middling environment
-        return noisy_policy(agent, agent_env, state.params["policy"], state.experience.obs_statistics, noise)
+        variables = {
+            "params": state.params["policy"],
+            "obs_statistics": state.experience.obs_statistics,
+            "noise": noise_scale(state.hyper, jnp.float32(0.5)),  # of the middling environment
+        }
+        return Policy(variables, (), act)
 
     return Algorithm(init, step, policy, steps_per_iteration, "td3", env, c, make)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rljax.algorithms import td3
 from rljax.algorithms.base import Algorithm, Policy, require
-from rljax.algorithms.off_policy import Learner, continuous
+from rljax.algorithms.off_policy import Learner
 from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
@@ -120,11 +120,9 @@ def make(
     algorithm = assemble("td3_bc", env, c, Agent, Hyper, make, dataset, online, axis_name)
     if not online:
         return algorithm
-    agent_env = continuous(env, "td3_bc")
-    agent = Agent(c, env.observation_space.shape[0], agent_env.action_space.shape[0])
 
     def policy(state: Any) -> Policy:
-        params, statistics = state.params["policy"], state.experience.obs_statistics
-        return td3.noisy_policy(agent, agent_env, params, statistics, state.hyper.exploration_noise)
+        plain = algorithm.policy(state)
+        return plain.replace(variables=plain.variables | {"hyper": state.hyper})
 
     return algorithm._replace(policy=policy)

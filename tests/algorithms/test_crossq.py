@@ -77,7 +77,7 @@ def test_one_batch_normalises_what_was_done_and_what_follows(drifted):
     value, next_value = np.split(np.stack(values), 2, axis=1)
     temperature = np.exp(np.float32(state.params["log_temperature"]))
     target = batch.reward + batch.discount * (next_value.min(0) - temperature * log_prob)
-    np.testing.assert_allclose(metrics["loss/critic"].value, 0.5 * np.square(value - target).mean(1).sum(), rtol=2e-3)
+    np.testing.assert_allclose(metrics["loss/critic"], 0.5 * np.square(value - target).mean(1).sum(), rtol=2e-3)
     mean = after.params["critic"]["batch_stats"]["BatchRenorm_0"]["mean"]
     before = state.params["critic"]["batch_stats"]["BatchRenorm_0"]["mean"]
     np.testing.assert_allclose(mean - 0.99 * before, np.broadcast_to(0.01 * x.mean(0), (2, 3)), rtol=1e-2, atol=1e-4)

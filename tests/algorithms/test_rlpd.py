@@ -10,6 +10,7 @@ import pytest
 
 from rljax.algorithms import bc, iql, off_policy, rlpd, sac, td3_bc
 from rljax.algorithms.offline import continued
+from rljax.data import OfflineBatch
 from rljax.data.prepared import prepare
 from rljax.training.devices import make_mesh, shard_environments
 from tests.algorithms.test_offline import plain
@@ -29,7 +30,7 @@ class Probe(sac.Agent):
     """Learns nothing and shows what it is given."""
 
     def learn(self, learner, batches, key, hyper):
-        # As floats, for they are NaN while nothing is learned.
+        # As floats, for metrics are numbers.
         return learner, {name: getattr(batches, name).astype(float) for name in batches.__dataclass_fields__}
 
 
@@ -40,7 +41,8 @@ def batches_of(config, data, iterations=6):
     state, step = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.step)
     for _ in range(iterations):
         state, metrics = step(state, prepared.dataset)
-    return plain(metrics), plain(state)
+    shown = {name: metrics[name].total for name in OfflineBatch.__dataclass_fields__ if name in metrics}
+    return plain(shown), plain(state)
 
 
 def marked(size, reward):

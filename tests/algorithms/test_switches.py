@@ -1,7 +1,7 @@
 """JAX's switches, with which users look for what is wrong, and every algorithm.
 
-x64, rank promotion and leaked tracers show when a program is traced: all three at once, and nothing is compiled. NaN
-shows when it runs: a few algorithms do, each with an iteration that learns nothing and some that learn.
+x64, rank promotion and leaked tracers show when a program is traced, and nothing is compiled. NaN shows when it runs: a
+few algorithms do, each with an iteration that learns nothing and some that learn.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import rljax
 from rljax import algorithms
 from rljax.algorithms import diffusion, dsrl, fqe, steering
 from rljax.algorithms.base import Policy
+from rljax.envs import Environment, initial_state
+from rljax.spaces import Box, Discrete
 from rljax.training import evaluate
 from rljax.training.program import _zero_totals, add
 from tests.datasets import clock_data, drift_data
@@ -76,9 +78,27 @@ CASES = {
 RUN = ("ppo", "pqn", "dqn of quantiles", "sac", "fast td3", "crossq")
 
 
-def made(case):
-    name, settings, env, data, options = CASES[case]
-    env = rljax.make(env) if isinstance(env, str) else env
+class Breaks(Environment):
+    """Terminates at its third step, in an observation that is not finite: a simulator that broke."""
+
+    name = "breaks"
+    observation_space = Box(-np.inf, np.inf, (2,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, key):
+        return initial_state(jnp.int32(0), jax.random.normal(key, (2,), jnp.float32))
+
+    def step(self, state, action):
+        over = state.physics >= 2
+        obs = jnp.where(over, jnp.inf, 0.9 * state.obs)
+        return state.replace(physics=state.physics + 1, obs=obs, reward=jnp.float32(1.0), terminated=over)
+
+
+def made(case, env=None):
+    name, settings, own, data, options = CASES[case]
+    env = env or (rljax.make(own) if isinstance(own, str) else own)
     if name == "fqe":
         idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory))
         return fqe.make(env, fqe.Config(**settings), data(), idle)
@@ -102,41 +122,50 @@ def switched(**switches):
 
 
 def trained(algorithm, key, *data):
-    """A state after two iterations, with the metrics added up; the policy's episodes; and the first state."""
-    first = algorithm.init(key)
-    totals = _zero_totals(jax.eval_shape(algorithm.step, first, *data)[1])
+    """The state after two iterations, with the metrics added up, and the policy's episodes."""
+    state = algorithm.init(key)
+    totals = _zero_totals(jax.eval_shape(algorithm.step, state, *data)[1])
 
     def body(index, carry):
         state, totals = carry
         state, metrics = algorithm.step(state, *data)
         return state, add(totals, metrics, index)
 
-    state, totals = jax.lax.fori_loop(0, 2, body, (first, totals))
-    policy = algorithm.policy(state)
-    episodes = [evaluate(algorithm.env, policy, key, 2, deterministic=deterministic) for deterministic in (True, False)]
-    return state, totals, episodes, first
+    state, totals = jax.lax.fori_loop(0, 2, body, (state, totals))
+    return state, totals, evaluate(algorithm.env, algorithm.policy(state), key, 2, deterministic=False)
+
+
+def traced(case):
+    algorithm = made(case)
+    data = () if algorithm.data is None else (jax.eval_shape(lambda x: x, algorithm.data),)
+    return jax.eval_shape(lambda key, *data: trained(algorithm, key, *data), jax.random.key(0), *data)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_shows_in_a_trace(case):
-    """Nothing becomes float64 by itself, no shapes are matched that were not meant to be, and no tracer leaks."""
-    key = jax.random.key(0)
-    with switched(enable_x64=True, numpy_rank_promotion="raise", check_tracer_leaks=True):
-        algorithm = made(case)
-        data = () if algorithm.data is None else (jax.eval_shape(lambda x: x, algorithm.data),)
-        found = jax.eval_shape(lambda key, *data: trained(algorithm, key, *data), key, *data)
-    wide = [path for path, x in jax.tree_util.tree_leaves_with_path(found[0]) if x.dtype == np.float64]
+def test_nothing_becomes_double_precision_and_no_ranks_are_matched_by_chance(case):
+    with switched(enable_x64=True, numpy_rank_promotion="raise"):
+        state = traced(case)[0]
+    wide = [path for path, x in jax.tree_util.tree_leaves_with_path(state) if x.dtype == np.float64]
     assert not wide, [jax.tree_util.keystr(path) for path in wide]
 
 
+@pytest.mark.parametrize("case", ["pqn", "sac"])
+def test_no_tracer_leaks(case):
+    """Without caches, which makes it slow: one algorithm of each kind."""
+    with switched(check_tracer_leaks=True):
+        traced(case)
+
+
 @pytest.mark.parametrize("case", RUN)
-def test_nothing_is_nan_from_the_first_iteration_on(case):
+def test_nothing_is_nan_though_every_episode_ends_in_an_observation_that_is_not_finite(case):
+    space = Discrete(2) if CASES[case][2] == "cartpole" else Box(-1.0, 1.0, (1,))
     with switched(debug_nans=True):
-        algorithm = made(case)
+        algorithm = made(case, limited(Breaks(space), 5))
         state, step = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.step)
-        for _ in range(4):
+        for _ in range(6):
             state, metrics = step(state)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, metrics)))
+    assert metrics["episode/return"].value == 3.0
 
 
 def test_without_compilation():

@@ -127,4 +127,4 @@ def test_online_the_noise_is_the_one_that_is_swept():
     assert jnp.abs(agent.behave(learner.params["policy"], obs, key, hyper) - quiet).max() > 0.01
     algorithm = td3_bc.make(limited(Drift(), 7), TINY, online=True)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    assert jax.eval_shape(algorithm.policy, state).variables["noise"].shape == ()
+    assert jax.eval_shape(algorithm.policy, state).variables["hyper"].exploration_noise.shape == ()
