@@ -233,7 +233,7 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
 
     def sampled(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
         shape = (*obs.shape[:-1], *agent.chunk_shape)
-        noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+        noise = jnp.zeros(shape, jnp.float32) if deterministic else jax.random.normal(key, shape, jnp.float32)
         return agent.sample(variables["params"], obs, noise, agent.label(obs))[..., : c.executed, :]
 
     return in_turn(env, c.history, c.executed, c.normalize_observation, variables, chunk_of or sampled)
@@ -254,8 +254,8 @@ def in_turn(
     """
     rescale, size = RescaleAction(env).rescale, env.action_space.shape[0]  # type: ignore[union-attr]
     memory = {
-        "obs": jnp.zeros((history, env.observation_space.shape[0])),  # type: ignore[union-attr]
-        "chunk": jnp.zeros((executed, size)),
+        "obs": jnp.zeros((history, env.observation_space.shape[0]), jnp.float32),  # type: ignore[union-attr]
+        "chunk": jnp.zeros((executed, size), jnp.float32),
         "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
     }
 

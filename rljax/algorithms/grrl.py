@@ -78,8 +78,9 @@ class PredictingAgent(AliasedAgent):
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
         # Success is all that is rewarded, is worth 1, and has nothing after it; other ends are worth 0.
-        success = batch.reward[:, None] > 0.0
-        value = jnp.where(success, 1.0, batch.discount[:, None] * self.support)
+        success = batch.reward > 0.0
+        discount = jnp.where(success, 0.0, batch.discount)
+        value = success.astype(jnp.float32)[:, None] + discount[:, None] * self.support
         return categorical.project(self.support, value, probs)
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:

@@ -347,10 +347,9 @@ def test_noise_that_is_asked_for_is_taught():
             agent = steering.AGENTS[method](
                 small, 2, small.own_noise + 2, sampler=diffusion.Agent(SAMPLER, 1, 1), base=base_of().params
             )
-            params = agent.init(jax.random.key(0), jax.random.key(1)).params["policy"]
-            taught = agent.distilled_noise(params, jnp.zeros((2000, 2)), jax.random.key(2))
-            deviation = taught[::2].std() if method == "grrl_steer" else taught.std()
-            assert 1.5 * deviation > 0.95 * small.noise_bound
+            # grrl_steer is taught its own noise besides, which has no bound.
+            taught = steering.AliasedAgent.distilled_noise(agent, None, jnp.zeros((2000, 2)), jax.random.key(2))
+            assert 1.5 * taught.std() > 0.95 * small.noise_bound
 
 
 def test_dsrl_na_has_the_settings_of_its_authors():
