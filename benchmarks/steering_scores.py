@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_interval
+from benchmarks.common import RESULTS, ROOT, committed, profile, with_interval
 from experiments.gr_rl import Settings as Pipeline
 from rljax.analysis.runs import curve, read_run
-from rljax.analysis.statistics import bootstrap_band
+from rljax.analysis.statistics import spread_band
 from rljax.nn.precision import Precision
 
 STEERED: dict[str, dict[str, Any]] = {
@@ -172,7 +172,7 @@ def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterabl
 
 def earlier(settings: Settings) -> list[dict[str, Any]]:
     """Runs of the committed file, where they are asked for."""
-    return committed_runs("steering-scores") if settings.committed else []
+    return committed("steering-scores")["runs"] if settings.committed else []
 
 
 def results(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -379,7 +379,7 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
             label = f"{method}, {reward} reward ({len(of)} seed{'s' if len(of) > 1 else ''})"
             (line,) = axis.plot(steps, np.nanmean(values, 0), label=label)
             if len(of) > 1:
-                axis.fill_between(steps, *bootstrap_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
+                axis.fill_between(steps, *spread_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
         for (_, mismatch), value in ((kind, value) for kind, value in base.items() if kind[0] == task):
             label = "imitation alone" + ", as gr_rl executes it" * mismatch
             axis.axhline(value, color="grey", linestyle="--" if mismatch else ":", label=label)

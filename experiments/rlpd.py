@@ -31,15 +31,13 @@ from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(experiment.FromDataset):
     """Trains RLPD in an environment, with demonstrations. The defaults of --config depend on the dataset's task."""
 
-    dataset: Path = Path("dataset.hdf5")
-    """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given."""
     reward: str | None = None
-    """Of tasks of manipulation: dense, staged or sparse, which is what it is where not given; as in the dataset."""
+    """Reward of a manipulation task: dense, staged or sparse (the default); that of the dataset."""
     weight: Path | None = None
     """A file .npy, [N], of the dataset's steps: what was done from those of weight 0 on is not learned from."""
     mirror: bool = False
@@ -52,7 +50,7 @@ class Settings:
 
 
 def main(settings: Settings) -> experiment.Result:
-    dataset = experiment.load_dataset(settings.dataset)
+    dataset = experiment.dataset_of(settings)
     task = experiment.task_of(settings, dataset)
     if task is None:
         raise Refused("rlpd acts in a task, and the dataset does not say which: --env")

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 import rljax
 from rljax import training
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.base import Algorithm, plain
 from rljax.analysis.plots import learning_curve
 from rljax.analysis.statistics import bootstrap_interval
 from rljax.data import Dataset, Metadata, files, formats
@@ -52,9 +52,9 @@ def pin(
       name: of the file, without .json.
       made: which files are made by these settings; where there are some and no note, nobody knows by which.
     """
-    path, now = folder / f"{name}.json", json.loads(json.dumps(settings, default=str))
+    path, now = folder / f"{name}.json", plain(json.loads(json.dumps(settings, default=str)))
     if path.exists():
-        before, wanted = (flatten_dict(x, sep=".") for x in (files.read_json(path), now))
+        before, wanted = (flatten_dict(x, sep=".") for x in (plain(files.read_json(path)), now))
         for key in sorted({*before, *wanted}):
             if key.partition(".")[0] not in free and before.get(key) != wanted.get(key):
                 raise Refused(

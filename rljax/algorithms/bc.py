@@ -5,7 +5,7 @@ Pomerleau 1988, "ALVINN"; as a baseline of offline learning, and with the best e
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ Kind = Literal["deterministic", "gaussian"]
 class Config(OfflineConfig, ReplayConfig):
     """Settings of behaviour cloning."""
 
+    learns_from_rewards: ClassVar[bool] = False
+
     policy: Kind = "deterministic"
     """deterministic: a squared distance; gaussian: a likelihood, with one deviation for all observations."""
     top: float = 1.0
@@ -47,7 +49,7 @@ class Config(OfflineConfig, ReplayConfig):
     dropout: float = 0.0
     """Dropout in training."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,6 +140,7 @@ def make(
     if online:
         raise Refused("bc learns nothing from its own actions: start another algorithm from its policy instead")
     if isinstance(dataset, Dataset) and c.top < 1:
+        dataset.require_rewards()
         dataset = dataset.best(c.top)
     continuous(env, "bc")
     dataset = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)

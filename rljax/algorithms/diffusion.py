@@ -11,7 +11,7 @@ Both samplers are functions of the noise: `Agent.sample(params, obs, noise)`. RL
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -37,35 +37,37 @@ Objective = Literal["diffusion", "flow"]
 class Config(OfflineConfig, ReplayConfig):
     """Settings of diffusion and flow policies."""
 
+    learns_from_rewards: ClassVar[bool] = False
+
     objective: Objective = "diffusion"
-    """diffusion, or flow matching."""
+    """Training objective: diffusion, or flow matching."""
     history: int = 2
-    """Observations that it sees, the newest and those before (the paper: 2)."""
+    """Observations that the policy sees, the newest included (the paper: 2)."""
     horizon: int = 8
-    """Actions that it predicts."""
+    """Actions that the policy predicts at once: a chunk."""
     executed: int = 4
-    """Of these, how many are done before it predicts anew (the paper: half)."""
+    """Actions of a chunk that are executed before the next one is predicted (the paper: half of horizon)."""
     action_normalization: ActionNormalization = "minmax"
-    """What of the actions becomes [-1, 1]: minmax, the range that the data use; quantiles, that without the outermost
-    hundredths, which are clipped; bounds, all that the environment declares."""
+    """Range of the actions that becomes [-1, 1]: minmax, the one that the data use; quantiles, the same without the
+    outermost hundredths, which are clipped; bounds, all that the environment declares."""
     sampler_steps: int = 8
     """Evaluations of the network for one chunk."""
     denoising_steps: int = 100
-    """Of diffusion in training (the paper: 100)."""
+    """Noise levels of diffusion in training (the paper: 100)."""
     network: str = "mlp"
-    """mlp, with residual blocks, or transformer."""
+    """Network of the policy: mlp, with residual blocks, or transformer."""
     width: int = 512
-    """Of its layers; 128 to 256 for a transformer."""
+    """Width of the network's layers; 128 to 256 for a transformer."""
     blocks: int = 3
-    """How many blocks it has."""
+    """Blocks of the network."""
     labels: int = 0
-    """How many labels a chunk may have, which it is conditioned on; 0 for none."""
+    """Labels that a chunk may have and the policy is conditioned on; 0 for none."""
     label_dropout: float = 0.3
-    """How often the label is withheld in training, so that there is a policy without one (Recap: 0.3)."""
+    """Probability that training withholds the label, so that a policy without one is learned too (Recap: 0.3)."""
     acts_with: int = -1
-    """The label that it acts with; -1 for none."""
+    """Label with which the policy acts; -1 for none."""
     guidance: float = 1.0
-    """How far the sampler goes from the policy without a label to that with it; 1 is with it (Recap: 1.5 to 2.5)."""
+    """Weight of the label in sampling: 0 ignores it, 1 follows it, more exaggerates it (Recap: 1.5 to 2.5)."""
     learning_rate: float = 1e-3
     """Step size of Adam, at first; experiments let it fall to 0."""
     average_rate: float = 2e-3
@@ -73,7 +75,7 @@ class Config(OfflineConfig, ReplayConfig):
     discount: float = 0.99
     """γ, of the returns-to-go alone."""
     precision: Precision = "float32"
-    """Of the products of hidden layers (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,17 +179,17 @@ class Agent:
         """One step on the squared distance of the network's velocity to the true one, and of the average after it."""
         c, size = self.config, batch.action.shape[0]
         time_key, noise_key, label_key = jax.random.split(key, 3)
-        noise = jax.random.normal(noise_key, batch.action.shape)
+        noise = jax.random.normal(noise_key, batch.action.shape, jnp.float32)
         if c.objective == "flow":
-            time = jax.random.uniform(time_key, (size,))
+            time = jax.random.uniform(time_key, (size,), jnp.float32)
             share = time[:, None, None]
             chunk, target = (1.0 - share) * noise + share * batch.action, batch.action - noise
         else:
             step = jax.random.randint(time_key, (size,), 1, c.denoising_steps + 1)
-            time = step / c.denoising_steps
+            time = jnp.float32(step / c.denoising_steps)
             alpha, sigma = (jnp.float32(x)[step][:, None, None] for x in (self.alpha, self.sigma))
             chunk, target = alpha * batch.action + sigma * noise, alpha * noise - sigma * batch.action
-        withheld = jax.random.uniform(label_key, (size,)) < c.label_dropout
+        withheld = jax.random.uniform(label_key, (size,), jnp.float32) < c.label_dropout
         label = jnp.where(withheld, c.labels, batch.label)
 
         def loss(params: PyTree) -> jax.Array:
@@ -210,7 +212,7 @@ class Agent:
         if not self.config.labels:
             return obs
         label = jnp.full(obs.shape[:-1], self.config.labels) if label is None else label
-        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels)], axis=-1)
+        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels, dtype=jnp.float32)], axis=-1)
 
 
 def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:

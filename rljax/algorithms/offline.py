@@ -8,7 +8,7 @@ dataset's: the loop of off_policy.py, on the same state of the learner (`continu
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,19 +35,31 @@ class OfflineConfig:
     normalize_observation: bool = True
     """Observations are shifted and scaled by the dataset's mean and deviation."""
     reward_scale: RewardScale = "none"
-    """returns: rewards times 1000 / (highest - lowest return of an episode), as IQL has it for MuJoCo."""
+    """Factor of the rewards: a number, none for 1, or returns for 1000 / (highest - lowest return of an episode), as in
+    IQL for MuJoCo."""
     reward_bias: float = 0.0
-    """Added to each (scaled) reward; -1 for AntMaze."""
+    """Offset of each (scaled) reward; -1 for AntMaze."""
     offline_updates: int = 0
-    """Updates of an iteration offline, for which batches are drawn and metrics kept together: 100 take a fifth off on a
-    GPU. 0 for num_updates, which also counts online."""
+    """Updates of an iteration offline, for which batches are drawn together: 100 are a fifth faster on a GPU. 0 uses
+    num_updates, which also counts online."""
     offline_share: float = 0.5
-    """Online: the part of each batch that is the dataset's (a half in Cal-QL and RLPD)."""
+    """Share of the dataset in each batch online (a half in Cal-QL and RLPD)."""
+
+    calibrated: ClassVar[bool] = False
+    """Whether values are bounded by returns-to-go, which then count what may follow where an episode was cut."""
+    learns_from_rewards: ClassVar[bool] = True
+    """Whether a dataset without rewards is refused."""
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Hyperparameters that cannot be swept: the returns-to-go of the data are discounted once, for all members."""
+        return ("discount",) if self.calibrated else ()
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
-        allowed = get_args(RewardScale)
-        require(self, "reward_scale", self.reward_scale in allowed, f"one of {', '.join(allowed)}")
+        scale = self.reward_scale
+        known = scale in ("none", "returns") if isinstance(scale, str) else scale > 0
+        require(self, "reward_scale", known, "one of none, returns, or a positive number")
         delay = getattr(self, "policy_delay", 1)
         divides = self.offline_updates >= 0 and self.offline_updates % delay == 0
         bound = "0 or more" if delay == 1 else f"0 or a multiple of policy_delay = {delay}"

@@ -11,7 +11,7 @@ terminates_at_success`) they are those that terminate. One critic may learn seve
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ Target = Literal["reward", "time"]
 @dataclasses.dataclass(frozen=True)
 class Config(td3_bc.Config):
     """Settings of the progress critic; further ones are TD3+BC's."""
+
+    learns_from_rewards: ClassVar[bool] = False
 
     target: Target = "reward"
     """reward: discounted, of the last steps before success; time: the share of an episode that has passed."""

@@ -27,6 +27,7 @@ from rljax.nn.distributions import TanhGaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -37,9 +38,9 @@ class Config(ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam (2018b, table 1)."""
     critic_learning_rate: float = 3e-4
-    """Of the critics'."""
+    """Learning rate of the critics."""
     temperature_learning_rate: float = 3e-4
-    """Of the temperature's."""
+    """Learning rate of the temperature."""
     discount: float = 0.99
     """γ."""
     target_rate: float = 0.005
@@ -58,18 +59,22 @@ class Config(ReplayConfig):
     """α at the start; a fixed one is best swept as initial_temperature."""
     target_entropy_per_dim: float = -1.0
     """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (2018b) or -0.5 (Brax, Dopamine)."""
+    entropy_in_target: bool = True
+    """Whether the values of targets have the entropy bonus (2018b, eq. 5); without it in CQL, and in RLPD's AntMaze."""
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of policy and critics."""
+    """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
+    critic_hidden: tuple[int, ...] | None = None
+    """Widths of the hidden layers of the critics, where they differ from the policy's."""
     activation: str = "relu"
     """Activation of the hidden layers."""
     initial_log_std: float = 0.0
-    """Added to the logarithm of the policy's deviation; -1 in the code of CQL."""
+    """Offset of the logarithm of the policy's deviation; -1 in the code of CQL."""
     layer_norm: bool = False
     """Layer normalisation in the critics (DroQ)."""
     dropout: float = 0.0
     """Dropout in the critics and the target critics (DroQ: 0.01)."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +88,8 @@ class Config(ReplayConfig):
         require(self, "policy_value", self.policy_value in ("min", "mean"), "min or mean")
         divides = self.policy_delay >= 1 and self.num_updates % self.policy_delay == 0
         require(self, "policy_delay", divides, f"a divisor of num_updates = {self.num_updates}")
-        require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
+        for name in ("hidden", "critic_hidden"):
+            require(self, name, all(width >= 1 for width in getattr(self, name) or ()), "at least 1 in each layer")
         require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
         require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
         require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
@@ -127,8 +133,8 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         c, x = self.config, jnp.concatenate([obs, action], axis=-1)
-        product = dot_general_of(c.precision)
-        value = MLP(c.hidden, c.activation, 1, layer_norm=c.layer_norm, dropout=c.dropout, dot_general=product)(x)
+        product, hidden = dot_general_of(c.precision), c.hidden if c.critic_hidden is None else c.critic_hidden
+        value = MLP(hidden, c.activation, 1, layer_norm=c.layer_norm, dropout=c.dropout, dot_general=product)(x)
         return value[..., 0]
 
 
@@ -159,7 +165,7 @@ class Agent:
         params = {
             "policy": self.actor.init(actor_key, obs),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
-            "log_temperature": jnp.zeros(()),
+            "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, targets=("critic",))
 
@@ -171,6 +177,10 @@ class Agent:
         """Actions [..., d] in [-1, 1]."""
         distribution = self.policy(params, obs)
         return distribution.mode() if deterministic else distribution.sample(key)
+
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """Actions [..., d] to learn from: those of the stochastic policy."""
+        return self.act(params, obs, key, False)
 
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
         """Of every critic, [num_critics, batch]; the key is for dropout.
@@ -199,8 +209,10 @@ class Agent:
         values = self.values(learner.targets["critic"], batch.next_obs, action, dropout_key)
         if c.num_target_critics < c.num_critics:
             values = jax.random.permutation(subset_key, values)[: c.num_target_critics]
-        soft_value = values.min(0) - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * soft_value
+        value = values.min(0)
+        if c.entropy_in_target:
+            value = value - self.temperature(learner.params, hyper) * log_prob
+        return bootstrapped(batch.reward, batch.discount, value)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step of the critics towards the target (2018b, eq. 6), and of the target critics after them."""
@@ -209,7 +221,7 @@ class Agent:
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             value = self.values(params, batch.obs, batch.action, dropout_key)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
+            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), value.mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
         learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)

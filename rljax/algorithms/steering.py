@@ -115,7 +115,7 @@ def make(
     sampler = diffusion.Agent(c.sampler, env.observation_space.shape[0], env.action_space.shape[0])
     if base is None:
         unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
-        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape)))
+        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape, jnp.float32)))
     told = RewardSuccess(env) if c.method == "grrl_steer" else env
     steered, statistics = Steered(told, c, base.actions), base.obs_statistics
     action_range = RescaleAction(env, base.actions).onto

@@ -32,7 +32,9 @@ class ChunkBatch(struct.PyTreeNode):
 class Chunks(struct.PyTreeNode):
     """A dataset whose samples are windows within an episode; a pytree that leads with the transitions, as a `Dataset`.
 
-    Before an episode's first step a window repeats its first observation, after its last one its last action.
+    Before an episode's first step a window repeats its first observation, after its last one its last action. The rows
+    must follow one another as in the episodes. Where they are a run of consecutive rows of a longer dataset, as a block
+    of a `Stream` or a device's share is, no window is drawn that the ends of the run would cut.
 
     Fields:
       obs, action: [N, n] and [N, d].
@@ -85,12 +87,38 @@ class Chunks(struct.PyTreeNode):
         """What config.json says of it, and a run that is resumed must find again: labels and weights too."""
         return dataclasses.asdict(self.metadata) | {"label": digest(self.label), "weight": digest(self.weight)}
 
+    def drawn(self, rng: np.random.Generator, size: int) -> "Chunks":
+        """This many rows for a block of a `Stream`: whole episodes, one after another, in an order that is drawn.
+
+        The first and the last episode are cut where the block begins and ends, so that every row is as likely.
+
+        Raises:
+          ValueError: a block that is shorter than a window.
+        """
+        if size < (least := self.history + self.horizon - 1):
+            raise Refused(f"{self.metadata.name}: blocks of {size} steps are not allowed; a window has {least}")
+        starts = np.flatnonzero(np.asarray(self.since) == 0)
+        order = rng.permutation(len(starts))
+        starts, lengths = starts[order], np.diff(starts, append=self.size)[order]
+        ends = np.cumsum(lengths)
+        place = (rng.integers(self.size) + np.arange(size)) % self.size  # along the episodes in this order
+        episode = np.searchsorted(ends, place, side="right")
+        index = starts[episode] + place - (ends - lengths)[episode]
+        return jax.tree.map(lambda x: np.asarray(x[index]), self)
+
     def sample(self, key: Key, batch_size: int, discount: Any = None) -> ChunkBatch:
-        """Draws windows, uniformly over the steps they begin at; of a block or a device's share within it."""
-        index = jax.random.randint(key, (batch_size,), 0, self.size)[:, None]
+        """Draws windows, uniformly over the steps they begin at."""
+        key, inner_key = jax.random.split(key)
+        index = jax.random.randint(key, (batch_size,), 0, self.size)
+        # At the ends of a run of rows a window may need what is not there: one from the run's interior takes its place.
+        first, last = self.history - 1, self.size - self.horizon
+        inner = jax.random.randint(inner_key, (batch_size,), min(first, self.size - 1), max(last, first) + 1)
+        whole = jnp.minimum(first, self.since[index]) <= index
+        whole &= index + jnp.minimum(self.horizon - 1, self.until[index]) < self.size
+        index = jnp.where(whole | (last < first), index, inner)[:, None]
         back = jnp.arange(self.history)[::-1]
-        past = index - jnp.minimum(back, self.since[index])
-        ahead = index + jnp.minimum(jnp.arange(self.horizon), self.until[index])
+        past = index - jnp.minimum(back[None], self.since[index])
+        ahead = index + jnp.minimum(jnp.arange(self.horizon)[None], self.until[index])
         obs = self.obs[jnp.maximum(past, 0)]
         action = self.action[jnp.minimum(ahead, self.size - 1)]
         at = index[:, 0]
@@ -101,7 +129,7 @@ def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -
     """A dataset whose steps are chunks, as an environment in `ObservationHistory` and `ActionChunk` has them.
 
     Args:
-      dataset: on the host, observations [N, n] and actions [N, d].
+      dataset: on the host, observations [N, n] and actions [N, d], and rewards.
       kept: bool [N]; a chunk that begins at another step is left out. All are kept where None.
 
     Returns:
@@ -109,6 +137,7 @@ def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -
       episode is there from each of its first `executed` steps on. A chunk that the end cuts short repeats its last
       action.
     """
+    dataset.require_rewards()
     obs, action, following = (np.asarray(x) for x in (dataset.obs, dataset.action, dataset.next_obs))
     total = np.concatenate([[0.0], np.cumsum(np.asarray(dataset.reward, np.float64))])
     parts = [

@@ -4,8 +4,10 @@ A `Dataset` is a pytree whose leaves all lead with the transitions, so that it i
 and can be split over devices along that axis. `rljax.data.formats` reads and writes files.
 """
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,6 +42,10 @@ class Metadata:
     """Of the recipe that made it."""
     sha256: str | None = None
     """Of the file it was read from, which a run that is resumed must find again."""
+    content: str | None = None
+    """Fingerprint of all arrays, from before they were prepared; `Dataset.spec` takes it where it is not known yet."""
+    rewards: bool = True
+    """Whether rewards are known; else all are 0, and what learns from rewards refuses the dataset."""
     normalization: str = "none"
     """What was done to observations, rewards and actions since."""
 
@@ -48,8 +54,8 @@ class OfflineBatch(Batch):
     """A batch of a dataset, leaves [batch, …].
 
     Fields:
-      next_action: what the data did in `next_obs`; at an episode's end, where they did nothing there, `action`.
-      return_to_go: the rewards from here to the end of the episode, discounted as `Dataset.discounted` was told.
+      next_action: what the data did in `next_obs`; `action`, where that is not known.
+      return_to_go: the rewards from here on, discounted as `Dataset.discounted` was told.
     """
 
     next_action: jax.Array
@@ -60,18 +66,27 @@ class Dataset(Transition):
     """Transitions in order, leaves [N, …], NumPy's or JAX's; an episode ends where `terminated` or `truncated` says.
 
     Fields:
-      next_action: what was done in `next_obs`; at an episode's end, where nothing was, `action`.
-      return_to_go: f32 [N], the rewards from here to the end of the episode, which a truncated one does not outlive.
+      next_action: what was done in `next_obs`; `action`, where an episode ends and that is not known.
+      return_to_go: f32 [N], the rewards from here to the end of the episode (but see `discounted`).
       metadata: static.
+      ordered: static; whether each row follows the one above it, or is the first of its episode. Rows that were drawn
+        at random (`drawn`) have no episodes, and what asks for them is refused.
     """
 
     next_action: jax.Array
     return_to_go: jax.Array
     metadata: Metadata = struct.field(pytree_node=False, default=Metadata())
+    ordered: bool = struct.field(pytree_node=False, default=True)
 
     @classmethod
-    def of(cls, transitions: Transition, metadata: Metadata | None = None) -> "Dataset":
+    def of(
+        cls, transitions: Transition, metadata: Metadata | None = None, next_action: np.ndarray | None = None
+    ) -> "Dataset":
         """Of transitions [N, …] in order; NumPy in, NumPy out. The last episode may be open: it is cut at the end.
+
+        Args:
+          next_action: what was done in `next_obs`, [N, …], where it is known beyond an episode's end; else it is the
+            action of the row below, and an episode's last one is its own.
 
         Raises:
           ValueError: shapes that do not fit, nothing, or values that are not finite; in one line, with the place.
@@ -84,7 +99,9 @@ class Dataset(Transition):
         truncated = t.truncated & ~t.terminated
         truncated[-1] |= ~t.terminated[-1]
         last = t.terminated | truncated
-        following = t.action[np.arange(len(last)) + ~last]
+        following = t.action[np.arange(len(last)) + ~last] if next_action is None else _narrow(next_action)
+        if following.shape != t.action.shape or not np.isfinite(following).all():
+            raise Refused(f"{metadata.name}: next_action must be finite and of the shape {t.action.shape}")
         to_go = _returns_to_go(t.reward, np.flatnonzero(last) + 1, 1.0)
         return cls(t.obs, t.action, t.reward, t.terminated, truncated, t.next_obs, following, to_go, metadata)
 
@@ -95,12 +112,21 @@ class Dataset(Transition):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What config.json says of it, and a run that is resumed must find again."""
-        return dataclasses.asdict(self.metadata)
+        """What config.json says of it, and a run that is resumed must find again: the content of all arrays too."""
+        return dataclasses.asdict(self.identified().metadata)
+
+    def identified(self) -> "Dataset":
+        """With the fingerprint of its arrays among the metadata; what is known of them stays."""
+        if self.metadata.content is not None:
+            return self
+        arrays = self.replace(metadata=Metadata(), ordered=True)
+        return self.replace(metadata=dataclasses.replace(self.metadata, content=fingerprint(arrays)))
 
     @property
     def ends(self) -> np.ndarray:
         """Where each episode ends, exclusive: int [episodes]."""
+        if not self.ordered:
+            raise Refused(f"{self.metadata.name}: its rows were drawn at random, so that none tells what follows it")
         return np.flatnonzero(np.asarray(self.terminated) | np.asarray(self.truncated)) + 1
 
     @property
@@ -113,9 +139,20 @@ class Dataset(Transition):
         """The sum of rewards of each episode, f64 [episodes]."""
         return np.add.reduceat(np.asarray(self.reward, np.float64), self.starts)
 
-    def discounted(self, discount: float) -> "Dataset":
-        """With `return_to_go` discounted by γ."""
-        return self.replace(return_to_go=_returns_to_go(np.asarray(self.reward), self.ends, discount))
+    def require_rewards(self) -> None:
+        """Refuses a dataset whose rewards are not known, in one line."""
+        if not self.metadata.rewards:
+            raise Refused(f"{self.metadata.name}: no rewards, which this learns from; bc and diffusion do without")
+
+    def discounted(self, discount: float, after_truncation: float = 0.0) -> "Dataset":
+        """With `return_to_go` discounted by γ.
+
+        Args:
+          after_truncation: what is to come where a truncated episode was cut; may be -inf.
+        """
+        truncated = np.asarray(self.truncated)[self.ends - 1]
+        beyond = np.where(truncated, after_truncation, 0.0)
+        return self.replace(return_to_go=_returns_to_go(np.asarray(self.reward), self.ends, discount, beyond))
 
     def best(self, share: float) -> "Dataset":
         """The episodes with the highest returns: this share of them, rounded up."""
@@ -127,16 +164,31 @@ class Dataset(Transition):
         return jax.tree.map(lambda x: np.asarray(x)[index], self)
 
     def statistics(self) -> running_statistics.Statistics:
-        """Mean and variance of the observations, as `running_statistics.normalize` takes them."""
+        """Mean and variance of the observations, as `running_statistics.normalize` takes them.
 
-        def moment(x: Any, of: Callable[..., np.ndarray], times: int) -> jax.Array:
-            x = np.asarray(x)
-            floating = jnp.issubdtype(x.dtype, jnp.floating)  # others are not normalized, and hold a scalar 0
-            return jnp.float32(of(x, axis=0, dtype=np.float64) * times if floating else 0)
+        A dimension that varies by less than a thousandth of its size counts as one that varies by 1, which is not
+        scaled up: where the policy acts, a calibration or another sensor is off by more than that.
+        """
 
-        mean = jax.tree.map(lambda x: moment(x, np.mean, 1), self.obs)
-        m2 = jax.tree.map(lambda x: moment(x, np.var, self.size), self.obs)
-        return running_statistics.Statistics(jnp.float32(self.size), mean, m2)
+        def mean_of(x: Any) -> jax.Array:
+            kept = running_statistics.counts(x[0])  # others are not normalised, and hold a scalar 0
+            return jnp.float32(np.mean(x, axis=0, dtype=np.float64) if kept else 0)
+
+        def m2_of(x: Any) -> jax.Array:
+            if not running_statistics.counts(x[0]):
+                return jnp.float32(0)
+            variance = np.var(x, axis=0, dtype=np.float64)
+            hardly = np.sqrt(variance) <= 1e-3 * np.abs(np.mean(x, axis=0, dtype=np.float64))
+            return jnp.float32(np.where(hardly, np.maximum(variance, 1.0), variance) * self.size)
+
+        obs = jax.tree.map(np.asarray, self.obs)
+        size = jnp.float32(self.size)
+        return running_statistics.Statistics(size, jax.tree.map(mean_of, obs), jax.tree.map(m2_of, obs))
+
+    def drawn(self, rng: np.random.Generator, size: int) -> "Dataset":
+        """This many rows, uniformly and with replacement: a block of a `Stream`."""
+        index = np.sort(rng.integers(self.size, size=size))  # in order, as a disk likes it
+        return jax.tree.map(lambda x: np.asarray(x[index]), self.replace(ordered=False))
 
     def sample(self, key: Key, batch_size: int, discount: Any) -> OfflineBatch:
         """Draws transitions, uniformly and with replacement; compiled, so the arrays must be an argument there.
@@ -154,7 +206,7 @@ class Dataset(Transition):
             next_obs=at.next_obs,
             discount=jnp.where(at.terminated, 0.0, discount),
             index=index,
-            weight=jnp.ones(batch_size),
+            weight=jnp.ones(batch_size, jnp.float32),
             next_action=at.next_action,
             return_to_go=at.return_to_go,
         )
@@ -165,6 +217,28 @@ def concatenate(datasets: Sequence[Dataset], metadata: Metadata | None = None) -
     arrays = [d.replace(metadata=Metadata()) for d in datasets]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *arrays)
     return joined.replace(metadata=metadata or datasets[0].metadata)
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 of arrays with their names, types and shapes, in hexadecimal: the same for NumPy's and JAX's.
+
+    Leaves are read on all cores at once, about half a gigabyte a second on each.
+    """
+    leaves = [(jax.tree_util.keystr(path), x) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+    def digest(leaf: tuple[str, Any]) -> bytes:
+        name, x = leaf[0], np.asarray(leaf[1])
+        content = hashlib.sha256(f"{name} {x.dtype} {x.shape} ".encode())
+        rows = max(1, 2**24 // max(1, x[:1].nbytes)) if x.ndim else 1
+        for start in range(
+            0, len(x) if x.ndim else 1, rows
+        ):  # in parts: a memory-mapped array is not copied as a whole
+            part = np.ascontiguousarray(x[start : start + rows] if x.ndim else x)
+            content.update(part.reshape(-1).view(np.uint8))
+        return content.digest()
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(digest, leaves))).hexdigest()
 
 
 def normalized_score(task: str | None, returns: Any) -> Any:
@@ -181,12 +255,17 @@ def _narrow(x: Any) -> np.ndarray:
     return x.astype(np.float32, copy=False) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _returns_to_go(reward: np.ndarray, ends: np.ndarray, discount: float) -> Any:
+def _returns_to_go(reward: np.ndarray, ends: np.ndarray, discount: float, beyond: np.ndarray | None = None) -> Any:
+    """Of each step [N]; what is to come after each episode's last one is `beyond` [episodes], 0 where None."""
     from scipy.signal import lfilter
 
     result, start = np.empty(len(reward), np.float32), 0
-    for end in ends:
-        result[start:end] = lfilter([1.0], [1.0, -discount], reward[start:end][::-1].astype(np.float64))[::-1]
+    for end, after in zip(ends, np.zeros(len(ends)) if beyond is None else beyond):
+        backwards = reward[start:end][::-1].astype(np.float64)
+        if np.isinf(after):
+            result[start:end] = after
+        else:
+            result[start:end] = lfilter([1.0], [1.0, -discount], backwards, zi=[discount * after])[0][::-1]
         start = end
     return result
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from rljax.data import demonstrations, files
 from rljax.data.dataset import Dataset, Metadata
+from rljax.paths import local
 from rljax.spaces import Box, Discrete, Space
 from rljax.types import PyTree, Refused, Transition
 
@@ -48,7 +49,7 @@ def load(
     Raises:
       ValueError: whatever in the file does not fit; in one line.
     """
-    where, file = str(path), _locate(Path(path))
+    where, file = str(path), _locate(local(path))
     with files.reading(where):
         about: dict[str, str] = {}
         if not h5py.is_hdf5(file):
@@ -78,7 +79,7 @@ def save_d4rl(dataset: Dataset, path: str | os.PathLike[str], overwrite: bool = 
     Raises:
       ValueError: the file exists, or observations are not one array.
     """
-    path = Path(path)
+    path = local(path)
     if path.exists() and not overwrite:
         raise Refused(f"{path}: exists already; overwrite=True replaces it")
     if not hasattr(dataset.obs, "shape"):
@@ -111,7 +112,7 @@ def save_minari(
       ValueError: the folder exists, its name is none of Minari's, or the dataset does not fit the spaces or Minari's
         episodes, which hold each observation once.
     """
-    folder = Path(folder)
+    folder = local(folder)
     name = folder.name if name is None else name
     if folder.exists():
         raise Refused(f"{folder}: exists already; choose another name")

@@ -11,10 +11,11 @@ from rljax.ops import running_statistics
 from rljax.spaces import Box
 from rljax.types import Refused
 
-RewardScale = Literal["none", "returns"]
 ActionNormalization = Literal["minmax", "quantiles", "bounds"]
 QUANTILES = (0.01, 0.99)
 """What becomes -1 and 1 under "quantiles"; openpi, which normalises so, has the same."""
+RewardScale = Literal["none", "returns"] | float
+"""none; returns: 1000 / (highest - lowest return of an episode); or a factor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Prepared:
       statistics: of the observations, with which they were normalised; of nothing where they were not.
       scale, bias: the rewards were multiplied by one, then the other was added.
       actions: the box that is [-1, 1] to the agent, in the environment's units; None stands for the bounds.
+      after_truncation: what the returns-to-go count as to come where an episode was cut.
     """
 
     dataset: Any
@@ -33,6 +35,7 @@ class Prepared:
     scale: float = 1.0
     bias: float = 0.0
     actions: Box | None = None
+    after_truncation: float = 0.0
 
 
 def prepare(
@@ -45,26 +48,30 @@ def prepare(
     """Makes a dataset ready, on the host; what is ready already stays as it is.
 
     Args:
-      config: has normalize_observation, reward_scale, reward_bias and discount.
+      config: has normalize_observation, reward_scale, reward_bias, discount, calibrated and learns_from_rewards.
       action_normalization: see `action_box`.
 
     Raises:
-      ValueError: observations or actions are not of these spaces, or the rewards cannot be scaled.
+      ValueError: observations or actions are not of these spaces, or the rewards cannot be scaled, or there are none.
     """
     if isinstance(dataset, Prepared):
         return dataset
-    nothing = running_statistics.init(jnp.zeros(observation_space.shape))
+    nothing = running_statistics.init(jnp.zeros(observation_space.shape, jnp.float32))
     if dataset is None:
         return Prepared(None, nothing)
     name = dataset.metadata.name
     check_spaces(dataset, observation_space, action_space)
-    statistics, obs, next_obs = nothing, np.asarray(dataset.obs), np.asarray(dataset.next_obs)
+    if config.learns_from_rewards:
+        dataset.require_rewards()
+    statistics = nothing
+    # Whole numbers are numbers: a vector's type does not say what is learned from it.
+    obs, next_obs = (np.asarray(x, np.float32) for x in (dataset.obs, dataset.next_obs))
     if config.normalize_observation:
         statistics = dataset.statistics()
         obs, next_obs = (normalized(statistics, x) for x in (obs, next_obs))
     box = action_box(dataset.action, action_space, action_normalization)
     action, next_action = (in_unit(box, x) for x in (dataset.action, dataset.next_action))
-    scale = 1.0
+    scale = 1.0 if isinstance(config.reward_scale, str) else float(config.reward_scale)
     if config.reward_scale == "returns":
         if (spread := np.ptp(dataset.returns)) == 0:
             raise Refused(f"{name}: all episodes have the same return, so reward_scale = 'returns' is not possible")
@@ -76,11 +83,13 @@ def prepare(
         f"rewards times {scale:.6g} plus {config.reward_bias:g}",
         f"actions in [-1, 1] of their {action_normalization}",
     ]
-    metadata = dataclasses.replace(dataset.metadata, normalization=", ".join(steps))
+    # The fingerprint is that of what was read: what is computed of it may differ by rounding from machine to machine.
+    metadata = dataclasses.replace(dataset.identified().metadata, normalization=", ".join(steps))
     ready = dataset.replace(
         obs=obs, next_obs=next_obs, action=action, next_action=next_action, reward=reward, metadata=metadata
-    )  # fmt: skip
-    return Prepared(ready.discounted(config.discount), statistics, scale, config.reward_bias, box)
+    )
+    beyond = lowest_to_come(reward, config.discount) if config.calibrated else 0.0
+    return Prepared(ready.discounted(config.discount, beyond), statistics, scale, config.reward_bias, box, beyond)
 
 
 def action_box(action: Any, space: Box, how: ActionNormalization) -> Box:
@@ -104,10 +113,21 @@ def in_unit(box: Box, action: Any) -> np.ndarray:
     return np.clip(box.to_unit(np.asarray(action)), -1.0, 1.0).astype(np.float32)
 
 
+def lowest_to_come(reward: np.ndarray, discount: float) -> float:
+    """What at least is to come where an episode was cut: the least reward [N] for ever, or nothing, if that is less.
+
+    For an episode that fails a task with a sparse reward r it makes r / (1 - γ) of every return-to-go, as Nakamoto et
+    al. 2023 (Cal-QL) have it in their code. -inf where no bound is known, γ = 1.
+    """
+    least = min(float(reward.min()), 0.0)
+    if discount < 1.0:
+        return least / (1.0 - discount)
+    return -np.inf if least else 0.0
+
+
 def normalized(statistics: running_statistics.Statistics, x: np.ndarray) -> np.ndarray:
     """`running_statistics.normalize` on the host: a dataset that is streamed does not fit on the device."""
-    mean, variance = np.asarray(statistics.mean), np.asarray(running_statistics.variance(statistics))
-    return np.clip((x - mean) / np.sqrt(variance + 1e-8), -10.0, 10.0).astype(np.float32)
+    return running_statistics.normalize(statistics, np.asarray(x), on_host=True)
 
 
 def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) -> None:
@@ -118,7 +138,10 @@ def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) ->
         shape = getattr(x, "shape", (0,))[1:]
         if not isinstance(space, Box) or shape != space.shape:
             raise Refused(f"{name}: {what} have the shape {list(shape)}, the environment's {list(space.shape)}")
-    low, high = np.asarray(dataset.action).min(0), np.asarray(dataset.action).max(0)
+    action = np.asarray(dataset.action)
+    if action.dtype.kind != "f":
+        raise Refused(f"{name}: actions are of type {action.dtype}, as choices are; they must be floating point")
+    low, high = action.min(0), action.max(0)
     if (low < action_space.low - 1e-4).any() or (high > action_space.high + 1e-4).any():
         raise Refused(
             f"{name}: actions go from {low.min():g} to {high.max():g}, the environment allows "

@@ -1,12 +1,14 @@
 """A dataset that does not fit on the device, as a stream of blocks that do."""
 
 import concurrent.futures
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from rljax.data.chunks import Chunks
 from rljax.data.dataset import Dataset, Metadata
 from rljax.types import Refused
 
@@ -18,23 +20,26 @@ class Stream:
     drawn as from a whole dataset. It takes a dataset's place: `algorithm._replace(data=Stream(algorithm.data, …))`.
 
     Args:
-      dataset: on the host.
+      dataset: on the host; its own `drawn` says what a block is of: single transitions, or runs of whole episodes where
+        samples are sequences. What has no such method is refused.
       block_size: transitions of a block; two are on the device at a time.
       iterations: how many iterations learn from a block.
       seed: of the draws.
 
     Raises:
-      ValueError: no transitions, or no iterations.
+      ValueError: no transitions, or no iterations, or a dataset that does not say what its blocks are.
     """
 
-    def __init__(self, dataset: Dataset, block_size: int, iterations: int, seed: int = 0):
+    def __init__(self, dataset: Dataset | Chunks, block_size: int, iterations: int, seed: int = 0):
         for name, value in (("block_size", block_size), ("iterations", iterations)):
             if value < 1:
                 raise Refused(f"Stream: {name} = {value} is not allowed; it must be at least 1")
+        if not callable(getattr(dataset, "drawn", None)):
+            raise Refused(f"Stream: a {type(dataset).__name__} does not say what a block of it is (`drawn`)")
         self.dataset, self.block_size, self.iterations, self.seed = dataset, block_size, iterations, seed
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._coming: dict[int, concurrent.futures.Future] = {}
-        self._current: tuple[int, Dataset] | None = None
+        self._current: tuple[int, Dataset | Chunks] | None = None
 
     @property
     def metadata(self) -> Metadata:
@@ -46,16 +51,16 @@ class Stream:
         how = {"block_size": self.block_size, "iterations": self.iterations, "seed": self.seed}
         return self.dataset.spec | {"stream": how}
 
-    @property
-    def example(self) -> Dataset:
+    @functools.cached_property
+    def example(self) -> Dataset | Chunks:
         """The shapes of a block."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.block_size, *x.shape[1:]), x.dtype), self.dataset)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.block(0))
 
     def left(self, iteration: int) -> int:
         """For how many iterations the block of this one lasts."""
         return self.iterations - iteration % self.iterations
 
-    def at(self, iteration: int, place: Callable[[Dataset], Dataset]) -> Dataset:
+    def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:
         """The block of this iteration, put on the device by `place`; the one after it is begun."""
         number = iteration // self.iterations
         if self._current is None or self._current[0] != number:
@@ -65,8 +70,6 @@ class Stream:
             self._coming[number + 1] = self._thread.submit(lambda: place(self.block(number + 1)))
         return self._current[1]
 
-    def block(self, number: int) -> Dataset:
+    def block(self, number: int) -> Dataset | Chunks:
         """Block `number`, on the host."""
-        rng = np.random.default_rng((self.seed, number))
-        index = np.sort(rng.integers(self.dataset.size, size=self.block_size))  # in order, as a disk likes it
-        return jax.tree.map(lambda x: np.asarray(x[index]), self.dataset)
+        return self.dataset.drawn(np.random.default_rng((self.seed, number)), self.block_size)

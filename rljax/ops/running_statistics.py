@@ -13,6 +13,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
@@ -22,34 +23,48 @@ _HORIZON = 2.0**17  # updates; an increment keeps 7 of the 24 bits of the mantis
 
 
 class Statistics(struct.PyTreeNode):
-    """Statistics of a pytree of arrays; leaves that are not floating point hold a scalar 0 that is never used."""
+    """Statistics of a pytree of arrays; leaves that hold no numbers (`counts`) have a scalar 0 that is never used."""
 
     count: jax.Array  # f32 []
     mean: PyTree  # as the example
     m2: PyTree  # as the example: the sum of squared deviations from the mean
 
 
+def counts(leaf: Any) -> bool:
+    """Whether an element of a batch is numbers: floating point, or a vector of any type.
+
+    A vector of whole numbers, or of zeros and ones, is a measurement. A single whole number is a category, and what
+    has more axes is an image.
+    """
+    return _is_float(leaf) or jnp.ndim(leaf) == 1
+
+
 def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _kept(leaf: Any, mean: Any) -> bool:
+    """Whether a batch's leaf is one of those that have statistics, by its statistics: `counts` was asked by `init`."""
+    return _is_float(leaf) or jnp.ndim(mean) == 1
 
 
 def init(example: PyTree) -> Statistics:
     """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes)."""
 
     def zeros(leaf: Any) -> jax.Array:
-        if not _is_float(leaf):
-            return jnp.zeros(())
+        if not counts(leaf):
+            return jnp.zeros((), jnp.float32)
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     # Two calls: a donated state must not hold one buffer twice.
-    return Statistics(jnp.zeros(()), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
+    return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
 def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Statistics:
     """Takes in a batch, whose leaves have any number of leading batch axes (the same for all).
 
-    With `axis_name`, the batches of every device (or of every member of a vmap) along that axis are taken in, and all
-    end with the same statistics, provided that they began so.
+    An element that is not finite counts as the mean so far. With `axis_name`, the batches of every device (or of every
+    member of a vmap) along that axis are taken in, and all end with the same statistics, provided that they began so.
     """
 
     def total(x: Any) -> Any:
@@ -58,11 +73,11 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
     chex.assert_trees_all_equal_structs(statistics.mean, batch)
     means, structure = jax.tree.flatten(statistics.mean)
     m2s, leaves = jax.tree.leaves(statistics.m2), jax.tree.leaves(batch)
-    floats = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
-    if not floats:
+    kept_leaves = [i for i, leaf in enumerate(leaves) if _kept(leaf, means[i])]
+    if not kept_leaves:
         return statistics
     batch_shapes = set()
-    for i in floats:
+    for i in kept_leaves:
         shape, element = jnp.shape(leaves[i]), jnp.shape(means[i])
         batch_ndim = len(shape) - len(element)
         if batch_ndim < 0 or shape[batch_ndim:] != element:
@@ -80,14 +95,15 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
     past = jnp.minimum(statistics.count, (_HORIZON - 1) * added)
     kept = past / jnp.maximum(statistics.count, 1.0)
     count = past + added
-    for i in floats:
+    for i in kept_leaves:
         mean, m2 = means[i], m2s[i]
         x = jnp.asarray(leaves[i], mean.dtype).reshape(size, *mean.shape)
         # Relative to the old mean, so that the difference of two large means is not rounded; and then relative to the
-        # batch's own mean, whose rounding error is measured and taken off.
-        x = x - mean
+        # batch's own mean, whose rounding error is measured and taken off. What is not finite counts as the old mean:
+        # a single NaN would stay for ever.
+        x = jnp.where(jnp.isfinite(x), x - mean[None], 0.0)
         shift = total(x.sum(0)) / added
-        x = x - shift
+        x = x - shift[None]
         error, batch_m2 = total((x.sum(0), (x**2).sum(0)))
         error = error / added
         batch_m2 = jnp.maximum(batch_m2 - added * error**2, 0.0)
@@ -115,16 +131,40 @@ def variance(statistics: Statistics) -> PyTree:
     return jax.tree.map(lambda m2: jnp.where(seen, m2 / jnp.maximum(statistics.count, 1.0), 1.0), statistics.m2)
 
 
-def normalize(statistics: Statistics, x: PyTree, clip: float = 10.0, epsilon: float = 1e-8) -> PyTree:
-    """Maps x (any leading axes) to (x - mean) / sqrt(variance + epsilon), clipped to [-clip, clip].
+def mean_and_deviation(statistics: Statistics, epsilon: float = 1e-8) -> tuple[PyTree, PyTree]:
+    """What `normalize` subtracts, and what it divides by: sqrt(variance + epsilon), but no amplification of nothing.
 
-    Leaves that are not floating point (images in bytes, categories) pass through. Statistics carry no gradient.
+    A dimension that is constant, up to 1e-4 and to the rounding of float32, is not scaled up: a difference of a
+    millimetre would become ten deviations where no deviation was ever seen.
     """
 
-    def normalize_leaf(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
-        if not _is_float(x):
-            return x
-        scaled = (x - lax.stop_gradient(mean)) * lax.rsqrt(lax.stop_gradient(variance) + epsilon)
-        return jnp.clip(scaled, -clip, clip).astype(jnp.result_type(x))
+    def deviation(mean: jax.Array, variance: jax.Array) -> jax.Array:
+        scale = jnp.sqrt(variance + epsilon)
+        nothing = jnp.sqrt(variance) <= 1e-4 + 4 * jnp.finfo(jnp.float32).eps * jnp.abs(mean)
+        return jnp.where(nothing, jnp.maximum(scale, 1.0), scale)
 
-    return jax.tree.map(normalize_leaf, x, statistics.mean, variance(statistics))
+    mean = jax.tree.map(lax.stop_gradient, statistics.mean)
+    return mean, jax.tree.map(lambda m, v: lax.stop_gradient(deviation(m, v)), mean, variance(statistics))
+
+
+def normalize(
+    statistics: Statistics, x: PyTree, clip: float = 10.0, epsilon: float = 1e-8, on_host: bool = False
+) -> PyTree:
+    """Maps x (any leading axes) to (x - mean) / deviation (`mean_and_deviation`), clipped to [-clip, clip].
+
+    Whole numbers that have statistics become float32; categories and images pass through. Statistics carry no gradient.
+
+    Args:
+      on_host: NumPy's arrays in, and out, for what does not fit on the device.
+    """
+    xp: Any = np if on_host else jnp
+    means, deviations = jax.tree.map(xp.asarray, mean_and_deviation(statistics, epsilon))
+
+    def normalize_leaf(x: Any, mean: Any, deviation: Any) -> Any:
+        if not _kept(x, mean):
+            return x
+        dtype = jnp.result_type(x) if _is_float(x) else jnp.float32
+        mean, deviation = (xp.broadcast_to(y, x.shape) for y in (mean, deviation))
+        return xp.clip((x - mean) / deviation, -clip, clip).astype(dtype)
+
+    return jax.tree.map(normalize_leaf, x, means, deviations)

@@ -11,11 +11,14 @@ from scipy.special import logsumexp
 
 from rljax.algorithms import cql, sac
 from rljax.data import Dataset, OfflineBatch
+from rljax.data.prepared import lowest_to_come, prepare
 from rljax.envs import Environment, initial_state
 from rljax.spaces import Box
 from rljax.training import evaluate
 from rljax.types import Transition
+from tests.datasets import dataset_of
 from tests.toys import limited
+from tests.training.test_runner import train
 
 OBS, ACTION, BATCH = 3, 2, 16
 TINY = cql.Config(hidden=(8,), batch_size=BATCH, num_actions=4, initial_log_std=0.0)
@@ -173,8 +176,8 @@ def test_the_factor_of_the_penalty_grows_while_the_gap_is_above_its_target():
     for gap, grows in ((-100.0, True), (100.0, False)):
         agent, learner = agent_of(lagrange=True, target_gap=gap)
         after, metrics = jax.jit(agent.update_critic)(learner, batch_of(), jax.random.key(0), hyper_of(agent))
-        assert (after.params["log_penalty_weight"] > 0) == grows
-        np.testing.assert_allclose(metrics["value/penalty_weight"], 10.0)
+        assert (after.params["log_penalty_weight"] > 1) == grows  # it starts at 1, as in the source
+        np.testing.assert_allclose(metrics["value/penalty_weight"], 10.0 * np.e, rtol=1e-6)
 
 
 def test_without_penalty_the_update_is_that_of_a_squared_error():
@@ -282,6 +285,36 @@ def test_config_is_checked():
             cql.Config(**{name: value})
 
 
+def test_the_floor_of_a_failed_episode_is_that_of_cal_qls_code_and_a_time_limit_ends_nothing():
+    """nakamotoo/Cal-QL, calc_return_to_go: r / (1 - γ) at every step of an episode that fails a sparse task."""
+    reward, discount = np.zeros(1005), 0.99
+    reward[-1] = 1.0  # a failure of 1000 steps, cut by its time limit, and a success of five
+    ends = {"truncated": np.arange(1005) == 999, "terminated": np.arange(1005) == 1004}
+    data = dataset_of(np.zeros((1005, 1)), np.zeros((1005, 1)), reward, **ends)
+    config = dataclasses.replace(TINY, calibrated=True, reward_scale=10.0, reward_bias=-5.0, discount=discount)
+    env = limited(Line(), 8)
+    prepared = prepare(data, env.observation_space, env.action_space, config)
+    found = prepared.dataset.return_to_go
+    np.testing.assert_allclose(found[:1000], -5.0 / (1 - discount), rtol=1e-5)
+    after = [sum(discount**k * (5.0 if t + k == 4 else -5.0) for k in range(5 - t)) for t in range(5)]
+    np.testing.assert_allclose(found[1000:], after, rtol=1e-5)
+    assert (prepared.scale, prepared.bias) == (10.0, -5.0)
+    # Whatever an episode paid before it was cut, the worst may follow; it is nothing where nothing costs.
+    assert lowest_to_come(np.array([3.0, -2.0]), 0.5) == -4.0
+    assert lowest_to_come(np.array([3.0, 2.0]), 0.5) == 0.0
+    assert lowest_to_come(np.array([3.0, -2.0]), 1.0) == -np.inf
+    # Others' returns end with the episode.
+    plain = prepare(data, env.observation_space, env.action_space, dataclasses.replace(config, calibrated=False))
+    np.testing.assert_allclose(plain.dataset.return_to_go[[990, 999]], [-5 * (1 - 0.99**10) / 0.01, -5.0], rtol=1e-5)
+
+
+def test_a_discount_that_the_returns_of_the_data_do_not_share_is_not_swept():
+    algorithm = cql.make(limited(Line(), 8), dataclasses.replace(TINY, calibrated=True), narrow_data())
+    with pytest.raises(ValueError, match="cql cannot sweep 'discount' under this config") as error:
+        train(algorithm, 2, hyper={"discount": [0.9, 0.99]})
+    assert "\n" not in str(error.value)
+
+
 def test_cal_ql_online_takes_returns_of_its_own_finished_episodes():
     """Eight-step episodes are over within the buffer, so that online batches have a floor too."""
     settings = {"num_envs": 2, "rollout_length": 8, "num_updates": 2, "replay_size": 400, "learning_starts": 32}
@@ -289,10 +322,10 @@ def test_cal_ql_online_takes_returns_of_its_own_finished_episodes():
     algorithm = cql.make(limited(Line(), 8), config, narrow_data(), online=True)
 
     @jax.jit
-    def train(data):
+    def run(data):
         return jax.lax.scan(lambda s, _: algorithm.step(s, data), algorithm.init(jax.random.key(0)), None, 6)
 
     state, metrics = train(algorithm.data)
-    assert np.isfinite(metrics["loss/critic"][-3:]).all()
+    assert np.isfinite(metrics["loss/critic"].value[-3:]).all()
     assert metrics["updates"].tolist() == [0.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     assert int(state.experience.replay.count) == 48

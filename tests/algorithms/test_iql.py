@@ -183,6 +183,14 @@ def test_the_policys_rate_falls_along_a_cosine_to_nothing():
         np.testing.assert_allclose(moved(falling, count) / moved(plain, count), share, atol=1e-3)
 
 
+def test_a_rate_that_falls_is_refused_online_where_it_would_be_0():
+    env = limited(ContinuousClock(3, True), 3)
+    config = dataclasses.replace(TINY, policy_decay_steps=50)
+    with pytest.raises(ValueError, match=r"^iql: policy_decay_steps = 50 is not allowed online.*; it must be 0$"):
+        iql.make(env, config, clock_data(3, True), online=True)
+    assert iql.make(env, config, clock_data(3, True)).config == config
+
+
 def test_of_two_actions_it_takes_the_better_one_by_as_much_as_its_weight_says():
     """One state, an action of -0.5 that pays 0 and one of 0.5 that pays 1, as often.
 

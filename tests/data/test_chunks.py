@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import rljax
+from rljax.data import Stream
 from rljax.data.chunks import Chunks, in_chunks
 from rljax.envs import ActionChunk, ObservationHistory
 from tests.datasets import dataset_of
@@ -44,12 +45,58 @@ def test_steps_are_drawn_uniformly():
     np.testing.assert_allclose(np.bincount(np.asarray(batch.obs[:, 0]).astype(int)) / 20_000, 0.2, atol=0.02)
 
 
-def test_a_share_of_the_data_pads_at_its_own_ends():
-    """As on one of several devices, or in a block."""
+def test_a_share_of_the_data_has_no_window_that_its_own_ends_would_cut():
+    """As on one of several devices, or in a block: step 1 lacks what was seen before, step 3 what was done after it."""
     part = jax.tree.map(lambda x: x[1:4], on_device(Chunks.of(DATA, history=2, horizon=2)))
     batch = part.sample(jax.random.key(0), 100)
     pairs = {(int(o[-1]), *map(int, o[:-1]), *map(int, a[:, 0])) for o, a in zip(batch.obs, batch.action)}
-    assert pairs == {(1, 1, 10, 20), (2, 1, 20, 20), (3, 3, 30, 30)}
+    assert pairs == {(2, 1, 20, 20)}
+
+
+EPISODE, TIME = np.repeat(np.arange(20), 50), np.tile(np.arange(50), 20)
+LONG = dataset_of(np.stack([EPISODE, TIME], 1), (EPISODE + TIME / 100)[:, None], TIME, truncated=TIME == 49)
+
+
+@pytest.mark.parametrize("size", [20, 137, 400, 2500])
+def test_a_block_of_a_stream_holds_the_very_windows_of_the_episodes(size):
+    """Observations are (episode, time), actions episode + time / 100; so each window can be checked."""
+    chunks = Chunks.of(LONG, history=3, horizon=8)
+    drawn = jax.jit(lambda block, key: block.sample(key, 500))
+    for number in range(3):
+        block = Stream(chunks, size, 10).block(number)
+        assert block.size == size
+        batch = jax.tree.map(np.asarray, drawn(on_device(block), jax.random.key(number)))
+        seen = batch.obs.reshape(500, 3, 2)
+        episode, time = seen[:, -1].T
+        past = np.maximum(time[:, None] - np.array([2, 1, 0]), 0)
+        np.testing.assert_array_equal(seen, np.stack([np.broadcast_to(episode[:, None], past.shape), past], -1))
+        ahead = np.minimum(time[:, None] + np.arange(8), 49)
+        np.testing.assert_allclose(batch.action[..., 0], episode[:, None] + ahead / 100, atol=1e-5)
+
+
+def test_every_step_is_as_likely_to_be_in_a_block():
+    stream = Stream(Chunks.of(LONG, history=1, horizon=2), 60, 1)
+    count = np.zeros(1000)
+    for number in range(400):
+        rows = np.asarray(stream.block(number).obs, int)
+        np.add.at(count, rows[:, 0] * 50 + rows[:, 1], 1)
+    assert count.sum() == 24_000
+    by_time = count.reshape(20, 50).sum(0)  # neither the first nor the last steps of episodes come short
+    np.testing.assert_allclose(by_time / by_time.mean(), 1.0, atol=0.2)
+
+
+def test_blocks_that_are_shorter_than_a_window_are_refused():
+    with pytest.raises(ValueError, match="dataset: blocks of 9 steps are not allowed; a window has 10"):
+        Stream(Chunks.of(LONG, history=3, horizon=8), 9, 1).block(0)
+
+
+def test_rows_that_were_drawn_have_no_episodes():
+    block = Stream(LONG, 100, 1).block(0)
+    for use in (lambda: block.returns, lambda: Chunks.of(block, 2, 2), lambda: in_chunks(block, 2, 2)):
+        with pytest.raises(ValueError, match="its rows were drawn at random, so that none tells what follows it"):
+            use()
+    with pytest.raises(ValueError, match="Stream: a dict does not say what a block of it is"):
+        Stream({"obs": np.zeros(3)}, 2, 1)
 
 
 @pytest.mark.parametrize(

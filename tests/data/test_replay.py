@@ -230,7 +230,7 @@ def test_returns_to_go_are_known_where_the_episode_ended_within_the_horizon():
     for t in range(steps):
         obs = jnp.zeros((2, 1))
         state = insert(state, Transition(obs, obs, reward[t], terminated[t], truncated[t], obs))
-    index, expected = [], []
+    index, expected, beyond = [], [], []
     for env in range(2):
         for first in range(steps - length, steps):
             window = range(first, min(steps, first + horizon))
@@ -240,6 +240,11 @@ def test_returns_to_go_are_known_where_the_episode_ended_within_the_horizon():
                 total = sum(0.9 ** (t - first) * (2 * reward[t, env] + 1) for t in range(first, end + 1))
             index.append(env * length + first % length)
             expected.append(total)
+            beyond.append(0.0 if end is None or terminated[end, env] else -50.0 * 0.9 ** (end + 1 - first))
     assert 0 < np.isinf(expected).sum() < len(expected)
     found = replay.returns_to_go(state, jnp.array(index), 0.9, horizon, lambda reward: 2 * reward + 1)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # A time limit ends nothing: what is to come then is told.
+    assert 0 < np.count_nonzero(beyond) < len(beyond)
+    found = replay.returns_to_go(state, jnp.array(index), 0.9, horizon, lambda reward: 2 * reward + 1, -50.0)
+    np.testing.assert_allclose(found, np.add(expected, beyond), rtol=1e-4)

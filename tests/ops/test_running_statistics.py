@@ -32,7 +32,8 @@ def test_one_batch_by_hand():
     np.testing.assert_allclose(stats.m2, [2.0, 0.0])
     np.testing.assert_allclose(rs.variance(stats), [1.0, 0.0])
     normalised = rs.normalize(stats, jnp.array([[3.0, 10.0], [1e6, 11.0], [-1e6, 9.0]]))
-    np.testing.assert_allclose(normalised, [[1.0, 0.0], [10.0, 10.0], [-10.0, -10.0]], rtol=1e-5)
+    # The second never varied: its differences are not scaled up.
+    np.testing.assert_allclose(normalised, [[1.0, 0.0], [10.0, 1.0], [-10.0, -1.0]], rtol=1e-5)
     np.testing.assert_allclose(rs.normalize(stats, jnp.array([12.0, 10.0]), clip=5.0), [5.0, 0.0])
     np.testing.assert_allclose(rs.normalize(stats, jnp.array([3.0, 12.0]), epsilon=3.0), [0.5, 2 / 3**0.5], rtol=1e-5)
 
@@ -98,6 +99,28 @@ def test_pytrees_keep_bytes_and_integers_as_they_are():
     assert sum(x.size for x in jax.tree.leaves(stats)) < 25  # no statistics of the image are kept
     only = rs.init({"image": obs["image"][0]})
     _assert_close(update(only, {"image": obs["image"]}), only)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.bool_])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_vector_of_whole_numbers_is_numbers_on_host_and_device(dtype, on_host):
+    """A Box of integers, bytes of a memory, MultiBinary: normalised as the same numbers in floating point are."""
+    x = np.random.default_rng(0).integers(0, 2 if dtype == jnp.bool_ else 200, (50, 3)).astype(dtype)
+    stats, floats = _stats(jnp.asarray(x)), _stats(jnp.asarray(x, jnp.float32))
+    _assert_close(stats, floats)
+    normalised = rs.normalize(stats, x, on_host=on_host)
+    assert isinstance(normalised, np.ndarray) == on_host
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised, rs.normalize(floats, np.float32(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_hardly_varies_is_not_scaled_up():
+    """A table is 0.4 high in all data, and 0.401 where it acts: not ten deviations, but the millimetre that it is."""
+    for value in (0.0, 0.4, -250.0):
+        stats = _stats(jnp.full((1000, 1), value))
+        np.testing.assert_allclose(rs.normalize(stats, jnp.array([[value + 0.001]])), 0.001, atol=2e-5)
+    small = _stats(1e-3 * jax.random.normal(jax.random.key(0), (1000, 1)))  # but small units are units
+    assert rs.normalize(small, jnp.array([1e-3])) > 0.9
 
 
 def test_half_precision_observations_are_accumulated_in_single_precision():
@@ -210,3 +233,11 @@ def test_a_fresh_state_shares_no_buffer_so_that_it_can_be_donated():
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(stats)]
     assert len(set(pointers)) == len(pointers)
     jax.jit(rs.update, donate_argnums=0)(stats, jnp.ones((2, 3)))
+
+
+def test_a_number_that_is_not_finite_does_not_stay_for_ever():
+    """It counts as the mean so far; all other elements count as they are."""
+    seen = rs.update(rs.init(jnp.zeros(2)), jnp.array([[1.0, 4.0], [3.0, 8.0]]))
+    after = rs.update(seen, jnp.array([[jnp.nan, 6.0], [jnp.inf, 10.0]]))
+    np.testing.assert_allclose(after.mean, [2.0, 7.0])
+    np.testing.assert_allclose(after.m2, [2.0, 20.0], rtol=1e-6)
