@@ -88,7 +88,10 @@ class Base(struct.PyTreeNode):
     @property
     def actions(self) -> Box | None:
         """The same as a box."""
-        return None if self.action_range is None else Box(*map(np.asarray, self.action_range))
+        if self.action_range is None:
+            return None
+        low, high = self.action_range
+        return Box(np.asarray(low), np.asarray(high))
 
 
 def make(
