@@ -39,14 +39,14 @@ class Settings:
     """Runs the stages, from demonstrations to a policy that is better than they are."""
 
     task: str = "lace"
-    """lace, pick_and_place or push_t."""
+    """Task of manipulation: lace, pick_and_place or push_t."""
     demos: Path | None = None
     """A file of demonstrations; scripted ones where not given."""
     demonstrations: int = 300
-    """How many scripted ones."""
+    """Number of scripted demonstrations."""
     left_first: float | None = None
-    """Of the lace: the share of scripted demonstrations in which the left hand starts with it. Policies are evaluated
-    and steered where either does."""
+    """Share of the lace's scripted demonstrations in which the left hand starts with it. Policies are evaluated and
+    steered where either does."""
     faults: demonstrators.Manner = dataclasses.field(
         default_factory=lambda: dataclasses.replace(pipeline.FAULTS, hesitation=0.003)
     )
@@ -54,27 +54,29 @@ class Settings:
         default_factory=lambda: experiment.Mismatch(delay=1, smoothing=0.5, rate_limit=0.1)
     )
     critic_updates: int = 10_000
-    """Of the progress critic."""
+    """Updates of the progress critic."""
     policy_updates: int = 60_000
-    """Of each policy; its learning rate falls to 0 over all of them."""
+    """Updates of each policy, over which its learning rate falls to 0."""
     online_steps: int = 300_000
     """Environment steps of RL in the noise."""
     drop: float = 0.15
-    """δ: a step is not imitated if progress falls by more than this share of what was made."""
+    """δ: steps are not imitated after which progress falls by more than this share of what was made, within `within`
+    steps."""
     within: int = 20
-    """k: in so many steps after it."""
+    """k: window of `drop`, in steps."""
     gain: float = 0.3
-    """Nor is it if progress does not grow by this share; negative for no such rule."""
+    """Steps are not imitated either after which progress grows by less than this share within `patience` steps;
+    negative for no such rule."""
     patience: int = 30
-    """In so many steps after it."""
+    """Window of `gain`, in steps."""
     reward: str = "staged"
-    """Of the task, for RL: dense, staged or sparse."""
+    """Reward of the task for RL: dense, staged or sparse."""
     evaluation_episodes: int = 200
     """Episodes of each number in the table."""
     seed: int = 0
-    """Of everything."""
+    """Seed of all stages."""
     runs: Path = Path("runs")
-    """Where run folders lie."""
+    """Folder in which run folders lie."""
     name: str | None = None
     """Name of the run folder; the task, of the lace whose hand starts with it, and the seed where not given."""
     progress: bool = True
@@ -134,7 +136,7 @@ class Pipeline:
         self.executed = rljax.make(
             settings.task, reward=settings.reward, mismatch=dataclasses.asdict(settings.mismatch)
         )  # fmt: skip
-        self.key = jax.random.key(settings.seed)
+        self.key = experiment.keys_of([settings.seed])[0]
 
     def run(self) -> dict[str, Any]:
         s = self.settings

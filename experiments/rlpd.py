@@ -22,7 +22,7 @@ import numpy as np
 import rljax
 from rljax import experiment, pipeline
 from rljax.algorithms import rlpd
-from rljax.data import Dataset, files
+from rljax.data import Dataset
 from rljax.data.chunks import digest
 from rljax.data.mirror import with_mirror
 from rljax.envs import Environment
@@ -72,8 +72,10 @@ def main(settings: Settings) -> experiment.Result:
 
 def read_weight(path: Path, dataset: Dataset) -> np.ndarray:
     """The weights of a dataset's steps, f32 [N]."""
-    with files.reading(str(path)):
+    try:
         weight = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:  # not there; empty; no array, or one of objects
+        raise Refused(f"{path}: not an array of weights: {' '.join(str(error).split())}") from None
     if weight.shape != (dataset.size,):
         raise Refused(f"{path}: has the shape {weight.shape}, and must be [{dataset.size}], as {dataset.metadata.name}")
     return weight

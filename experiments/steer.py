@@ -30,7 +30,7 @@ class Settings:
     base: Path = Path("runs/diffusion_policy/push_t_human_demos-seed0")
     """Run folder of the policy, made by experiments/diffusion_policy.py."""
     reward: str = "dense"
-    """Of the task, where it is one of manipulation: dense, staged or sparse."""
+    """Reward of the task, if it is one of manipulation: dense, staged or sparse."""
     executed: int = 0
     """Actions of a chunk that are done before the next; as the policy has it where 0."""
     demos: Path | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -84,8 +85,8 @@ class FromDataset:
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given; none, if there is no simulator of it."""
     family: str | None = None
-    """Tasks whose published settings are the defaults of --config: locomotion, antmaze, adroit, or none; found by the
-    name of the task, or else of the dataset, where not given."""
+    """Tasks whose published settings are the defaults of --config: locomotion, antmaze, adroit, adroit_binary, or
+    none; found by the name of the task, or else of the dataset, where not given."""
     max_episode_steps: int | None = None
     """Time limit of the episodes in D4RL's oldest files, which do not mark it; that of --env where not given."""
 
@@ -212,7 +213,7 @@ def load_dataset(
     """
     from rljax.data import formats
 
-    options: dict[str, Any] = {"rewards": rewards, "max_episode_steps": max_episode_steps}
+    options: dict[str, Any] = {"rewards": rewards, "max_episode_steps": max_episode_steps, "flatten": True}
     taken = inspect.signature(formats.load).parameters
     return vectors_of(formats.load(path, **{name: value for name, value in options.items() if name in taken}))
 
@@ -381,6 +382,9 @@ def run(
 
 def keys_of(seeds: Sequence[int]) -> Key:
     """The keys [seeds] of seeds up to 2^63 - 1: those of `jax.random.key`, which drops all bits of a seed but 32."""
+    for seed in seeds:
+        if not 0 <= seed <= _LARGEST_SEED:
+            raise Refused(f"seed = {seed} is not allowed; it must be from 0 to {_LARGEST_SEED}")
     words = np.asarray(seeds, np.uint64)
     keys = jax.vmap(jax.random.key)((words & np.uint64(2**32 - 1)).astype(np.uint32))
     upper = (words >> np.uint64(32)).astype(np.uint32)
@@ -388,7 +392,7 @@ def keys_of(seeds: Sequence[int]) -> Key:
         return keys
     data = np.array(jax.random.key_data(keys))
     data[:, 0::2] = upper[:, None]  # where JAX puts them if jax_enable_x64 is on
-    return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(keys)))
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=str(jax.random.key_impl(keys)))
 
 
 def _check_schedules(folder: Path, config: Any, total_steps: int) -> None:

@@ -173,6 +173,9 @@ def test_seeds_have_64_bits_and_below_2_to_32_are_those_of_jax():
     with jax.enable_x64(True):
         np.testing.assert_array_equal(data, of_jax(seeds))
     assert runner._seeds(keys) == seeds
+    for seed in (-1, 2**63):
+        with pytest.raises(Refused, match=f"seed = {seed} is not allowed; it must be from 0 to"):
+            experiment.keys_of([0, seed])
 
 
 def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):

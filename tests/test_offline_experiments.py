@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import rljax
-from experiments import collect
+from experiments import collect, rlpd
 from rljax import experiment, training
-from rljax.algorithms.offline_settings import multiplies_bfloat16
+from rljax.algorithms.offline_settings import FAMILIES, multiplies_bfloat16
 from rljax.data import Metadata, Replay, formats
 from rljax.envs import RescaleAction, TimeLimit
 from rljax.types import Refused, Transition
@@ -116,7 +116,9 @@ def test_the_tables_of_a_family_are_reached_by_flag_or_by_the_name_of_the_datase
     assert shown("--dataset", named, "--env", "pendulum") == (0.7, "")
     code, _, err = cli("cql", "--dataset", path, "--family", "ant")
     assert code == 2
-    assert err == "error: family = 'ant' is not allowed; it must be one of locomotion, antmaze, adroit, or none\n"
+    known = ", ".join(FAMILIES)
+    assert err == f"error: family = 'ant' is not allowed; it must be one of {known}, or none\n"
+    assert all(name in " ".join(cli("cql", "--help")[1].replace("│", " ").split()) for name in FAMILIES)
 
 
 def test_what_a_file_may_lack_depends_on_the_algorithm_and_the_task(cli, monkeypatch):
@@ -196,6 +198,16 @@ def test_what_is_not_learned_from_as_vectors_is_refused_in_one_line(changes, mes
     data = drift_data(episodes=1, length=7, name="odd").replace(**changes)
     with pytest.raises(Refused, match=f"^odd: .*{message}"):
         experiment.vectors_of(data)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array"])
+def test_weights_that_are_no_array_are_refused_in_one_line(content, tmp_path):
+    path = tmp_path / "weight.npy"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refused, match=r"weight\.npy: not an array of weights: .+$") as error:
+        rlpd.read_weight(path, drift_data())
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_leaves_its_folder_goes_on_online_and_resumes_only_as_itself(cli, path, pendulum, tmp_path):

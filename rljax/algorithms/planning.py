@@ -314,16 +314,17 @@ def _evaluated(under: MDP, method: Method, tolerance: float = 1e-6) -> jax.Array
     The solution of rewards that all states have in common is large, r/(1-γ), and its rounding would drown differences
     between states; so it is taken out, and what is left of the equation is solved once more.
     """
+
+    def left(values: jax.Array) -> jax.Array:
+        return values - under.discount * under.expected(values)[0]
+
+    def without_matrix(rewards: jax.Array) -> jax.Array:
+        return jax.scipy.sparse.linalg.bicgstab(left, rewards, tol=tolerance)[0]
+
+    solve: Callable[[jax.Array], jax.Array] = without_matrix
     if method == "direct":
         matrix = jnp.eye(under.num_states, dtype=under.rewards.dtype) - under.discount * _matrix(under)
         solve = functools.partial(jax.scipy.linalg.lu_solve, jax.scipy.linalg.lu_factor(matrix))
-    else:
-
-        def left(values: jax.Array) -> jax.Array:
-            return values - under.discount * under.expected(values)[0]
-
-        def solve(rewards: jax.Array) -> jax.Array:
-            return jax.scipy.sparse.linalg.bicgstab(left, rewards, tol=tolerance)[0]
 
     ends = under.terminal.any()
 

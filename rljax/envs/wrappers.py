@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Box
@@ -83,7 +84,7 @@ class PotentialShaping(Wrapper):
 class RescaleAction(Wrapper):
     """Takes actions in [-1, 1] and maps them linearly to a box; values outside are clipped.
 
-    Where an element of the action lacks a bound it stays in the units of `env`, clipped to the bound that it has.
+    Where an element of the box lacks a bound it stays in the units of `env`, clipped to the bound that it has.
 
     Args:
       onto: the box, in units of `env`; its bounds where None.
@@ -97,27 +98,27 @@ class RescaleAction(Wrapper):
         space = env.action_space
         if not isinstance(space, Box) or space.unbounded:
             raise Refused(f"RescaleAction needs a Box with finite bounds, {env!r} has {space}")
-        onto = space if onto is None else onto
-        self.onto = (onto.low, onto.high)
-        self._dtype = space.dtype if jnp.issubdtype(space.dtype, jnp.floating) else np.dtype(np.float32)
-        bounded = np.isfinite(onto.low) & np.isfinite(onto.high)
-        low, high = np.where(bounded, -1.0, space.low), np.where(bounded, 1.0, space.high)
-        self.action_space = Box(low, high, dtype=self._dtype)
+        low, high = self.onto = (space.low, space.high) if onto is None else (onto.low, onto.high)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        dtype = space.dtype if jnp.issubdtype(space.dtype, jnp.floating) else np.float32
+        self.action_space = Box(np.where(bounded, -1.0, low), np.where(bounded, 1.0, high), space.shape, dtype)
 
-    def rescale(self, action: jax.Array, onto: tuple[Any, Any] | None = None) -> jax.Array:
+    def rescale(self, action: jax.Array, onto: tuple[ArrayLike, ArrayLike] | None = None) -> jax.Array:
         """[-1, 1] to the units of the wrapped environment, within its bounds; `onto`: another box, low and high."""
         space: Box = self.env.action_space  # type: ignore[assignment]
         action = jnp.asarray(action)
+        dtype = jnp.result_type(action, jnp.float32)
         low, high, least, most = (
-            jnp.broadcast_to(jnp.asarray(x, self._dtype), action.shape)
+            jnp.broadcast_to(jnp.asarray(x, dtype), action.shape)
             for x in (*(self.onto if onto is None else onto), space.low, space.high)
         )
         bounded = jnp.isfinite(low) & jnp.isfinite(high)
-        # Each halved before they are added: between large bounds high - low is infinite.
-        half_low, half_high = (jnp.where(bounded, x, 0) / 2 for x in (low, high))
-        rescaled = half_low + half_high + jnp.clip(action, -1.0, 1.0) * (half_high - half_low)
-        rescaled = jnp.where(action >= 1.0, high, jnp.where(action <= -1.0, low, rescaled))
-        rescaled = jnp.clip(jnp.where(bounded, rescaled, action), least, most)  # rounding may lead just outside
+        # Each is halved before they are added: between large bounds high - low is infinite.
+        half_low, half_high = (jnp.where(bounded, x, 0.0) / 2 for x in (low, high))
+        inside = half_low + half_high + jnp.clip(action, -1.0, 1.0) * (half_high - half_low)
+        inside = jnp.where(action >= 1.0, high, jnp.where(action <= -1.0, low, inside))
+        rescaled = jnp.clip(jnp.where(bounded, inside, action), low, high)  # rounding may lead just outside
+        rescaled = jnp.clip(rescaled, least, most)
         return rescaled if jnp.issubdtype(space.dtype, jnp.floating) else jnp.round(rescaled).astype(space.dtype)
 
     def step(self, state: State, action: jax.Array) -> State:

@@ -46,7 +46,7 @@ class ProgressBar:
     def line(self, text: str) -> None:
         """A line of its own, above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, emoji=False)
         elif self._enabled:
             print(text, file=sys.stderr, flush=True)
 

@@ -142,6 +142,16 @@ def test_an_action_that_lacks_a_bound_keeps_its_units_and_is_clipped_to_the_boun
     np.testing.assert_array_equal(env.rescale(jnp.array([7.0, 9.0, 0.5, 9.0])), [7.0, 5.0, 3.5, 9.0])
 
 
+def test_actions_are_rescaled_onto_another_box_within_the_bounds():
+    """As where a policy imitates data that do not use the whole of the bounds."""
+    env = RescaleAction(Counter(), Box([-1.0, 0.25], [1.0, 7.0]))
+    np.testing.assert_array_equal(env.action_space.low, [-1, -1])
+    np.testing.assert_array_equal(env.rescale(jnp.array([0.5, -1.0])), [0.5, 0.25])
+    np.testing.assert_array_equal(env.rescale(jnp.array([[1.0, 1.0]])), [[1.0, 1.0]])  # the bound is 1
+    other = env.rescale(jnp.array([0.5, 0.0]), (np.zeros(2), np.ones(2)))
+    np.testing.assert_array_equal(other, [0.75, 0.5])
+
+
 def test_integer_actions_are_rescaled_to_the_nearest():
     env = RescaleAction(Counter(action_space=Box(0, 10, (2,), np.uint8)))
     assert env.action_space.dtype == np.float32

@@ -112,13 +112,15 @@ def gridworld_of_cells(
     shares = np.array([share for _, share in sides])
     probabilities = np.broadcast_to(shares[:, None], successors.shape)
 
+    returning = np.isin(letters, list(back_to_start))
+
     def paid(target: np.ndarray) -> np.ndarray:
-        return np.where(target == cell, step_reward, gain[target])
+        # Who is against a wall has not entered anything, but no one stays in a cell that leads back.
+        return np.where((target == cell) & ~returning, step_reward, gain[target])
 
     expected = np.stack([sum(p * paid(s) for p, s in zip(shares, of_move, strict=True)) for of_move in successors])
     if back_to_start:
-        returned = np.isin(letters, list(back_to_start))
-        successors = np.where(returned[successors], np.argmax(starts), successors)
+        successors = np.where(returning[successors], np.argmax(starts), successors)
     return sparse(successors, probabilities, expected, discount, ends, starts / starts.sum(), dtype)
 
 
