@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rljax
+from rljax.algorithms import steering
 from tests.test_offline_experiments import cli  # noqa: F401
 
 TINY = ["--devices", "1", "--no-progress", "--evaluation-episodes", "2", "--final-episodes", "2"]
@@ -49,6 +50,8 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
     assert config["env"]["mismatch"] == {"delay": 1, "smoothing": 0.0, "rate_limit": 1.0}
     assert config["env"]["reward"] == "dense"
     assert config["config"]["sampler"]["width"] == 16
+    # A base that is trained anew under its old name is another, and the run is not resumed over it.
+    assert config["settings"]["base_sha256"] == steering.identity(steering.base_of(rljax.load(base)))
     policy = rljax.load(folder)
     for loaded in (policy, rljax.load(base)):  # in units of what was demonstrated
         with np.load(demonstrations) as data:
