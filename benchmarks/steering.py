@@ -239,10 +239,11 @@ def speed(settings: Settings) -> dict[str, Any]:
                  "iteration", "steps per second", "minutes for 300,000 steps"],
                 rows,
                 f"Of {c.num_envs} environments, {c.num_updates} updates of {c.batch_size} chunks of "
-                f"{sampler.executed} steps, products in {settings.precision}. Each part is a compiled program of its "
-                f"own, the best of several calls (of {UPDATES_TIMED} updates, for all); the sampler's share of the "
-                "updates is its time for one batch, as often as they ask. Steps are those of the task, without "
-                f"compilation. Load of the machine before: {load:.1f}.",
+                f"{sampler.executed} steps (dsrl_na: {steering.DEFAULTS['dsrl_na'].num_envs} and "
+                f"{steering.DEFAULTS['dsrl_na'].num_updates}), products in {settings.precision}. Each part is a "
+                f"compiled program of its own, the best of several calls (of {UPDATES_TIMED} updates, for all); the "
+                "sampler's share of the updates is its time for one batch, as often as they ask. Steps are those of "
+                f"the task, without compilation. Load of the machine before: {load:.1f}.",
             ),
         ],
     }  # fmt: skip
@@ -262,7 +263,9 @@ def milliseconds(program: Callable[..., Any], arguments: tuple, seconds: float, 
 def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
     """An iteration of one method on one task: its parts, as in `steering.make`, and the whole."""
     sampler_config = diffusion.Config(precision=settings.precision)
-    config = steering.Config(method=method, precision=settings.precision, sampler=sampler_config, **STEERED[method])
+    config = dataclasses.replace(
+        steering.DEFAULTS[method], precision=settings.precision, sampler=sampler_config, **STEERED[method]
+    )  # fmt: skip
     env = rljax.make(task, reward=reward)
     algorithm = steering.make(env, config)
     state = jax.jit(algorithm.init)(jax.random.key(0))
@@ -292,9 +295,9 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
     learn = best(lambda *arguments: agent.learn(*arguments, key, state.hyper)[0], state.learner, batches)
     updates = learn * config.num_updates / UPDATES_TIMED
     # For the target of an update, and for each step of distillation.
-    asked = 0 if method == "dsrl_sac" else config.num_updates * (1 + config.distillation_steps)
-    noise = jax.random.normal(key, (config.batch_size, agent.noise_size))
-    sampling = asked * best(functools.partial(agent.decode, base), batches.obs[0], noise) if asked else 0.0
+    asked = {"dsrl_sac": 0, "residual": 1}.get(method, 1 + config.distillation_steps) * config.num_updates
+    noise = jax.random.normal(key, (config.batch_size, *sampler.chunk_shape))
+    sampling = asked * best(functools.partial(agent.chunk, base), batches.obs[0], noise) if asked else 0.0
 
     # As in training, once the buffer has its first chunks.
     step = jax.jit(lambda state: algorithm.step(state)[0], donate_argnums=0).lower(state).compile()

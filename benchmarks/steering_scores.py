@@ -18,18 +18,17 @@ import numpy as np
 
 from benchmarks.common import RESULTS, ROOT, committed, profile, with_interval
 from experiments.gr_rl import Settings as Pipeline
-from rljax.algorithms import grrl
 from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import spread_band
 from rljax.nn.precision import Precision
 
-STEERED = {
+STEERED: dict[str, dict[str, Any]] = {
     "dsrl_sac": {},
-    "dsrl_na": {},
-    "grrl_steer": {"newest_size": grrl.GRRL.newest_size, "target_rate": grrl.GRRL.target_rate},
-    "residual": {"noise_bound": 0.1},
+    "dsrl_na": {"hidden": (256, 256, 256)},
+    "grrl_steer": {},
+    "residual": {},
 }
-"""What a method of steering is given beyond its defaults."""
+"""What a method of steering is given beyond its defaults; no CPU can afford the width of dsrl_na's networks."""
 ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
 FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
 """Flags of what learns single actions; of PushT the demonstrations have the sparse reward, and so has RLPD."""
@@ -155,7 +154,10 @@ def own_jobs(settings: Settings) -> Iterator[list[str]]:
 
 def flags_of(settings: dict[str, Any]) -> list[str]:
     """As a command line has them."""
-    return [x for name, value in settings.items() for x in (f"--{name.replace('_', '-')}", str(value))]
+    flags: list[str] = []
+    for name, value in settings.items():
+        flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return flags
 
 
 def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterable[str]) -> Iterator[list[str]]:

@@ -6,9 +6,9 @@
     python experiments/steer.py --base … --method dsrl_na --demos push_t_human_demos.npz --reward sparse
 
 The policy stays as it is: what is learned is which noise to begin from, or, to compare with, what to add to its
-actions (`--method residual --noise-bound 0.1`). GR-RL's agent has its settings in rljax/algorithms/grrl.py:
-`--method grrl_steer --newest-size 20000 --target-rate 0.02`. Everything is left in runs/steer/<name>: settings,
-metrics, checkpoints, evaluation, learning curve.
+actions (`--method residual`). The defaults of all flags depend on --method; those of dsrl_na are for a GPU, and on a
+CPU `--hidden 256 256 256` is more like it. Everything is left in runs/steer/<name>: settings, metrics, checkpoints,
+evaluation, learning curve.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from rljax.types import Refused
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Steers a policy in its task."""
+    """Steers a policy in its task. The defaults of --config depend on --method."""
 
     base: Path = Path("runs/diffusion_policy/push_t_human_demos-seed0")
     """Run folder of the policy, made by experiments/diffusion_policy.py."""
@@ -73,5 +73,8 @@ def main(settings: Settings) -> experiment.Result:
     return experiment.run("steer", make, settings.total_steps, settings.run, extra)
 
 
+METHODS = {method: Settings(config=config) for method, config in steering.DEFAULTS.items()}
+
+
 if __name__ == "__main__":
-    experiment.main(main, Settings, {})
+    experiment.main(main, Settings, METHODS, by="method")

@@ -127,11 +127,14 @@ def main(
     tasks: Mapping[str, Any],
     accelerated: Mapping[str, Any] | None = None,
     prefixes: bool = False,
+    by: str | None = None,
 ) -> None:
     """Parses flags into `settings`, whose defaults depend on `--env` or `--task`, and calls `experiment` with them.
 
     Where JAX will run on an accelerator, and the physics with it (`--engine` is not native), the defaults are those of
     `accelerated`, as far as it has the task: there thousands of environments cost little more than one.
+
+    `by` is another flag on which the defaults depend, in place of those two.
 
     With `prefixes` a flag of a nested config begins with its name (--policy.width), for several configs share names.
 
@@ -140,6 +143,8 @@ def main(
     """
 
     def default(arguments: list[str]) -> Any:
+        if by is not None:
+            return tasks.get(_argument(arguments, by) or "", settings())
         name = next((name for name in ("env", "task") if hasattr(settings, name)), None)
         if name is None:  # what acts in the task of another run
             return settings()

@@ -63,8 +63,9 @@ def pin(
                 )
     elif any(folder.glob(made)):
         raise Refused(f"{folder} holds a run, and no {path.name} that says which; choose another --name")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
+    if not path.exists() or files.read_json(path) != now:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, now)
 
 
 def scripted(

@@ -1,11 +1,14 @@
 """The command lines that go from demonstrations to a steered policy, each from a file to a run folder."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import rljax
+from rljax.algorithms import steering
 from tests.test_offline_experiments import cli  # noqa: F401
 
 TINY = ["--devices", "1", "--no-progress", "--evaluation-episodes", "2", "--final-episodes", "2"]
@@ -47,6 +50,8 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
     assert config["env"]["mismatch"] == {"delay": 1, "smoothing": 0.0, "rate_limit": 1.0}
     assert config["env"]["reward"] == "dense"
     assert config["config"]["sampler"]["width"] == 16
+    # A base that is trained anew under its old name is another, and the run is not resumed over it.
+    assert config["settings"]["base_sha256"] == steering.identity(steering.base_of(rljax.load(base)))
     policy = rljax.load(folder)
     for loaded in (policy, rljax.load(base)):  # in units of what was demonstrated
         with np.load(demonstrations) as data:
@@ -68,6 +73,49 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
 def test_another_task_than_manipulation_is_refused(cli):  # noqa: F811
     code, _, err = cli("gr_rl", "--task", "hopper")
     assert (code, err) == (2, "error: task = hopper is not allowed; it must be lace, pick_and_place or push_t\n")
+
+
+def test_stages_of_other_settings_are_refused(demonstrations, tmp_path):
+    """What a folder holds is known by what was asked for: weights, demonstrations and all."""
+    from experiments import gr_rl
+    from rljax import pipeline
+    from rljax.types import Refused
+
+    settings = dataclasses.replace(gr_rl.TASKS["push_t"], task="push_t", demos=demonstrations, runs=tmp_path)
+    folder = tmp_path / "gr_rl" / "push_t-seed0"
+    gr_rl.Pipeline(settings).demonstrations()
+    gr_rl.Pipeline(dataclasses.replace(settings, evaluation_episodes=3, online_steps=9)).demonstrations()
+    for changes, message in (
+        ({"drop": 0.9}, "drop was 0.15 and is now 0.9"),
+        ({"critic_updates": 7}, "critic_updates was 10000 and is now 7"),
+        ({"policy": dataclasses.replace(settings.policy, width=8)}, "policy.width was 512 and is now 8"),
+    ):
+        with pytest.raises(Refused, match=f"{folder} holds another run: {message}; choose another --name"):
+            gr_rl.Pipeline(dataclasses.replace(settings, **changes)).demonstrations()
+    (folder / "settings.json").rename(folder / "progress.npy")
+    with pytest.raises(Refused, match=r"holds a run, and no settings.json that says which"):
+        gr_rl.Pipeline(settings).demonstrations()
+
+    env, manner, key = rljax.make("push_t"), pipeline.FAULTS, jax.random.key(0)
+    (tmp_path / "demonstrations.hdf5").touch()
+    with pytest.raises(Refused, match=r"holds a run, and no demonstrations.json that says which"):
+        pipeline.scripted(env, "push_t", manner, key, 5, tmp_path)
+    pipeline.pin(
+        tmp_path,
+        {"env": env.spec, "manner": dataclasses.asdict(manner), "episodes": 5, "key": [0, 0]},
+        name="demonstrations",
+        made="nothing",
+    )
+    with pytest.raises(Refused, match="episodes was 5 and is now 6"):
+        pipeline.scripted(env, "push_t", manner, key, 6, tmp_path)
+
+
+def test_a_lace_with_either_hand_has_a_folder_of_its_own():
+    from experiments import gr_rl
+
+    lace = gr_rl.TASKS["lace"]
+    names = [gr_rl.default_name(dataclasses.replace(lace, left_first=share)) for share in (1.0, 0.5, None, 0.25)]
+    assert names == ["lace-seed0", "lace_either_hand-seed0", "lace_either_hand-seed0", "lace_left0.25-seed0"]
 
 
 @pytest.mark.slow

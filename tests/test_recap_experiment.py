@@ -9,6 +9,7 @@ import pytest
 from rljax import training
 from rljax.algorithms import diffusion, recap
 from rljax.data import formats
+from rljax.types import Refused
 from tests.test_demonstration_experiments import demonstrations  # noqa: F401
 from tests.test_offline_experiments import cli  # noqa: F401
 
@@ -96,7 +97,7 @@ def test_each_method_tells_its_policy_something_else(cli, demonstrations, tmp_pa
 
     def make(env, config, data, **arguments):
         told.update(arguments, config=config)
-        raise ValueError("far enough")
+        raise Refused("far enough")
 
     monkeypatch.setattr(diffusion, "make", make)
     arguments = [*TINY, "--task", "push_t", "--demos", demonstrations, "--method"]

@@ -1,7 +1,8 @@
 """RL in the noise of a diffusion or flow policy, which stays as it is: its settings, and agents that learn the noise.
 
 A frozen sampler f(s, w) turns noise w into a chunk of actions, and nothing else is drawn (diffusion.py). So its noise
-is a space of actions, which lead to what the demonstrations have shown; no gradient goes through the sampler.
+is a space of actions. Noise that N(0, I) often draws leads to what the demonstrations have shown; where it is far out,
+or between two things that were shown, that is not certain. No gradient goes through the sampler.
 
 Wagenmaker et al. 2025, "Steering your diffusion policy with latent space reinforcement learning" (DSRL, arXiv
 2506.15799):
@@ -10,24 +11,24 @@ dsrl_sac: soft actor-critic with w for an action (section 4.1).
 dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, so
   that also data without noise teach it; a critic of noise Q_W(s, w) imitates Q_A(s, f(s, w)), which the policy follows.
 
-residual: what the others are compared with, soft actor-critic of what is added to the actions of the chunk that w = 0
-  makes.
+residual: what the others are compared with, soft actor-critic of what is added to the actions of the policy's chunk.
+  It sees that chunk, which is sampled, and its critics see the sum, as in ResFiT (2025, arXiv 2509.19301).
 
 GR-RL's agent is in grrl.py; what puts them into an environment of chunks, in steering.py.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from rljax.algorithms import diffusion, sac
 from rljax.algorithms.base import config_from_dict, require
-from rljax.algorithms.off_policy import Learner
+from rljax.algorithms.off_policy import Learner, scan_for_means
 from rljax.algorithms.offline import OfflineConfig
 from rljax.data import Batch
 from rljax.ops.returns import bootstrapped
@@ -43,13 +44,13 @@ class Config(OfflineConfig, sac.Config):
     method: Method = "dsrl_sac"
     """Algorithm that learns the noise, or the residual."""
     noise_bound: float = 1.0
-    """Bound of each component of the noise (the paper: about 1.5, where no steps share it); with residual, of what is
-    added to actions in [-1, 1], for which 0.1 is more suitable."""
+    """Bound of each component of the noise (DSRL: about 1.5); with residual, of what is added to actions in [-1, 1],
+    0.1 by default."""
     noise_steps: int = 1
     """Independent noise vectors per chunk, which neighbouring steps share; 0 gives every step its own. 1 leaves d
     dimensions to search, as in the paper for large policies."""
     distillation_steps: int = 1
-    """Updates of Q_W for each update of Q_A, in dsrl_na and grrl_steer (DSRL: 10); each samples a chunk."""
+    """Updates of Q_W for each update of Q_A, in dsrl_na (10 by default) and grrl_steer; each samples a chunk."""
     noise_penalty: float = 0.1
     """c of grrl_steer: what noise costs, for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
     noise_threshold: float = 0.5
@@ -98,13 +99,37 @@ class Config(OfflineConfig, sac.Config):
         for name in ("noise_penalty", "noise_threshold", "exploration_noise"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "num_atoms", self.num_atoms >= 2, "at least 2")
+        fewer = self.newest_size < self.replay_size
+        require(self, "newest_size", fewer, f"below replay_size = {self.replay_size}, or all are the newest")
         alike = self.normalize_observation == self.sampler.normalize_observation
         require(self, "normalize_observation", alike, "as the steered policy has it")
 
     @property
     def own_noise(self) -> int:
-        """How many of a chunk's steps have noise of their own."""
-        return self.sampler.executed if self.method == "residual" else self.noise_steps or self.sampler.horizon
+        """How many of a chunk's steps have noise of their own; a residual has itself and the policy's chunk there."""
+        return 2 * self.sampler.executed if self.method == "residual" else self.noise_steps or self.sampler.horizon
+
+
+DSRL_NA = Config(
+    method="dsrl_na",
+    noise_bound=1.5,
+    noise_steps=0,
+    distillation_steps=10,
+    reward_per_step=4.0,
+    num_envs=4,
+    num_updates=20,
+    learning_starts=6004,
+    initial_temperature=1.0,
+    discount=0.99,
+    hidden=(2048, 2048, 2048),
+    activation="tanh",
+)
+"""Those of the authors' code for robomimic (cfg/robomimic/dsrl_can.yaml, and their base's 8 DDIM steps): 20 updates
+after each chunk of 4 environments, 10 steps of Q_W in each, a target entropy of 0, a temperature that begins at 1, and
+rewards summed over chunks of 4. It differs in that their policy has layer normalisation too, and their base's noise is
+clipped at 3. Width 2048 is for a GPU: on a CPU, `--hidden 256 256 256`."""
+RESIDUAL = Config(method="residual", noise_bound=0.1)
+"""What is added stays small."""
 
 
 class Agent(sac.Agent):
@@ -133,9 +158,8 @@ class Agent(sac.Agent):
         return jnp.repeat(own, self.config.sampler.horizon // self.config.own_noise, axis=-2)
 
     def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
-        """Noise N(0, I), [*shape, noise]; where steps share it, as small as the mean of what they would have had."""
-        share = self.config.own_noise / self.config.sampler.horizon
-        return jnp.float32(np.sqrt(share)) * jax.random.normal(key, (*shape, self.noise_size), jnp.float32)
+        """Noise N(0, I), [*shape, noise], also where steps share it."""
+        return jax.random.normal(key, (*shape, self.noise_size), jnp.float32)
 
     def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         """Chunks [..., chunk] that noise [..., noise] makes."""
@@ -153,14 +177,18 @@ class Agent(sac.Agent):
 
     def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
         """Noise in units of its bound, and the chunk that it makes, [..., noise + chunk]."""
-        return self._with_chunk(obs, self.noise(params, obs, key, deterministic))
+        return self.acted(params, self.base, obs, key, deterministic)
+
+    def acted(self, params: PyTree, base: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        """The same, with the parameters of the steered policy given."""
+        return self._with_chunk(base, obs, self.noise(params, obs, key, deterministic))
 
     def explore(self, obs: jax.Array, key: Key) -> jax.Array:
-        """The same of noise N(0, I): what the frozen policy does."""
-        return self._with_chunk(obs, self.draw(key, obs.shape[:-1]))
+        """The same of noise N(0, I): what the frozen policy does, but for steps that share their noise."""
+        return self._with_chunk(self.base, obs, self.draw(key, obs.shape[:-1]))
 
-    def _with_chunk(self, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        return jnp.concatenate([noise / self.config.noise_bound, self.decode(self.base, obs, noise)], axis=-1)
+    def _with_chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.concatenate([noise / self.config.noise_bound, self.decode(base, obs, noise)], axis=-1)
 
     def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
         """All updates of an iteration, from batches [num_updates, batch, …], by the noise of their chunks."""
@@ -189,7 +217,7 @@ class AliasedAgent(Agent):
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
         """One step of Q_A towards its target, and of the target critics after it; then some of Q_W towards Q_A."""
-        target_key, dropout_key, *keys = jax.random.split(key, 2 + self.config.distillation_steps)
+        target_key, dropout_key, distillation_key = jax.random.split(key, 3)
         target = self.action_target(learner, batch, target_key)
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
@@ -199,10 +227,14 @@ class AliasedAgent(Agent):
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
         learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
         learner = learner.move_target("action_critic", hyper.target_rate)
-        distance = jnp.zeros((), jnp.float32)
-        for key in keys:
+
+        def distill(learner: Learner, key: Key) -> tuple[Learner, Metrics]:
             learner, distance = self.distill(learner, batch.obs, key, hyper)
-        return learner, {"loss/critic": error, "loss/distillation": distance, "value/mean": value}
+            return learner, {"loss/distillation": distance}
+
+        keys = jax.random.split(distillation_key, self.config.distillation_steps)
+        learner, distances = scan_for_means(distill, learner, keys)
+        return learner, distances | {"loss/critic": error, "value/mean": value}
 
     def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
         """r + γ min Q_A'(s', f(s', π(s'))), [batch]."""
@@ -242,17 +274,64 @@ class AliasedAgent(Agent):
         return output
 
 
+class Corrected(nn.Module):
+    """One critic of a chunk with what is added to it.
+
+    Observations with the chunk [..., n + m], and what is added in units of its bound [..., m], to values [...].
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, added: jax.Array) -> jax.Array:
+        obs, chunk = jnp.split(obs, [obs.shape[-1] - added.shape[-1]], axis=-1)
+        return sac.Critic(self.config)(obs, self.total(chunk, added))
+
+    def total(self, chunk: jax.Array, added: jax.Array) -> jax.Array:
+        """The actions in [-1, 1] that are executed."""
+        return jnp.clip(chunk + self.config.noise_bound * added, -1.0, 1.0)
+
+
 class ResidualAgent(Agent):
-    """Learns what to add to the actions of the chunks that noise 0 makes."""
+    """Learns what to add to the actions of the policy's chunks, which it sees; they are sampled, as the policy does.
 
-    def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
-        """Anything that it may add."""
-        bound = self.config.noise_bound
-        return jax.random.uniform(key, (*shape, self.noise_size), jnp.float32, -bound, bound)
+    In place of noise there are what is added, in units of its bound, and the policy's chunk.
+    """
 
-    def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        return jnp.clip(
-            self.chunk(base, obs, jnp.zeros((*obs.shape[:-1], *self.sampler.chunk_shape), jnp.float32)) + noise,
-            -1.0,
-            1.0,
-        )
+    critic: Corrected
+
+    def __init__(self, config: Config, obs_size: int, action_size: int, *args: Any, **kwargs: Any):
+        super().__init__(config, obs_size, action_size, *args, **kwargs)
+        self.obs_size, self.action_size = obs_size + self.chunk_size, self.chunk_size
+        self.actor, self.critic = sac.Actor(config, self.chunk_size), Corrected(config)
+
+    def acted(self, params: PyTree, base: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        chunk_key, key = jax.random.split(key)
+        chunk = self.of_policy(base, obs, None if deterministic else chunk_key)
+        added = sac.Agent.act(self, params, jnp.concatenate([obs, chunk], axis=-1), key, deterministic)
+        return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1)
+
+    def explore(self, obs: jax.Array, key: Key) -> jax.Array:
+        """The same of anything that it may add."""
+        chunk_key, key = jax.random.split(key)
+        chunk = self.of_policy(self.base, obs, chunk_key)
+        added = jax.random.uniform(key, chunk.shape, jnp.float32, -1.0)
+        return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1)
+
+    def of_policy(self, base: PyTree, obs: jax.Array, key: Key | None) -> jax.Array:
+        """The policy's chunk [..., chunk], sampled; that of noise 0 without a key."""
+        shape = (*obs.shape[:-1], *self.sampler.chunk_shape)
+        noise = jnp.zeros(shape, jnp.float32) if key is None else jax.random.normal(key, shape, jnp.float32)
+        return self.chunk(base, obs, noise)
+
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        added, chunk, _ = jnp.split(batches.action, 3, axis=-1)
+        batches = batches.replace(obs=jnp.concatenate([batches.obs, chunk], axis=-1), action=added)
+        return sac.Agent.learn(self, learner, batches, key, hyper)
+
+    def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+        """As of SAC; what the policy would have added to in the next observation is sampled anew."""
+        chunk_key, key = jax.random.split(key)
+        chunk = self.of_policy(self.base, batch.next_obs, chunk_key)
+        batch = batch.replace(next_obs=jnp.concatenate([batch.next_obs, chunk], axis=-1))
+        return super().update_critic(learner, batch, key, hyper)

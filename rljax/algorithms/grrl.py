@@ -21,9 +21,10 @@ from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical
 from rljax.types import Key, Metrics, PyTree
 
-GRRL = Config(method="grrl_steer", newest_size=20_000, target_rate=0.02)
-"""GR-RL's two buffers: half of each batch of what the last policies did. 20,000 chunks are ours; and so is how fast the
-target networks follow, since success, which alone is rewarded, has a whole episode to go back."""
+GRRL = Config(method="grrl_steer", newest_size=4_000, target_rate=0.02)
+"""GR-RL's two buffers: half of each batch of what the last policies did. That they are 4,000 chunks, about a hundred
+episodes of the lace, is ours; and so is how fast the target networks follow, since success, which alone is rewarded,
+has a whole episode to go back."""
 UNLIKELY = 30.0
 """By how much the logits of 1 lie below those of 0, at first."""
 
@@ -76,9 +77,10 @@ class PredictingAgent(AliasedAgent):
         logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, key)
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
-        # Success is what terminates; it is worth 1.
-        success = (batch.discount == 0.0).astype(jnp.float32)
-        return categorical.bootstrapped(self.support, success, batch.discount, probs)
+        # Success is all that is rewarded, is worth 1, and has nothing after it; other ends are worth 0.
+        success = batch.reward > 0.0
+        discount = jnp.where(success, 0.0, batch.discount)
+        return categorical.bootstrapped(self.support, success.astype(jnp.float32), discount, probs)
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
         """Half N(0, I), half the predictor's, by lot: places in a batch mean something already (newest_size)."""

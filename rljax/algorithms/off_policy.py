@@ -435,13 +435,16 @@ def assemble(
 
         def act(obs: jax.Array, key: Key) -> jax.Array:
             exploring, sampling = jax.random.split(key)
-            action = agent.behave(state.params["policy"], obs, sampling, hyper)
+
+            def asked() -> jax.Array:
+                return agent.behave(state.params["policy"], obs, sampling, hyper)
+
             if not random_start:
-                return action
-            if hasattr(agent, "explore"):
-                return jnp.where(trained, action, agent.explore(obs, exploring))
+                return asked()
+            if hasattr(agent, "explore"):  # which may cost as much: only one of the two is computed
+                return jax.lax.cond(trained, asked, lambda: agent.explore(obs, exploring))
             uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), jnp.float32, minval=-1.0)
-            return jnp.where(trained, action, uniform)
+            return jnp.where(trained, asked(), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
             return agent.learn(learner, batches, collector.devices.local(learn_key), hyper)

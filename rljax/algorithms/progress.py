@@ -5,8 +5,8 @@ reward at the end of what succeeded, how far a task is; where that falls, a huma
 here to compare with: one that regresses the share of time that has passed, and one without distributions
 (`Config(num_atoms=0)`).
 
-How a task went is in the dataset: an episode that terminates has succeeded, one that is truncated has not. One critic
-may learn several tasks, as GR-RL's does: `joined`.
+Which episodes have succeeded is told with the dataset; in a task that terminates at success alone (`Environment.
+terminates_at_success`) they are those that terminate. One critic may learn several tasks, as GR-RL's does: `joined`.
 """
 
 import dataclasses
@@ -61,15 +61,18 @@ def make(
     config: Config | None = None,
     dataset: Dataset | Prepared | None = None,
     *,
+    succeeded: Any = None,
     online: bool = False,
     axis_name: str | None = None,
 ) -> Algorithm:
     """A progress critic of a dataset.
 
     Args:
-      env: of its task; only the spaces count, and evaluation (of TD3+BC's policy, which is a by-product).
+      env: of its task; the spaces count, whether it terminates at success alone, and evaluation (of TD3+BC's policy,
+        which is a by-product).
       config: settings; the defaults where None.
       dataset: demonstrations; see `with_failures` for what to add.
+      succeeded: see `successes`.
       online: must be False.
       axis_name: mesh axis over which the functions run under `shard_map`.
 
@@ -80,23 +83,49 @@ def make(
     if online:
         raise Refused("progress learns from demonstrations: online must be False")
     if isinstance(dataset, Dataset):
-        dataset = relabelled(dataset, c)
+        dataset = relabelled(dataset, c, successes(dataset, env, succeeded))
     return assemble("progress", env, c, td3_bc.Agent, td3_bc.Hyper, make, dataset, False, axis_name)
 
 
-def relabelled(dataset: Dataset, config: Config) -> Dataset:
+def successes(dataset: Dataset, env: Environment, succeeded: Any = None) -> np.ndarray:
+    """Which episodes of a dataset have succeeded: bool [episodes].
+
+    Args:
+      succeeded: the same, where it is known; where None they are those that terminate, if success alone terminates.
+
+    Raises:
+      Refused: an episode of `env` may terminate for another reason, or `succeeded` has another length.
+    """
+    name, count = dataset.metadata.name, len(dataset.ends)
+    if succeeded is None:
+        if not env.unwrapped.terminates_at_success:
+            raise Refused(
+                f"{name}: an episode of {env!r} that terminates may have failed; succeeded= must say which have not"
+            )
+        return np.asarray(dataset.terminated)[dataset.ends - 1]
+    succeeded = np.asarray(succeeded, bool)
+    if succeeded.shape != (count,):
+        raise Refused(f"{name}: succeeded has the shape {succeeded.shape}, and must be [{count}], of its episodes")
+    return succeeded
+
+
+def relabelled(dataset: Dataset, config: Config, succeeded: Any = None) -> Dataset:
     """The dataset with the rewards that the critic learns from.
 
     reward: γ^(T - t) in the last k steps of a success, each of which terminates: so the value of a step is γ to the
     number of steps that are left. What fails terminates without a reward. time: t / T of successes alone, each step for
     itself.
 
+    Args:
+      succeeded: bool [episodes]; those that terminate where None.
+
     Raises:
       ValueError: no episode succeeds.
     """
-    succeeded = np.asarray(dataset.terminated)[dataset.ends - 1]
-    if not succeeded.any():
-        raise Refused(f"{dataset.metadata.name}: no episode terminates, so that none shows what success is")
+    if succeeded is None:
+        succeeded = np.asarray(dataset.terminated)[dataset.ends - 1]
+    if not np.any(succeeded):
+        raise Refused(f"{dataset.metadata.name}: no episode succeeds, so that none shows what success is")
     position = np.arange(dataset.size)
     episode = np.searchsorted(dataset.ends, position, side="right")
     left = dataset.ends[episode] - 1 - position
@@ -162,6 +191,7 @@ def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[Sp
         return d.replace(obs=obs, next_obs=next_obs, action=action, next_action=following)
 
     spaces = SpacesOnly(obs_size + len(envs), [-1.0] * action_size, [1.0] * action_size)
+    spaces.terminates_at_success = all(env.unwrapped.terminates_at_success for env in envs)
     return spaces, [part(i, env.action_space, d) for i, (env, d) in enumerate(zip(envs, datasets))]
 
 

@@ -21,6 +21,7 @@ from flax import struct
 from rljax.algorithms.base import Algorithm, Devices, require
 from rljax.algorithms.off_policy import Learner, ReplayConfig
 from rljax.algorithms.offline import OfflineConfig, assemble, each_batch, in_batches
+from rljax.algorithms.progress import successes
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
@@ -130,38 +131,48 @@ def make(
     config: Config | None = None,
     dataset: Dataset | Prepared | None = None,
     *,
+    succeeded: Any = None,
     online: bool = False,
     axis_name: str | None = None,
 ) -> Algorithm:
     """Recap's value of a dataset.
 
     Args:
-      env: of its task; only its spaces count.
+      env: of its task; its spaces count, and whether it terminates at success alone.
       config: settings; the defaults where None.
-      dataset: episodes, of which those that terminate have succeeded.
+      dataset: episodes.
+      succeeded: bool [episodes], which of them have succeeded; where None, those that terminate, in a task that
+        terminates at success alone.
       online: must be False.
       axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+      ValueError: the environment's spaces do not fit, or the dataset does not fit them, or nobody knows what succeeds.
     """
     c = config or Config()
     if online:
         raise Refused("recap learns a value from episodes: online must be False")
     if isinstance(dataset, Dataset):
-        dataset = costed(dataset, c)
+        dataset = costed(dataset, c, successes(dataset, env, succeeded))
     return assemble("recap", env, c, Agent, Hyper, make, dataset, False, axis_name)
 
 
-def costed(dataset: Dataset, config: Config) -> Dataset:
-    """The dataset with the rewards of eq. 1, over the longest episode and clipped so that no return is below -1."""
-    last = np.zeros(dataset.size, bool)
+def costed(dataset: Dataset, config: Config, succeeded: Any = None) -> Dataset:
+    """The dataset with the rewards of eq. 1, over the longest episode and clipped so that no return is below -1.
+
+    Args:
+      succeeded: bool [episodes]; those that terminate where None.
+    """
+    last, failed = np.zeros(dataset.size, bool), np.zeros(dataset.size, bool)
     last[dataset.ends - 1] = True
-    failed = last & ~np.asarray(dataset.terminated)
+    failed[dataset.ends - 1] = ~(dataset.terminated[dataset.ends - 1] if succeeded is None else np.asarray(succeeded))
     longest = config.longest or int((dataset.ends - dataset.starts).max())
     reward = np.where(last, 0.0, -1.0) / longest - failed * config.failure_cost
     costed = dataset.replace(reward=reward.astype(np.float32)).discounted(config.discount)
-    return costed.replace(return_to_go=np.maximum(costed.return_to_go, -1.0))
+    to_go = np.maximum(costed.return_to_go, -1.0)
+    # Rewards that add up to these, so that advantages ask for no more than values can tell.
+    after = np.where(last, 0.0, np.append(to_go[1:], 0.0))
+    return costed.replace(return_to_go=to_go, reward=np.float32(to_go - config.discount * after))
 
 
 def values(algorithm: Algorithm, state: Any, obs: Any, batch_size: int = 4096) -> np.ndarray:

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms import diffusion, sac
@@ -115,14 +116,11 @@ def make(
 
 def _in_chunks(prepared: Prepared, config: Config, kept: Any) -> Prepared:
     """What was prepared step by step, as `ActionChunk(ObservationHistory(env))` has it."""
-
-    def tiled(x: Any, times: int) -> Any:
-        return jax.tree.map(lambda x: np.tile(x, times) if np.ndim(x) else x, x)
-
-    box, dataset = prepared.actions, prepared.dataset
+    history, executed, box, dataset = config.history, config.executed, prepared.actions, prepared.dataset
+    of_one = prepared.statistics
     return dataclasses.replace(
         prepared,
-        dataset=None if dataset is None else in_chunks(dataset, config.history, config.executed, kept),
-        statistics=tiled(prepared.statistics, config.history),
-        actions=None if box is None else Box(tiled(box.low, config.executed), tiled(box.high, config.executed)),
+        dataset=None if dataset is None else in_chunks(dataset, history, executed, kept),
+        statistics=of_one.replace(mean=jnp.tile(of_one.mean, history), m2=jnp.tile(of_one.m2, history)),
+        actions=None if box is None else Box(np.tile(box.low, executed), np.tile(box.high, executed)),
     )

@@ -1,7 +1,8 @@
 """Steering: a diffusion or flow policy stays as it is, and RL learns which noise it begins from.
 
 Who learns is in dsrl.py (dsrl_sac, dsrl_na; residual, to compare with) and grrl.py (grrl_steer). One action of an
-environment is a chunk, w beside what the frozen policy made of it; steps and returns are those of the task.
+environment is a chunk, w beside what the frozen policy made of it; steps and returns are those of the task, but for
+grrl_steer, whose only reward while it trains is success.
 """
 
 import dataclasses
@@ -16,8 +17,9 @@ from flax import struct
 
 from rljax.algorithms import diffusion, off_policy, sac
 from rljax.algorithms.base import Algorithm, Policy
-from rljax.algorithms.dsrl import Agent, AliasedAgent, Config, ResidualAgent
-from rljax.algorithms.grrl import PredictingAgent
+from rljax.algorithms.dsrl import DSRL_NA, RESIDUAL, Agent, AliasedAgent, Config, ResidualAgent
+from rljax.algorithms.grrl import GRRL, PredictingAgent
+from rljax.algorithms.progress import successes
 from rljax.data import Dataset
 from rljax.data.chunks import digest, in_chunks
 from rljax.data.prepared import Prepared, check_spaces, in_unit, normalized
@@ -26,7 +28,7 @@ from rljax.envs.environment import State as EnvState
 from rljax.envs.wrappers import Wrapper
 from rljax.ops import running_statistics
 from rljax.spaces import Box
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 AGENTS: dict[str, type[Agent]] = {
     "dsrl_sac": Agent,
@@ -34,6 +36,8 @@ AGENTS: dict[str, type[Agent]] = {
     "grrl_steer": PredictingAgent,
     "residual": ResidualAgent,
 }
+DEFAULTS = {config.method: config for config in (Config(), DSRL_NA, GRRL, RESIDUAL)}
+"""The settings of each method."""
 
 
 class Steered(Wrapper):
@@ -55,6 +59,19 @@ class Steered(Wrapper):
         return self.env.step(state, action[self.noise_size :])
 
 
+class RewardSuccess(Wrapper):
+    """Its reward is `metrics["success"]`: that which the task calls so, and not whatever ends an episode."""
+
+    def __init__(self, env: Environment):
+        super().__init__(env)
+        if "success" not in jax.eval_shape(env.reset, jax.random.key(0)).metrics:
+            raise Refused(f"grrl_steer learns from success, and {env!r} has no metrics['success']")
+
+    def step(self, state: EnvState, action: jax.Array) -> EnvState:
+        after = self.env.step(state, action)
+        return after.replace(reward=after.metrics["success"].astype(jnp.float32))
+
+
 class Base(struct.PyTreeNode):
     """The policy that is steered.
 
@@ -71,7 +88,10 @@ class Base(struct.PyTreeNode):
     @property
     def actions(self) -> Box | None:
         """The same as a box."""
-        return None if self.action_range is None else Box(*map(np.asarray, self.action_range))
+        if self.action_range is None:
+            return None
+        low, high = self.action_range
+        return Box(np.asarray(low), np.asarray(high))
 
 
 def make(
@@ -99,7 +119,8 @@ def make(
     if base is None:
         unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
         base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape, jnp.float32)))
-    steered, statistics = Steered(env, c, base.actions), base.obs_statistics
+    told = RewardSuccess(env) if c.method == "grrl_steer" else env
+    steered, statistics = Steered(told, c, base.actions), base.obs_statistics
     action_range = RescaleAction(env, base.actions).onto
     tiled = statistics.replace(
         mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)
@@ -123,9 +144,8 @@ def make(
         }  # fmt: skip
 
         def chunk_of(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-            noise = agent.noise(variables["steering"], obs, key, deterministic)
-            chunk = agent.decode(variables["params"], obs, noise)
-            return chunk.reshape(*obs.shape[:-1], c.sampler.executed, -1)
+            acted = agent.acted(variables["steering"], variables["params"], obs, key, deterministic)
+            return acted[..., steered.noise_size :].reshape(*obs.shape[:-1], c.sampler.executed, -1)
 
         return diffusion.chunked_policy(sampler, env, variables, chunk_of)
 
@@ -137,6 +157,10 @@ def demonstrations(
 ) -> Dataset:
     """A dataset of single steps as `Steered` has them, ready to learn from; for the noise, which is unknown, 0."""
     check_spaces(dataset, env.observation_space, env.action_space)
+    if config.method == "grrl_steer":
+        succeeded = np.zeros(dataset.size, np.float32)
+        succeeded[dataset.ends - 1] = successes(dataset, env)
+        dataset = dataset.replace(reward=succeeded)
     space: Any = env.action_space
     unit = in_unit(actions or space, dataset.action)
     chunks = in_chunks(dataset.replace(action=unit), config.sampler.history, config.sampler.executed)

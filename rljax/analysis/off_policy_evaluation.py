@@ -186,7 +186,8 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     if algorithm.name not in ("bc", "iql") or deterministic:
         raise Refused(f"{algorithm.name} has no normal distribution: take bc with policy='gaussian', or iql")
     # [-1, 1] may be what the data use of the bounds; a dimension with one value has no density.
-    space = Box(*map(np.asarray, algorithm.policy(state).variables["action_range"]))
+    low, high = algorithm.policy(state).variables["action_range"]
+    space = Box(np.asarray(low), np.asarray(high))
     if (space.low == space.high).any():
         raise Refused(f"{algorithm.name} has no density: some dimension of its data's actions never varies")
     volume = np.log((space.high - space.low) / 2).sum()

@@ -50,6 +50,8 @@ class Environment:
     """Steps of the underlying task that one call of `step` makes (more than 1 under `ActionRepeat`)."""
     max_episode_steps: int | None = None
     """Most calls of `step` before the episode is truncated; None without a time limit."""
+    terminates_at_success: bool = False
+    """Whether episodes terminate where `metrics["success"]` is 1, and nowhere else; ask `unwrapped` for it."""
     _spec: dict[str, Any] | None = None
 
     @property

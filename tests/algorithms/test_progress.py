@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rljax
 from rljax.algorithms import progress
 from rljax.algorithms.progress import Config, detection, drops, joined, relabelled, stalls, with_failures
 from rljax.data import concatenate
@@ -36,7 +37,7 @@ def run(algorithm, iterations):
 
 
 def learned(config, data, iterations=2000):
-    algorithm = progress.make(limited(Drift(), 5), config, data)
+    algorithm = progress.make(limited(Drift(), 5), config, data, succeeded=np.ones(len(data.ends)))
     return progress.progress(algorithm, run(algorithm, iterations), data, batch_size=64)
 
 
@@ -51,8 +52,23 @@ def test_rewards_are_at_the_end_of_success_alone():
     timed = relabelled(data, Config(target="time"))
     np.testing.assert_allclose(timed.reward, [0, 1 / 3, 2 / 3, 1])
     assert timed.terminated.all()
-    with pytest.raises(ValueError, match="dataset: no episode terminates, so that none shows what success is"):
+    with pytest.raises(ValueError, match="dataset: no episode succeeds, so that none shows what success is"):
         relabelled(data.replace(terminated=np.zeros(7, bool)), Config())
+
+
+def test_an_end_is_a_success_where_the_task_says_so():
+    """Three episodes terminate, and one of them has failed."""
+    data = dataset_of(np.zeros((3, 2)), np.zeros((3, 1)), np.zeros(3))
+    with pytest.raises(ValueError, match=r"dataset: an episode of .* that terminates may have failed; succeeded="):
+        progress.make(limited(Drift(), 5), Config(**SMALL), data)
+    with pytest.raises(ValueError, match=r"succeeded has the shape \(2,\), and must be \[3\]"):
+        progress.make(limited(Drift(), 5), Config(**SMALL), data, succeeded=[1, 0])
+    algorithm = progress.make(limited(Drift(), 5), Config(**SMALL), data, succeeded=[1, 0, 1])
+    assert algorithm.data.reward.tolist() == [1.0, 0.0, 1.0]
+    task = Drift()
+    task.terminates_at_success = True
+    assert progress.make(limited(task, 5), Config(**SMALL), data).data.reward.tolist() == [1.0, 1.0, 1.0]
+    assert rljax.make("pick_and_place").unwrapped.terminates_at_success
 
 
 @pytest.mark.parametrize("options", [{}, {"num_atoms": 0}, {"target": "time"}])
@@ -156,7 +172,8 @@ def test_a_joint_critic_tells_the_progress_of_two_tasks():
     np.testing.assert_allclose(parts[0].action, np.c_[forth.action / 3 - 1 / 3, np.zeros(forth.size)], atol=1e-6)
     np.testing.assert_array_equal(parts[0].next_action[0], parts[0].action[1])
     config = Config(**SMALL, discount=0.9, rewarded_steps=3, target_rate=0.05)
-    algorithm = progress.make(env, config, concatenate(parts))
+    assert not env.terminates_at_success  # nobody says that these tasks do
+    algorithm = progress.make(env, config, concatenate(parts), succeeded=np.ones(16))
     state = run(algorithm, 2000)
     expected = 0.9 ** np.arange(19, -1, -1)
     for part in parts:

@@ -28,6 +28,22 @@ def test_rewards_and_returns_by_hand():
     np.testing.assert_allclose(clipped.return_to_go, [-0.375, -0.25, -0.125, 0, -1, -1])
 
 
+def test_an_end_is_a_success_where_the_task_says_so():
+    """Both episodes terminate; the second has failed, and its value cannot be below -1."""
+    data = two_episodes().replace(terminated=ENDS, truncated=np.zeros(6, bool))
+    found = costed(data, Config(failure_cost=2.0), [True, False])
+    np.testing.assert_allclose(found.return_to_go, [-0.75, -0.5, -0.25, 0, -1, -1])
+    with pytest.raises(ValueError, match=r"an episode of .* that terminates may have failed; succeeded="):
+        recap.make(limited(Drift(), 5), Config(), data)
+
+
+def test_an_expected_failure_has_no_advantage():
+    """A value that knows of a failure, -1, is neither better nor worse than what follows."""
+    data = costed(two_episodes(), Config(failure_cost=1.0))
+    found = advantages(data, np.where(np.arange(6) < 4, data.return_to_go, -1.0), np.full(6, -1.0), steps=1)
+    np.testing.assert_allclose(found[4:], 0.0, atol=1e-7)
+
+
 def test_advantages_by_hand():
     data = costed(two_episodes(), Config(failure_cost=0.5))
     values, following = np.array([-0.8, -0.4, -0.2, -0.1, -0.6, -0.5]), np.array([-0.4, -0.2, -0.1, 9.0, -0.5, 9.0])
@@ -65,7 +81,7 @@ def test_the_value_is_the_return_that_followed_on_average():
     good = np.repeat(np.arange(20) % 2 == 0, length)
     data = dataset_of(obs, np.zeros((200, 1)), np.zeros(200), obs, last & good, last & ~good)
     config = Config(failure_cost=0.4, hidden=(32, 32), batch_size=64, learning_rate=3e-3, num_atoms=51)
-    algorithm = recap.make(limited(Drift(), 5), config, data)
+    algorithm = recap.make(limited(Drift(), 5), config, data, succeeded=np.arange(20) % 2 == 0)
     state, device = jax.jit(algorithm.init)(jax.random.key(0)), jax.tree.map(jnp.asarray, algorithm.data)
     run = jax.jit(lambda s, d: jax.lax.scan(lambda s, _: algorithm.step(s, d), s, None, 1500))
     state, _ = run(state, device)

@@ -12,6 +12,7 @@ from rljax.algorithms import bc, iql, off_policy, rlpd, sac, td3_bc
 from rljax.algorithms.offline import continued
 from rljax.data import OfflineBatch
 from rljax.data.prepared import prepare
+from rljax.ops import running_statistics
 from rljax.training.devices import make_mesh, shard_environments
 from tests.algorithms.test_offline import plain
 from tests.datasets import dataset_of, drift_data
@@ -122,6 +123,40 @@ def test_rlpd_starts_at_random_and_trains():
     assert np.ptp(actions) > 1.0
     assert len(np.unique(actions)) == 8
     assert state.params["critic"]["params"]["MLP_0"]["output"]["kernel"].shape[0] == 3
+
+
+def test_it_learns_and_acts_in_chunks_within_what_was_shown():
+    """Two observations and three actions at once, of what the demonstrations use; its policy does them one by one."""
+    config = dataclasses.replace(
+        TINY, history=2, executed=3, action_normalization="minmax", normalize_observation=True
+    )  # fmt: skip
+    shown = DATA.replace(action=np.clip(DATA.action, 0.0, 1.0))
+    kept = np.arange(DATA.size) % 3 > 0
+    algorithm = rlpd.make(ENV, config, shown, kept=kept)
+    data = algorithm.data
+    assert (data.obs.shape[1], data.action.shape[1], data.size) == (4, 3, kept.sum())
+    assert (data.action.min(), data.action.max()) == (-1.0, 1.0)
+    assert (algorithm.env, algorithm.steps_per_iteration) == (ENV, 4 * 3)
+    state, _ = jax.jit(algorithm.step)(jax.jit(algorithm.init)(jax.random.key(0)), data)
+    # The newest observation has moved by three actions of what was shown, each of 0 to 1.
+    replay = plain(state.experience.replay.data)
+    moved = (replay.next_obs - replay.obs)[:, :2, 2]
+    assert ((moved > -1e-3) & (moved < 3.0 + 1e-3)).all()
+
+    policy = algorithm.policy(state)
+    agent, memory, obs = sac.Agent(config, 4, 3), policy.initial_memory, jnp.array([100.0, 700.0])
+    apply = jax.jit(policy.apply, static_argnums=3)
+    acted = []
+    for _ in range(3):
+        action, memory = apply(jax.random.key(1), obs, memory, True)
+        acted.append(float(action[0]))
+    seen = running_statistics.normalize(state.experience.obs_statistics, jnp.tile(obs, 2))
+    expected = agent.act(state.params["policy"], seen, jax.random.key(1), True)
+    np.testing.assert_allclose(acted, (1.0 + np.asarray(expected)) / 2, atol=1e-5)
+    variables = jax.eval_shape(lambda key: (a := rlpd.make(ENV, config)).policy(a.init(key)), jax.random.key(0))
+    assert jax.tree.structure(variables.variables) == jax.tree.structure(policy.variables)  # as rljax.load needs it
+    with pytest.raises(ValueError, match=r"reward_bias = 1\.0 is not allowed; it must be 0 where executed is not 1"):
+        dataclasses.replace(config, reward_bias=1.0)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")

@@ -17,8 +17,8 @@ from rljax.ops import running_statistics
 from rljax.spaces import Box
 from rljax.training import program as programs
 from rljax.training.evaluate import evaluate
-from tests.datasets import dataset_of, hyper_of
-from tests.toys import limited
+from tests.datasets import batch_of, dataset_of, hyper_of
+from tests.toys import Drift, limited
 from tests.training.test_runner import train
 
 METHODS = ("dsrl_sac", "dsrl_na", "grrl_steer")
@@ -45,12 +45,16 @@ class Aim(Environment):
     def __init__(self, width=0.4):
         self.width = width
 
+    terminates_at_success = True
+
     def reset(self, key):
-        return initial_state(jnp.zeros(()), jax.random.uniform(key, (1,), minval=-1.0))
+        return initial_state(jnp.zeros(()), jax.random.uniform(key, (1,), minval=-1.0), success=jnp.zeros(()))
 
     def step(self, state, action):
         distance = jnp.abs(action[0] - AIM)
-        return state.replace(physics=action[0], reward=-distance, terminated=distance < self.width)
+        done = distance < self.width
+        metrics = {"success": done.astype(jnp.float32)}
+        return state.replace(physics=action[0], reward=-distance, terminated=done, metrics=metrics)
 
 
 ENV = limited(Aim(), 8)
@@ -119,7 +123,8 @@ def test_half_of_each_batch_may_be_of_demonstrations(method):
     assert data.size == 6
     assert data.action.shape == (6, 3 + 2)
     np.testing.assert_array_equal(data.action[:2], [[0, 0, 0, 0, -1], [0, 0, 0, 1, 0.5]])
-    np.testing.assert_allclose(data.reward[:2], [-(1.5 + 4.5) / 2, -1.5 / 2])
+    rewards = [0.0, 0.5] if method == "grrl_steer" else [-(1.5 + 4.5) / 2, -1.5 / 2]
+    np.testing.assert_allclose(data.reward[:2], rewards)
     assert data.terminated[:2].tolist() == [False, True]
     program = programs.build(algorithm, None, 1, "threefry2x32")
     key = np.asarray(jax.random.key_data(jax.random.key(0)))
@@ -194,25 +199,37 @@ def test_steps_of_a_chunk_may_share_their_noise():
     assert agent.noise_size == 1
     np.testing.assert_array_equal(agent.spread(jnp.array([[0.5], [-1.0]]))[..., 0], [[0.5] * 3, [-1.0] * 3])
     drawn = agent.draw(jax.random.key(0), (4000,))
-    # As small as the mean of three.
-    np.testing.assert_allclose(drawn.std(), 1 / np.sqrt(3), rtol=0.05)
+    # As DSRL has it, of any size that the policy of noise may ask for.
+    np.testing.assert_allclose(drawn.std(), 1.0, rtol=0.05)
     action = agent.act(learner.params["policy"], jnp.zeros((5, 2)), jax.random.key(1), False)
     assert action.shape == (5, 1 + 2)
     with pytest.raises(ValueError, match="noise_steps = 2 is not allowed; it must be 0, or divide"):
         config_of(noise_steps=2)
 
 
-def test_a_residual_is_added_to_the_chunk_of_noise_0():
+def test_a_residual_is_added_to_a_chunk_that_is_sampled_and_seen():
     agent, learner = agent_of("residual", noise_bound=0.25)
     obs = jax.random.normal(jax.random.key(2), (500, 2))
-    chunk = agent.sampler.sample(agent.base, obs, jnp.zeros((500, 3, 1)))[:, :2, 0]
     acted = agent.act(learner.params["policy"], obs, jax.random.key(3), False)
     for action in (acted, agent.explore(obs, jax.random.key(4))):
-        added, executed = action[:, :2], action[:, 2:]
+        added, chunk, executed = jnp.split(action, 3, axis=-1)
         assert 0.9 < np.abs(added).max() <= 1.0
         np.testing.assert_allclose(executed, np.clip(chunk + 0.25 * added, -1, 1), atol=1e-5)
-    gradients = jax.grad(lambda base: agent.decode(base, obs, jnp.zeros((500, 2))).sum())(agent.base)
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients))
+        assert chunk[:, 0].std() > 0.3  # of noise, as the policy itself has it
+    certain = agent.act(learner.params["policy"], obs, jax.random.key(3), True)
+    mode = agent.sampler.sample(agent.base, obs, jnp.zeros((500, 3, 1)))[:, :2, 0]
+    np.testing.assert_allclose(certain[:, 2:4], mode, atol=1e-5)
+
+    # Critics see the sum: what leaves it as it is changes nothing.
+    def values(chunk, added):
+        seen = jnp.concatenate([obs, jnp.broadcast_to(chunk, (500, 2))], -1)
+        added = jnp.broadcast_to(jnp.asarray(added), (500, 2))
+        return agent.values(learner.params["critic"], seen, added, jax.random.key(5))
+
+    np.testing.assert_allclose(values(0.5, 0.0), values(0.25, 1.0), atol=1e-5)
+    assert np.abs(values(0.5, 0.0) - values(0.25, 0.0)).max() > 1e-3
+    gradients = jax.grad(lambda base: agent.acted(learner.params["policy"], base, obs, jax.random.key(3), False).sum())
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients(agent.base)))
     with pytest.raises(ValueError, match="must be 0 with residual"):
         config_of("residual", offline_share=0.5)
 
@@ -267,6 +284,87 @@ def test_the_critic_of_noise_learns_what_the_critic_of_actions_says_of_its_chunk
         chex.assert_trees_all_equal(after.params[part], learner.params[part])
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_policy_that_acts_with_a_label_is_steered_with_it(guidance):
+    """The frozen policy, by itself and as it is steered, makes the same chunk of the same noise."""
+    labelled = dataclasses.replace(SAMPLER, labels=2, acts_with=1, guidance=guidance)
+    sampler, config = diffusion.Agent(labelled, 1, 1), config_of(sampler=labelled)
+    params = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    agent = steering.Agent(config, 2, 3 + 2, sampler=sampler, base=params)
+    noise, obs = jax.random.normal(jax.random.key(1), (50, 3)), jnp.zeros((50, 2))
+    variables = {"params": params, "action_range": (np.float32([-1.0]), np.float32([1.0]))}
+    policy = diffusion.chunked_policy(sampler, ENV, variables)
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (50, *x.shape)), policy.initial_memory)
+    _, memory = policy.apply(jax.random.key(2), jnp.zeros((50, 1)), memory, False)
+    drawn = jax.random.normal(jax.random.key(2), (50, 3, 1))[..., 0]
+    np.testing.assert_allclose(agent.decode(params, obs, drawn), memory["chunk"][..., 0], atol=1e-5)
+    free = sampler.sample(params, obs, noise[..., None])[:, :2, 0]
+    assert np.abs(agent.decode(params, obs, noise) - free).max() > 0.05
+
+
+class Cliff(Environment):
+    """Ends in failure below 0 and in success above, at once; the reward says which."""
+
+    name = "cliff"
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Box(-1.0, 1.0, (1,))
+
+    def reset(self, key):
+        return initial_state(jnp.zeros(()), jnp.zeros(1), success=jnp.zeros(()))
+
+    def step(self, state, action):
+        success = (action[0] > 0).astype(jnp.float32)
+        return state.replace(reward=3.0 * success - 4.0, terminated=jnp.array(True), metrics={"success": success})
+
+
+def test_success_is_what_the_task_calls_so_and_not_every_end():
+    """Of three chunks one succeeds, one fails and ends, and one goes on."""
+    algorithm = steering.make(limited(Cliff(), 8), config_of("grrl_steer"), base_of())
+    state, _ = jax.jit(algorithm.step)(jax.jit(algorithm.init)(jax.random.key(0)))
+    replay = state.experience.replay.data
+    written = replay.terminated[:, : int(state.experience.replay.count)]
+    rewards = np.asarray(replay.reward[:, : written.shape[1]])
+    executed = np.asarray(replay.action[:, : written.shape[1], 3])
+    assert written.all()
+    np.testing.assert_array_equal(rewards, executed > 0)
+    agent, learner = agent_of("grrl_steer")
+    batch = batch_of(3, 2, 5).replace(reward=jnp.array([1.0, 0.0, 0.0]), discount=jnp.array([0.0, 0.0, 0.9]))
+    target = agent.action_target(learner, batch, jax.random.key(0))
+    np.testing.assert_allclose((target @ agent.support)[:2], [1.0, 0.0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"grrl_steer learns from success, and .* has no metrics\['success'\]"):
+        steering.make(limited(Drift(), 8), config_of("grrl_steer"), None)
+    demos = dataset_of(np.zeros((2, 1)), np.zeros((2, 1)), np.zeros(2))
+    with pytest.raises(ValueError, match=r"an episode of .*cliff.* that terminates may have failed"):
+        steering.make(limited(Cliff(), 8), config_of("grrl_steer", offline_share=0.5), base_of(), demos)
+
+
+def test_noise_that_is_asked_for_is_taught():
+    """By each method's settings: the critic of noise is taught N(0, I), whose 1.5 deviations reach what is asked."""
+    for method, c in steering.DEFAULTS.items():
+        if method in ("dsrl_na", "grrl_steer"):
+            small = dataclasses.replace(c, sampler=SAMPLER, normalize_observation=False, hidden=(8,))
+            agent = steering.AGENTS[method](
+                small, 2, small.own_noise + 2, sampler=diffusion.Agent(SAMPLER, 1, 1), base=base_of().params
+            )
+            # grrl_steer is taught its own noise besides, which has no bound.
+            taught = steering.AliasedAgent.distilled_noise(agent, None, jnp.zeros((2000, 2)), jax.random.key(2))
+            assert 1.5 * taught.std() > 0.95 * small.noise_bound
+
+
+def test_dsrl_na_has_the_settings_of_its_authors():
+    c = steering.DEFAULTS["dsrl_na"]
+    assert (c.noise_bound, c.num_updates, c.distillation_steps, c.hidden) == (1.5, 20, 10, (2048, 2048, 2048))
+    assert (c.target_entropy_per_dim, c.sampler.sampler_steps, c.noise_steps) == (0.0, 8, 0)
+
+
+def test_two_policies_are_told_apart_by_their_content():
+    first, again, other = (steering.identity(base_of(scale)) for scale in (0.1, 0.1, 0.2))
+    assert first == again != other
+    ranges = [base_of().replace(action_range=(np.float32([-x]), np.float32([x]))) for x in (1.0, 2.0)]
+    assert steering.identity(ranges[0]) != steering.identity(ranges[1])
+
+
 def test_at_first_success_is_expected_nowhere():
     agent, learner = agent_of("grrl_steer")
     obs, noise, chunk = (jax.random.normal(jax.random.key(i), (500, n)) for i, n in enumerate((2, 3, 2)))
@@ -281,6 +379,7 @@ def test_bad_settings_are_refused():
         ({"num_atoms": 1}, "num_atoms = 1 is not allowed; it must be at least 2"),
         ({"method": "dppo"}, "method = 'dppo' is not allowed; it must be one of dsrl_sac, dsrl_na, grrl_steer"),
         ({"noise_bound": 0.0}, "noise_bound = 0.0 is not allowed; it must be positive"),
+        ({"newest_size": 4000}, "newest_size = 4000 is not allowed; it must be below replay_size = 4000"),
         ({"distillation_steps": 0}, "distillation_steps = 0 is not allowed; it must be at least 1"),
         ({"normalize_observation": True}, "it must be as the steered policy has it"),
     ):

@@ -53,7 +53,7 @@ class ManipulationTask(MujocoTask):
     ):
         if reward not in get_args(Reward):
             raise Refused(f"{type(self).__name__}: reward must be one of {get_args(Reward)}, got {reward!r}")
-        self.reward, self.terminate_on_success = reward, terminate_on_success
+        self.reward, self.terminates_at_success = reward, terminate_on_success
         super().__init__(model, frame_skip, outputs, **engine)
 
     def progress(self, physics: Physics) -> Progress:
@@ -67,7 +67,7 @@ class ManipulationTask(MujocoTask):
         metrics = {"success": success, "stages": progress.stages, **progress.metrics}
         # Success is all of it, whatever rounding leaves missing.
         reward = jnp.where(progress.success, 0.0, jnp.clip(done, 0.0, 1.0) - 1.0)
-        return Score(reward, progress.success & self.terminate_on_success, metrics)
+        return Score(reward, progress.success & self.terminates_at_success, metrics)
 
     def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
         """The larger value: metrics tell how far the task has come, and evaluation reports the highest."""
