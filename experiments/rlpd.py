@@ -43,8 +43,7 @@ def main(settings: Settings) -> experiment.Result:
 
     def make() -> rlpd.Algorithm:
         env = rljax.make(task, **options)
-        pipeline.check_rewards(settings.dataset, dataset, env)
-        return rlpd.make(env, settings.config, dataset)
+        return rlpd.make(env, settings.config, pipeline.rewarded(settings.dataset, dataset, env))
 
     return experiment.run("rlpd", make, settings.total_steps, settings.run)
 

@@ -216,7 +216,7 @@ def concatenate(datasets: Sequence[Dataset], metadata: Metadata | None = None) -
     """One after the other, as one."""
     arrays = [d.replace(metadata=Metadata()) for d in datasets]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *arrays)
-    return joined.replace(metadata=metadata or datasets[0].metadata)
+    return joined.replace(metadata=metadata or dataclasses.replace(datasets[0].metadata, content=None))
 
 
 def fingerprint(tree: Any) -> str:
