@@ -68,7 +68,7 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
 
 @pytest.mark.parametrize("reward", ["dense", "sparse"])
 def test_critics_do_not_learn_a_success_that_the_task_denies(demonstrations, reward):
-    """A human's ends are successes to imitate; what is learned from them in the task has the task's rewards and ends."""
+    """A human's ends are successes to imitate; values are learned from the task's own rewards and ends."""
     imitated, env = formats.load(demonstrations), rljax.make("push_t", reward=reward)
     data = pipeline.rewarded(demonstrations, imitated, env)
     assert imitated.terminated.sum() == 3

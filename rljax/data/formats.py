@@ -240,16 +240,13 @@ def _layout_of(where: str, arrays: Any, layout: Layout | None) -> Layout:
     if missing := [name for name in _ROWS if name not in names]:
         raise Refused(f"{where}: no {missing[0]}; there is {', '.join(sorted(names)) or 'nothing'}")
     theirs = [name for name in _OGBENCH if name in names]
-    if "timeouts" in names and not theirs:
-        found, why = "d4rl", "timeouts"
-    elif theirs and "timeouts" not in names:
-        found, why = "ogbench", theirs[0]
-    else:
+    if bool(theirs) == ("timeouts" in names):
         raise Refused(
             f"{where}: terminals may mark the last step of a task that is done, as D4RL's do, or a row with the last "
             "observation alone, as OGBench's; say which: layout='d4rl' or layout='ogbench'"
         )
-    print(f"{where}: read as of the layout {found}, for it has {why}", file=sys.stderr)
+    found: Layout = "ogbench" if theirs else "d4rl"
+    print(f"{where}: read as of the layout {found}, for it has {[*theirs, 'timeouts'][0]}", file=sys.stderr)
     return found
 
 

@@ -196,9 +196,7 @@ def test_without_rewards_it_is_imitated_and_nothing_else(data):
         lambda: bc.make(env, bc.Config(top=0.5), bare),
         lambda: in_chunks(bare, 1, 2),
     ):
-        with pytest.raises(
-            ValueError, match=r"^bare: no rewards, which this learns from; bc and diffusion do without$"
-        ):
+        with pytest.raises(ValueError, match=r"^bare: no rewards, which this learns from; bc and"):
             use()
 
 
