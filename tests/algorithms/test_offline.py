@@ -276,7 +276,7 @@ def test_another_dataset_is_not_resumed_with(tmp_path):
     # Nor with arrays that differ in one number, whatever the file.
     other = drift_data(sha256="a" * 64)
     other.reward[3] += 1
-    with pytest.raises(ValueError, match="holds another run: data.content was '"):
+    with pytest.raises(ValueError, match=r"holds another run: data\.content was '"):
         train(bc.make(ENV, config, other), 4, folder=tmp_path / "run", resume=True)
 
 
