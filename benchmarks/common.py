@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from rljax import training
-from rljax.analysis.statistics import bootstrap_interval
+from rljax.analysis.statistics import spread_in_words
 from rljax.training.versions import hardware, versions
 
 ROOT = Path(__file__).parents[1]
@@ -31,10 +31,10 @@ def write(name: str, record: dict[str, Any]) -> None:
     print(f"wrote {path.relative_to(RESULTS.parent.parent)}", flush=True)
 
 
-def committed_runs(name: str) -> list[dict[str, Any]]:
-    """The runs that a table in benchmarks/results was made of, perhaps on another machine."""
+def committed(name: str) -> dict[str, Any]:
+    """The file of a table in benchmarks/results, perhaps from another machine: its `runs`, and what else it holds."""
     path = RESULTS / f"{name}-{jax.default_backend()}.json"
-    return json.loads(path.read_text())["runs"] if path.exists() else []
+    return json.loads(path.read_text()) if path.exists() else {"runs": [], "datasets": {}}
 
 
 def profile(
@@ -76,12 +76,10 @@ def run_all(jobs: Iterable[list[str]]) -> None:
 
 
 def with_interval(scores: Sequence[float], form: str = ".1f") -> str:
-    """The mean over seeds, [its bootstrap interval] and (how many)."""
+    """The mean over seeds, [its 95 % interval] or, of fewer than four, their range, and (how many)."""
     if not scores:
         return "–"
-    low, high = bootstrap_interval(np.array(scores))
-    interval = "" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{np.mean(scores):{form}}{interval} ({len(scores)})"
+    return f"{np.mean(scores):{form}}{spread_in_words(scores, lambda x: format(x, form))} ({len(scores)})"
 
 
 def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> float:

@@ -23,7 +23,6 @@ import numpy as np
 
 import rljax
 from benchmarks.common import RESULTS, peak_memory_mb, write
-from rljax.analysis.statistics import bootstrap_interval
 from rljax.envs.mujoco.task import MujocoTask
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +110,6 @@ def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: f
         "evaluation_episodes": evaluations[0]["episodes"],
         "returns_deterministic": means["deterministic"],
         "returns_stochastic": means["stochastic"],
-        "return_interval": [float(bound) for bound in bootstrap_interval(np.array(means["deterministic"]))],
         "target": {"return": target},
         "curves": [_curve(folder) for folder in folders],
         "config": config["config"],

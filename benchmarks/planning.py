@@ -1,10 +1,11 @@
-"""Benchmark of planning: beside pymdptoolbox and QuantEcon, against the memory's bandwidth, and as problems grow.
+"""Benchmark of planning: beside other libraries, against the memory's bandwidth, as problems grow; and its bounds.
 
     python -m benchmarks.planning                      # everything: minutes
     python -m benchmarks.planning --parts peers
     python -m benchmarks.planning --parts grid --cells 10000000
 
-The peers need `make install-peers`. Compilation is apart, and so is what each library does when a problem is made.
+The peers are pymdptoolbox and QuantEcon; they need `make install-peers`. Compilation is apart, and so is what each
+library does when a problem is made.
 `python -m benchmarks.planning --parts growth` also draws benchmarks/planning.png.
 """
 
@@ -14,7 +15,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from rljax.envs.finite.worlds import garnet, gridworld_of_cells
 from rljax.training.versions import hardware, versions
 
 ROOT = Path(__file__).parents[1]
-Part = Literal["peers", "grid", "growth", "together"]
+Part = Literal["peers", "grid", "growth", "together", "certificates"]
 METHODS: dict[str, Callable[..., planning.Solution]] = {
     "value_iteration": planning.value_iteration,
     "modified_policy_iteration": planning.modified_policy_iteration,
@@ -42,7 +43,7 @@ EPSILON = 1e-2
 class Settings:
     """What to measure."""
 
-    parts: tuple[Part, ...] = ("peers", "grid", "growth", "together")
+    parts: tuple[Part, ...] = ("peers", "grid", "growth", "together", "certificates")
     """Parts of the benchmark; each has a result file of its own."""
     cells: int = 10_000_000
     """Of the large grid."""
@@ -50,10 +51,18 @@ class Settings:
     """The interpreter of the peers."""
     patience: float = 300.0
     """Seconds after which a peer is stopped."""
+    processes: int = 700
+    """How many random processes the certificates are checked on, for each discount and method."""
 
 
 def main(settings: Settings) -> None:
-    parts = {"peers": beside_peers, "grid": large_grid, "growth": growth, "together": together}
+    parts = {
+        "peers": beside_peers,
+        "grid": large_grid,
+        "growth": growth,
+        "together": together,
+        "certificates": certificates,
+    }
     for part in settings.parts:
         record = parts[part](settings)
         write(
@@ -258,6 +267,86 @@ def together(settings: Settings) -> dict[str, Any]:
         "rows": rows,
         "notes": "Random processes of 50 states, 4 actions, 5 successors, γ = 0.9.",
     }
+
+
+CERTIFIED: dict[str, Callable[[MDP], planning.Solution]] = {
+    "value iteration": functools.partial(planning.value_iteration, tolerance=1e-3),
+    "Gauss-Seidel": functools.partial(planning.value_iteration, tolerance=1e-3, blocks=4),
+    "policy iteration": planning.policy_iteration,
+    "modified policy iteration": functools.partial(planning.modified_policy_iteration, tolerance=1e-3),
+}
+
+
+def certificates(settings: Settings) -> dict[str, Any]:
+    """Certified bounds in float32 against errors, on random processes solved in float64."""
+    rows = []
+    for discount in (0.9, 0.99, 0.999, 0.9999):
+        for method, error, bound, size in certified(settings.processes, discount):
+            ratio, relative = error / bound, bound / size
+            rows.append(
+                [discount, method, settings.processes, int((error > bound).sum()), float(ratio.max()),
+                 float(np.median(ratio)), float(np.median(relative)), float(relative.max())]
+            )  # fmt: skip
+            print(*rows[-1], flush=True)
+    return {
+        "title": f"Certified bounds against errors, float32, {jax.default_backend()}",
+        "columns": [
+            "γ", "method", "processes", "violated", "largest error/bound", "median error/bound",
+            "median bound, of the largest value", "largest bound, of the largest value",
+        ],
+        "rows": rows,
+        "notes": "Random processes of 20 states, 3 actions and 3 successors, half of them with terminal states, with "
+        "rewards of size 1e-3 to 1e4, some with 1e4 added or taken away; errors are the largest of all states, "
+        "against policy iteration in NumPy's float64. The tolerance asked for is 1e-3.",
+    }  # fmt: skip
+
+
+def certified(
+    number: int, discount: float, methods: Sequence[str] = tuple(CERTIFIED), seed: int = 0
+) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each method its name, and of each random process the error, the bound and the largest |V*|."""
+    states, actions, width = 20, 3, 3
+    rng = np.random.default_rng(seed)
+    successors = rng.integers(0, states, (number, actions, width, states))
+    shares = rng.dirichlet(np.full(width, 0.3), (number, actions, states)).swapaxes(2, 3)
+    scale, shift = 10 ** rng.uniform(-3, 4, (number, 1, 1)), rng.choice([0, 0, 1e4, -1e4], (number, 1, 1))
+    rewards = rng.normal(size=(number, actions, states)) * scale + shift
+    terminal = rng.uniform(size=(number, states)) < rng.choice([0, 0.2], (number, 1))
+    terminal[:, 0] = False
+    exact = solved_in_float64(successors, shares, rewards, terminal, discount)
+    processes = zip(successors, shares, rewards, terminal, strict=True)
+    made = [sparse(*process[:3], discount, process[3]) for process in processes]
+    mdps = jax.tree.map(lambda *x: jnp.stack(x), *made)
+    results = []
+    for method in methods:
+        solution = jax.jit(jax.vmap(CERTIFIED[method]))(mdps)
+        error = np.abs(np.asarray(solution.values, np.float64) - exact).max(1)
+        results.append((method, error, np.asarray(solution.bound, np.float64), np.abs(exact).max(1)))
+    return results
+
+
+def solved_in_float64(
+    successors: np.ndarray, shares: np.ndarray, rewards: np.ndarray, terminal: np.ndarray, discount: float
+) -> np.ndarray:
+    """V* [N, S] by policy iteration in NumPy, from [N, A, K, S], rewards [N, A, S] and terminal states [N, S]."""
+    number, actions, width, states = shares.shape
+    shares = np.where(terminal[:, None, None], 0.0, shares / shares.sum(2, keepdims=True))
+    rewards = np.where(terminal[:, None], 0.0, rewards)
+    table = np.zeros((number, actions, states, states))
+    place = np.ogrid[:number, :actions, :states]
+    for k in range(width):
+        np.add.at(table, (*place, successors[:, :, k]), shares[:, :, k])
+    policy = np.zeros((number, states), int)
+    process, state = np.ogrid[:number, :states]
+    while True:
+        matrix = np.eye(states) - discount * table[process, policy, state]
+        values = np.linalg.solve(matrix, rewards[process, policy, state][..., None])[..., 0]
+        q = rewards + discount * np.einsum("nast,nt->nas", table, values)
+        gain = q.max(1) - q[process, policy, state]
+        better = gain > 1e-11 * (1 + np.abs(values).max(1, keepdims=True))
+        if not better.any():
+            return values
+        policy = np.where(better, q.argmax(1), policy)
 
 
 def draw(rows: list[list[Any]], path: Path = ROOT / "benchmarks" / "planning.png") -> None:

@@ -29,7 +29,6 @@ from experiments.ppo import ACCELERATED, TASKS
 from rljax import training
 from rljax.algorithms import ppo
 from rljax.algorithms.base import Algorithm
-from rljax.analysis.statistics import bootstrap_interval
 from rljax.envs import AutoReset, EpisodeStatistics
 from rljax.training import program as programs
 from rljax.training.versions import hardware, versions
@@ -141,7 +140,6 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         kind: [member[kind]["mean"] for member in result.evaluation["members"]]
         for kind in ("deterministic", "stochastic")
     }
-    interval = bootstrap_interval(np.array(means["deterministic"]))
     record = {
         "algorithm": "ppo",
         "task": task,
@@ -153,7 +151,6 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         "evaluation_episodes": result.evaluation["episodes"],
         "returns_deterministic": means["deterministic"],
         "returns_stochastic": means["stochastic"],
-        "return_interval": [float(bound) for bound in interval],
         "target": {"return": KNOWN[task]},
         "peak_memory_mb": peak_memory_mb(),
         "config": dataclasses.asdict(algorithm.config),

@@ -28,6 +28,7 @@ import rljax
 from benchmarks import off_policy
 from benchmarks.common import RESULTS, peak_memory_mb, write
 from rljax.algorithms import sac
+from rljax.algorithms.off_policy import Collector
 from rljax.data import Batch
 from rljax.nn.ensemble import over_ensemble
 from rljax.training.versions import hardware, versions
@@ -182,7 +183,7 @@ def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable
 def sampled(config: sac.Config) -> Callable[[], float]:
     """The update on batches from a full-size buffer that nobody adds to."""
     algorithm = sac.make(rljax.make("half_cheetah"), config)
-    collector = sac.Collector(algorithm.env, config)
+    collector = Collector(algorithm.env, config)
     agent, learner, hyper, key = _learner(config)
     experience = jax.jit(collector.init)(key)
 

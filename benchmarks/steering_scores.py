@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, committed_runs, profile, with_interval
+from benchmarks.common import RESULTS, ROOT, committed, profile, with_interval
 from experiments.gr_rl import Settings as Pipeline
 from rljax.algorithms import grrl
 from rljax.analysis.runs import curve, read_run
-from rljax.analysis.statistics import bootstrap_band
+from rljax.analysis.statistics import spread_band
 from rljax.nn.precision import Precision
 
 STEERED = {
@@ -33,10 +33,21 @@ STEERED = {
 ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
 FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
 """Flags of what learns single actions; of PushT the demonstrations have the sparse reward, and so has RLPD."""
-METHODS = (*STEERED, *FROM_NOTHING, "gr_rl")
+IN_CHUNKS = {
+    "rlpd_chunks": (
+        "--history", str(Pipeline().policy.history), "--executed", str(Pipeline().policy.executed), "--mirror",
+        "--normalize-observation", "--action-normalization", "minmax", "--discount", str(Pipeline().online.discount),
+    )
+}  # fmt: skip
+"""Flags of RLPD like for like with RL in the noise: of the lace's filtered and mirrored demonstrations, in chunks as
+those of the policy that is steered, with the 20 updates for each decision that are RLPD's own."""
+METHODS = (*STEERED, *FROM_NOTHING, *IN_CHUNKS, "gr_rl")
 MISMATCH = Pipeline().mismatch
 """Of the lace: the pipeline's, for all that learn online."""
-REWARDS = {"push_t": "dense", "lace": "staged"}
+REWARDS = {"push_t": "dense", "lace": "staged", "lace_either_hand": "staged"}
+LEFT_FIRST = {"lace": 1.0, "lace_either_hand": 0.5}
+"""Of the demonstrations of a lace. Policies start with either hand: what a mirror adds to those of one hand is the half
+that they do not show, which is a gain by construction; what it adds to those of either hand is not."""
 COVERAGE = "highest_coverage"
 """Of an episode of PushT, as runs call it."""
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
@@ -49,7 +60,8 @@ class Settings:
     seeds: int = 3
     """scores: seeds of each method; 0 runs nothing."""
     tasks: tuple[str, ...] = tuple(REWARDS)
-    """scores: on which. The lace's policy and demonstrations are those of gr_rl, whose last stage is dsrl_sac there."""
+    """scores: on which; the lace's demonstrations are of one hand, those of lace_either_hand of both. Policies and
+    demonstrations of a lace are those of gr_rl, whose last stage is dsrl_sac there."""
     methods: tuple[str, ...] = METHODS
     """Which to run for the scores; of speed, whose loop."""
     demos: Path | None = None
@@ -59,7 +71,7 @@ class Settings:
     online_steps: int = 300_000
     """scores: environment steps of what learns online."""
     reward: str = REWARDS["push_t"]
-    """scores: of PushT, for all but rlpd: dense, staged or sparse. The lace's is staged."""
+    """scores: of PushT, for all but rlpd: dense, staged or sparse. A lace's is staged."""
     precision: Precision = "bfloat16"
     """Of the products of hidden layers, in these runs, and in the loop whose speed is measured."""
     runs: Path = ROOT / "runs"
@@ -70,21 +82,24 @@ class Settings:
     """scores: seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
 
 
-def pipeline_folder(settings: Settings, seed: int) -> Path:
-    return settings.runs / "gr_rl" / f"lace-seed{seed}"
+def pipeline_folder(settings: Settings, task: str, seed: int) -> Path:
+    """Of a lace's stages."""
+    return settings.runs / "gr_rl" / f"{task}-seed{seed}"
 
 
 def base_folder(settings: Settings, task: str, seed: int) -> Path:
     """Of the policy that is steered."""
-    if task == "lace":
-        return pipeline_folder(settings, seed) / "3-mirrored"
+    if task in LEFT_FIRST:
+        return pipeline_folder(settings, task, seed) / "3-mirrored"
     return settings.runs / "diffusion_policy" / f"push_t-seed{seed}"
 
 
 def left(settings: Settings, task: str, seed: int) -> list[str]:
     """The methods of a task that were not run elsewhere and have what they need."""
     done = {run["method"] for run in earlier(settings) if (run["task"], run["seed"]) == (task, seed)}
-    able = set(settings.methods) - done - ({"dsrl_sac"} if task == "lace" else {"gr_rl"})
+    able = set(settings.methods) - done - ({"dsrl_sac"} if task in LEFT_FIRST else {"gr_rl", *IN_CHUNKS})
+    if task == "lace_either_hand":
+        able -= {"sac"}  # which sees no demonstrations, so that the lace's is its own
     if task == "push_t" and settings.demos is None:
         able &= {"sac"}
     return [method for method in settings.methods if method in able]
@@ -99,12 +114,15 @@ def base_jobs(settings: Settings) -> Iterator[list[str]]:
                 settings, base_folder(settings, "push_t", seed), seed, settings.policy_updates,
                 ("--dataset", str(settings.demos), "--precision", settings.precision),
             )  # fmt: skip
-        if set(methods.get("lace", ())) - {"sac"} and not (pipeline_folder(settings, seed) / "result.json").exists():
-            yield [
-                sys.executable, "experiments/gr_rl.py", "--task", "lace", "--seed", str(seed), "--no-progress",
-                "--runs", str(settings.runs), "--online-steps", str(settings.online_steps),
-                "--policy.precision", settings.precision, "--online.precision", settings.precision,
-            ]  # fmt: skip
+        for task, left_first in LEFT_FIRST.items():
+            folder = pipeline_folder(settings, task, seed)
+            if set(methods.get(task, ())) - {"sac"} and not (folder / "result.json").exists():
+                yield [
+                    sys.executable, "experiments/gr_rl.py", "--task", "lace", "--left-first", str(left_first),
+                    "--seed", str(seed), "--name", folder.name, "--no-progress", "--runs", str(settings.runs),
+                    "--online-steps", str(settings.online_steps),
+                    "--policy.precision", settings.precision, "--online.precision", settings.precision,
+                ]  # fmt: skip
 
 
 def own_jobs(settings: Settings) -> Iterator[list[str]]:
@@ -112,9 +130,10 @@ def own_jobs(settings: Settings) -> Iterator[list[str]]:
     steps, common = settings.online_steps, ["--precision", settings.precision, "--evaluation-episodes", "50"]
     common += ["--evaluate-every", str(max(1, steps // 20))]
     for seed, task in itertools.product(range(settings.seeds), settings.tasks):
-        reward = ["--reward", REWARDS["lace"] if task == "lace" else settings.reward]
-        executed = flags_of(dataclasses.asdict(MISMATCH)) if task == "lace" else []
-        demos = pipeline_folder(settings, seed) / "demonstrations.hdf5" if task == "lace" else settings.demos
+        lace, stages = task in LEFT_FIRST, pipeline_folder(settings, task, seed)
+        reward = ["--reward", REWARDS[task] if lace else settings.reward]
+        executed = flags_of(dataclasses.asdict(MISMATCH)) if lace else []
+        demos = stages / "demonstrations.hdf5" if lace else settings.demos
         for method in left(settings, task, seed):
             if method == "gr_rl":
                 continue
@@ -123,8 +142,12 @@ def own_jobs(settings: Settings) -> Iterator[list[str]]:
                 folder = settings.runs / "steer" / f"{task}-{method}-seed{seed}"
                 what = ["--base", str(base_folder(settings, task, seed)), "--method", method, *reward]
                 what += flags_of(STEERED[method])
+            elif method in IN_CHUNKS:
+                folder = settings.runs / "rlpd" / f"{task}-{method}-seed{seed}"
+                what = ["--dataset", str(demos), "--weight", str(stages / "0-progress" / "weight.npy"), *reward]
+                what += IN_CHUNKS[method]
             elif method == "rlpd":
-                what = ["--dataset", str(demos), *(reward if task == "lace" else []), *FROM_NOTHING[method]]
+                what = ["--dataset", str(demos), *(reward if lace else []), *FROM_NOTHING[method]]
             else:
                 what = ["--env", task, *reward, *FROM_NOTHING[method]]
             yield from _job(settings, folder, seed, steps, (*what, *executed, *common))
@@ -147,7 +170,7 @@ def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterabl
 
 def earlier(settings: Settings) -> list[dict[str, Any]]:
     """Runs of the committed file, where they are asked for."""
-    return committed_runs("steering-scores") if settings.committed else []
+    return committed("steering-scores")["runs"] if settings.committed else []
 
 
 def results(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -178,7 +201,7 @@ def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
             online = stage == "and RL in its noise"
             steps, points = _curve(folder / "4-steered", 0) if online else (None, None)
             yield {
-                "task": env["name"], "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
+                "task": task_of(folder, env["name"]), "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
                 "reward": env.get("reward") if online else None, "success": row["executed"]["success"],
                 "as_asked": row["asked"]["success"], "curve": points, "seconds": seconds,
             }  # fmt: skip
@@ -189,14 +212,23 @@ def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
     online = description["algorithm"] != "diffusion"
     for position, member in enumerate(evaluation["members"]):
         if "success" in member["stochastic"]:
+            method = description["config"].get("method", folder.parent.name)
+            if method == "rlpd" and description["config"].get("executed", 1) > 1:
+                method = "rlpd_chunks"
             yield {
-                "task": description["env"]["name"], "method": description["config"].get("method", folder.parent.name),
+                "task": task_of(folder, description["env"]["name"]),
+                "method": method,
                 "stage": "", "seed": member["seed"], "steps": evaluation["steps"] if online else None,
                 "reward": description["env"].get("reward", "sparse") if online else None,
                 "success": member["stochastic"]["success"], "deterministic": member["deterministic"]["success"],
                 **({"coverage": member["stochastic"][COVERAGE]} if COVERAGE in member["stochastic"] else {}),
                 "curve": _curve(folder, position)[1] if online else None, "seconds": _seconds(folder),
             }  # fmt: skip
+
+
+def task_of(folder: Path, name: str) -> str:
+    """The task of a run, by the name of its folder; what is made of demonstrations of either hand is another's."""
+    return "lace_either_hand" if folder.name.startswith("lace_either_hand") else name
 
 
 def _seconds(folder: Path) -> float:
@@ -263,8 +295,11 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
         "Means over seeds [with bootstrap intervals] (how many seeds). Success is that of a policy that samples; of "
         "gr_rl, where what is executed differs from what is asked for. Highest coverage: of an episode, on average. "
         "Steps to a level: of the seeds that reach it, to the first of three evaluations in a row that are there on "
-        "average; +20 points are over the task's policy that was only imitated. Minutes of training on one core, with "
-        "compilation and evaluations; of the filtered policy with the filter's.",
+        "average; +20 points are over the task's policy that was only imitated. lace: one hand starts in all "
+        "demonstrations, either in all episodes, so that the mirror's gain there is the half that was not shown, by "
+        "construction; lace_either_hand: either hand starts in both. The last stage of gr_rl is dsrl_sac. rlpd_chunks: "
+        "RLPD of the filtered and mirrored demonstrations, in the chunks that dsrl_sac has. Minutes of training on one "
+        "core, with compilation and evaluations; of the filtered policy with the filter's.",
     )  # fmt: skip
 
 
@@ -342,7 +377,7 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
             label = f"{method}, {reward} reward ({len(of)} seed{'s' if len(of) > 1 else ''})"
             (line,) = axis.plot(steps, np.nanmean(values, 0), label=label)
             if len(of) > 1:
-                axis.fill_between(steps, *bootstrap_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
+                axis.fill_between(steps, *spread_band(values), color=line.get_color(), alpha=0.2, linewidth=0)
         for (_, mismatch), value in ((kind, value) for kind, value in base.items() if kind[0] == task):
             label = "imitation alone" + ", as gr_rl executes it" * mismatch
             axis.axhline(value, color="grey", linestyle="--" if mismatch else ":", label=label)

@@ -8,7 +8,7 @@ runs/bc/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from rljax import experiment
 from rljax.algorithms import bc
@@ -18,6 +18,7 @@ from rljax.algorithms import bc
 class Settings(experiment.OfflineRun):
     """Imitates a dataset. The defaults of --config depend on the dataset's task."""
 
+    rewards: ClassVar[Literal["required", "optional"]] = "optional"
     config: bc.Config = dataclasses.field(default_factory=bc.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 

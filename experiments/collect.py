@@ -44,19 +44,19 @@ class Settings:
     env: str = "hopper"
     """The task, as rljax.make takes it; one that experiments/sac.py learns."""
     kinds: tuple[str, ...] = KINDS
-    """Which to make."""
+    """Kinds of datasets to make."""
     transitions: int = 1_000_000
-    """Of random, medium and expert; medium-expert has twice as many."""
+    """Transitions of random, medium and expert; medium-expert has twice as many."""
     expert: Path | None = None
     """Folder of a trained run; one is trained where not given."""
     medium_share: float = 0.4
-    """Of the way from the return of random actions to the expert's, at which the medium agent stops."""
+    """Share of the way from random actions' return to the expert's at which the medium agent stops."""
     evaluate_every: int = 10_000
     """Steps between the evaluations of the medium agent."""
     seed: int = 0
-    """The expert's; the medium agent's is seed + 1."""
+    """Seed of the expert; the medium agent's is seed + 1."""
     runs: Path = Path("runs")
-    """Agents are trained in runs/collect, and the files lie in runs/datasets."""
+    """Folder whose collect/ holds the agents that are trained, and datasets/ the files."""
     progress: bool = True
     """Show progress bars."""
 
@@ -77,7 +77,7 @@ class Collection:
     def __init__(self, settings: Settings):
         self.settings, self.env = settings, rljax.make(settings.env)
         self.folder = settings.runs / "datasets"
-        self.key = jax.random.key(settings.seed + 1_000_003)
+        self.key = experiment.keys_of([settings.seed + 1_000_003])[0]
         self.path = self.folder / f"{settings.env}.json"
         self.record: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
@@ -171,7 +171,7 @@ class Collection:
         self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int
     ) -> training.runner.Result:  # fmt: skip
         result = training.train(
-            algorithm, jax.random.key(seed), steps, folder=folder, resume=True, evaluate_every=0,
+            algorithm, experiment.keys_of([seed])[0], steps, folder=folder, resume=True, evaluate_every=0,
             final_episodes=episodes, progress=self.settings.progress, tensorboard=False,
         )  # fmt: skip
         if result.interrupted is not None:

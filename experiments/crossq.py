@@ -2,7 +2,7 @@
 
     python experiments/crossq.py
     python experiments/crossq.py --env hopper
-    python experiments/crossq.py --sweep adam_b1=0.5,0.9
+    python experiments/crossq.py --sweep learning_rate=3e-4,1e-3
 
 Everything is left in runs/crossq/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
@@ -21,11 +21,11 @@ class Settings:
     env: str = "pendulum"
     """The task, as rljax.make takes it."""
     engine: str = "auto"
-    """Of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
+    """Physics of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
     total_steps: int = 20_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Holds each action for this many steps, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, which explores further; steps are still counted one by one."""
     config: crossq.Config = dataclasses.field(default_factory=crossq.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 

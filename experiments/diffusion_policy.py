@@ -10,7 +10,7 @@ settings, metrics, checkpoints, evaluation, learning curve.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from rljax import experiment
 from rljax.algorithms import diffusion
@@ -24,6 +24,7 @@ class Settings(experiment.OfflineRun):
     """Updates of each member."""
     decay: bool = True
     """The learning rate falls to 0 over all updates, linearly (or over anneal_steps)."""
+    rewards: ClassVar[Literal["required", "optional"]] = "optional"
     config: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 

@@ -25,7 +25,7 @@ class Settings:
     total_steps: int = 100_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Holds each action for this many steps, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, which explores further; steps are still counted one by one."""
     anneal: bool = True
     """The learning rate falls linearly to 0 over the run (unless anneal_steps says otherwise)."""
     config: dqn.Config = dataclasses.field(default_factory=dqn.Config)

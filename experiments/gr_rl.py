@@ -1,6 +1,7 @@
 """GR-RL's pipeline: demonstrations with mistakes, a filter, mirrored data, a diffusion policy, RL in its noise.
 
     python experiments/gr_rl.py --task lace
+    python experiments/gr_rl.py --task lace --left-first 0.5        # demonstrated with either hand
     python experiments/gr_rl.py --task push_t --demos push_t_human_demos.npz
     python experiments/gr_rl.py --task pick_and_place --demonstrations 50 --policy-updates 5000 --online-steps 50_000
 
@@ -8,12 +9,11 @@ Stages, after GR-RL (arXiv 2512.01801): behaviour cloning of everything; of what
 and its mirror image; and RL in the noise of the last policy, where what is executed is not what was asked for
 (`--mismatch.…`, on a robot always). The table says how often each succeeds, with and without that mismatch.
 
-Everything is left in runs/gr_rl/<name>, a folder for each stage. What is done already is not done again; a stage that
-was interrupted goes on where it was.
+Everything is left in runs/gr_rl/<name>, a folder for each stage. What is done already is not done again, and a stage
+that was interrupted goes on where it was; a folder that was made with other settings is refused.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from rljax.algorithms import progress as critics
 from rljax.algorithms.base import Algorithm, Policy
 from rljax.data import Dataset, formats
 from rljax.data.mirror import with_mirror
+from rljax.data.prepared import check_spaces
 from rljax.envs.manipulation import demonstrators
 from rljax.training.evaluate import evaluate
+from rljax.training.folder import write_json
 from rljax.types import Refused
 
 
@@ -37,14 +39,14 @@ class Settings:
     """Runs the stages, from demonstrations to a policy that is better than they are."""
 
     task: str = "lace"
-    """lace, pick_and_place or push_t."""
+    """Task of manipulation: lace, pick_and_place or push_t."""
     demos: Path | None = None
     """A file of demonstrations; scripted ones where not given."""
     demonstrations: int = 300
-    """How many scripted ones."""
+    """Number of scripted demonstrations."""
     left_first: float | None = None
-    """Of the lace: the share of them in which the left hand starts with it. Policies are evaluated and steered where
-    either does."""
+    """Share of the lace's scripted demonstrations in which the left hand starts with it. Policies are evaluated and
+    steered where either does."""
     faults: demonstrators.Manner = dataclasses.field(
         default_factory=lambda: dataclasses.replace(pipeline.FAULTS, hesitation=0.003)
     )
@@ -52,29 +54,31 @@ class Settings:
         default_factory=lambda: experiment.Mismatch(delay=1, smoothing=0.5, rate_limit=0.1)
     )
     critic_updates: int = 10_000
-    """Of the progress critic."""
+    """Updates of the progress critic."""
     policy_updates: int = 60_000
-    """Of each policy; its learning rate falls to 0 over all of them."""
+    """Updates of each policy, over which its learning rate falls to 0."""
     online_steps: int = 300_000
     """Environment steps of RL in the noise."""
     drop: float = 0.15
-    """δ: a step is not imitated if progress falls by more than this share of what was made."""
+    """δ: steps are not imitated after which progress falls by more than this share of what was made, within `within`
+    steps."""
     within: int = 20
-    """k: in so many steps after it."""
+    """k: window of `drop`, in steps."""
     gain: float = 0.3
-    """Nor is it if progress does not grow by this share; negative for no such rule."""
+    """Steps are not imitated either after which progress grows by less than this share within `patience` steps;
+    negative for no such rule."""
     patience: int = 30
-    """In so many steps after it."""
+    """Window of `gain`, in steps."""
     reward: str = "staged"
-    """Of the task, for RL: dense, staged or sparse."""
+    """Reward of the task for RL: dense, staged or sparse."""
     evaluation_episodes: int = 200
     """Episodes of each number in the table."""
     seed: int = 0
-    """Of everything."""
+    """Seed of all stages."""
     runs: Path = Path("runs")
-    """Where run folders lie."""
+    """Folder in which run folders lie."""
     name: str | None = None
-    """Name of the run folder; the task and the seed where not given."""
+    """Name of the run folder; the task, of the lace whose hand starts with it, and the seed where not given."""
     progress: bool = True
     """Show progress bars."""
     critic: critics.Config = dataclasses.field(
@@ -101,8 +105,20 @@ TASKS = {
 }
 
 
+LATER = ("runs", "name", "demos", "progress", "online_steps", "evaluation_episodes")
+"""What may be changed when a pipeline goes on; a file of demonstrations is known by its content."""
+
+
 def main(settings: Settings) -> dict[str, Any]:
     return Pipeline(settings).run()
+
+
+def default_name(settings: Settings) -> str:
+    """Name of the run folder; of the lace, it says so where the left hand does not start in all demonstrations."""
+    task, left_first = settings.task, settings.left_first
+    if task == "lace" and left_first != 1.0:
+        task += "_either_hand" if left_first in (None, 0.5) else f"_left{left_first:g}"
+    return f"{task}-seed{settings.seed}"
 
 
 class Pipeline:
@@ -112,13 +128,15 @@ class Pipeline:
         self.settings = settings
         if settings.evaluation_episodes < 1 or settings.demonstrations < 2:
             raise Refused("evaluation_episodes must be at least 1 and demonstrations at least 2")
-        self.folder = settings.runs / "gr_rl" / (settings.name or f"{settings.task}-seed{settings.seed}")
+        if settings.left_first is not None and settings.task != "lace":
+            raise Refused(f"left_first = {settings.left_first} is not allowed; only the lace has two hands")
+        self.folder = settings.runs / "gr_rl" / (settings.name or default_name(settings))
         pipeline.require_manipulation(settings.task)
         self.env = rljax.make(settings.task, reward=settings.reward)
         self.executed = rljax.make(
             settings.task, reward=settings.reward, mismatch=dataclasses.asdict(settings.mismatch)
         )  # fmt: skip
-        self.key = jax.random.key(settings.seed)
+        self.key = experiment.keys_of([settings.seed])[0]
 
     def run(self) -> dict[str, Any]:
         s = self.settings
@@ -137,19 +155,29 @@ class Pipeline:
         config = dataclasses.replace(
             s.online, sampler=s.policy, normalize_observation=s.policy.normalize_observation
         )  # fmt: skip
-        algorithm = steering.make(self.executed, config, steering.base_of(best))
-        stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, {"base": last})
+        base = steering.base_of(best)
+        about = {"base": last, "base_sha256": steering.identity(base)}
+        algorithm = steering.make(self.executed, config, base)
+        stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, about)
         table = {name: self.successes(name, policy) for name, policy in stages.items()}
         result = {"stages": table, "filter": found}
-        (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_json(self.folder / "result.json", result)
         self.show(result)
         return result
 
     def demonstrations(self) -> tuple[Dataset, np.ndarray | None]:
         """What is learned from, and the labels of faults where they are known."""
         s = self.settings
-        if s.demos is not None:
-            return formats.load(s.demos, task=s.task), None
+        given = None if s.demos is None else formats.load(s.demos, task=s.task)
+        # What does not fit is refused before the run folder is begun.
+        if given is None:
+            demonstrators.make(self.env, s.faults)
+        else:
+            check_spaces(given, self.env.observation_space, self.env.action_space)
+        about = {"demos_sha256": None if given is None else given.metadata.sha256}
+        pipeline.pin(self.folder, dataclasses.asdict(s) | about, LATER)
+        if given is not None:
+            return given, None
         side = {} if s.left_first is None else {"left_first": s.left_first}
         env = rljax.make(s.task, reward=s.reward, **side)
         return pipeline.scripted(
@@ -167,10 +195,13 @@ class Pipeline:
         dropped = critics.drops(values, data.ends, s.drop, s.within, relative=True)
         if s.gain >= 0:
             dropped |= critics.stalls(values, data.ends, data.terminated, s.gain, s.patience)
-        np.save(folder / "progress.npy", values.astype(np.float32))
+        pipeline.save_array(folder / "progress.npy", values.astype(np.float32))
+        pipeline.save_array(folder / "weight.npy", (~dropped).astype(np.float32))
         found: dict[str, Any] = {"dropped": float(dropped.mean())}
         if fault is not None:
-            found |= critics.detection(dropped, fault > 0, data.ends, s.within)._asdict()
+            detected = critics.detection(dropped, fault > 0, data.ends, s.within)._asdict()
+            # Where nothing is dropped there is no precision, and without faults no recall.
+            found |= {name: x if np.isfinite(x) else None for name, x in detected.items()}
         pipeline.draw_episodes(folder / "progress.png", "progress", values, dropped, "dropped", data, fault)
         return dropped, found
 
@@ -216,8 +247,9 @@ class Pipeline:
         console.print(table)
         found = result["filter"]
         line = f"filter: {found['dropped']:.1%} of the steps dropped"
-        if "precision" in found:
-            line += f", precision {found['precision']:.2f}, recall {found['recall']:.2f}"
+        for name in ("precision", "recall"):
+            if found.get(name) is not None:
+                line += f", {name} {found[name]:.2f}"
         console.print(f"{line}\nrun folder: {self.folder}", highlight=False, soft_wrap=True)
 
 

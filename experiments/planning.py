@@ -10,16 +10,14 @@ The policy is printed as arrows, and everything is left in runs/planning/<name>:
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
-import tyro
 
-from rljax import experiment
+from rljax import experiment, paths
 from rljax.algorithms import planning
 from rljax.envs.finite import MDP, world
 from rljax.envs.finite.worlds import FROZEN_LAKE_8X8
@@ -39,19 +37,19 @@ class Settings:
     slip: float | None = None
     """Probability of going to a side instead (grids only); the world's own where not given."""
     discount: float | None = None
-    """γ; the world's own where not given."""
+    """Discount γ; the world's own where not given."""
     method: Literal["value_iteration", "policy_iteration", "modified_policy_iteration", "soft_value_iteration"] = (
         "value_iteration"
     )
-    """How."""
+    """Algorithm that solves the world."""
     temperature: float = 0.1
-    """α of soft value iteration."""
+    """Temperature α of soft value iteration."""
     tolerance: float = 1e-5
     """Certified error at which value iteration stops."""
     double: bool = False
-    """Compute in float64."""
+    """Whether to compute in float64."""
     runs: Path = Path("runs")
-    """Where run folders lie."""
+    """Folder in which run folders lie."""
     name: str | None = None
     """Name of the run folder; the world's where not given."""
     overwrite: bool = False
@@ -65,12 +63,17 @@ def make(settings: Settings) -> tuple[MDP, list[str] | None]:
     if settings.map is not None:
         if not settings.map.is_file():
             raise Refused(f"map = {settings.map} is not a file")
-        rows = settings.map.read_text(encoding="utf-8").strip("\n").splitlines()
+        try:
+            rows = settings.map.read_text(encoding="utf-8").strip("\n").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused(f"map = {settings.map} cannot be read: {error}") from None
         name, options = "gridworld", {"rows": rows}
     elif name == "frozen_lake":
         rows = list(FROZEN_LAKE_8X8)
     elif name == "cliff_walking":
         rows = ["F" * 12] * 3 + ["S" + "C" * 10 + "G"]
+    elif name == "gridworld":
+        raise Refused("world gridworld is drawn in a text file; give it by --map")
     for option in ("slip", "discount"):
         if getattr(settings, option) is not None:
             options[option] = getattr(settings, option)
@@ -84,6 +87,7 @@ def main(settings: Settings) -> planning.Solution:
         raise Refused(f"temperature must be above 0, got {settings.temperature}")
     name = settings.name or (settings.map.stem if settings.map else settings.world)
     folder = settings.runs / "planning" / name
+    paths.require_writable(folder)
     if folder.exists() and not settings.overwrite:
         raise Refused(f"{folder} holds a run already; overwrite it, or choose another name")
     mdp, rows = make(settings)
@@ -94,6 +98,11 @@ def main(settings: Settings) -> planning.Solution:
     begin = time.perf_counter()
     solution = jax.block_until_ready(jax.jit(lambda mdp: solve(mdp, **options))(mdp))
     seconds = time.perf_counter() - begin
+    if not solution.converged and not np.isfinite(solution.bound):
+        raise Refused(
+            f"with discount = 1 the values do not settle in {int(solution.sweeps)} sweeps, as where a loop pays for "
+            "ever; give a discount below 1"
+        )
 
     experiment.set_aside(folder)
     folder.mkdir(parents=True)
@@ -104,10 +113,11 @@ def main(settings: Settings) -> planning.Solution:
     )  # fmt: skip
     summary = {
         "world": name, "states": mdp.num_states, "actions": mdp.num_actions, "method": settings.method,
-        "sweeps": count, "bound": float(solution.bound), "value_of_start": float(mdp.start @ solution.values),
+        "sweeps": count, "bound": float(solution.bound) if np.isfinite(solution.bound) else None,
+        "value_of_start": float(mdp.start @ solution.values),
         "seconds": seconds,
     }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     if rows is not None:
         policy = np.asarray(solution.policy if solution.policy.ndim == 1 else solution.policy.argmax(-1))
         policy = policy.reshape(len(rows), -1)
@@ -150,8 +160,4 @@ def heat_map(rows: list[str], values: np.ndarray, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    experiment.main(main, Settings, {})

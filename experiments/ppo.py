@@ -25,11 +25,11 @@ class Settings:
     env: str = "cartpole"
     """The task, as rljax.make takes it."""
     engine: str = "auto"
-    """Of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
+    """Physics of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
     total_steps: int = 200_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Holds each action for this many steps, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, which explores further; steps are still counted one by one."""
     anneal: bool = True
     """The learning rate falls linearly to 0 over the run (unless anneal_steps says otherwise)."""
     config: ppo.Config = dataclasses.field(default_factory=ppo.Config)

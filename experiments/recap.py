@@ -40,38 +40,38 @@ class Settings:
     """Runs the iterations, from demonstrations to a policy that has learned from its own episodes."""
 
     task: str = "lace"
-    """lace, pick_and_place or push_t."""
+    """Task of manipulation: lace, pick_and_place or push_t."""
     method: str = "recap"
-    """recap, recap_contrastive or plain."""
+    """Method: recap, recap_contrastive or plain."""
     iterations: int = 2
-    """How often it learns anew after its first policy, from one more set of episodes each time."""
+    """Policies that are learned after the first, each from one more set of episodes."""
     demos: Path | None = None
     """A file of demonstrations; scripted ones where not given."""
     demonstrations: int = 200
-    """How many scripted ones."""
+    """Number of scripted demonstrations."""
     faults: demonstrators.Manner = pipeline.FAULTS
     rollouts: int = 200
     """Episodes of each policy: data for the next, and its number in the table."""
     value_updates: int = 1_000
-    """Of each value; after many more it knows by heart how each episode ended, and no step is a surprise."""
+    """Updates of each value; after many more it knows by heart how each episode ended, and no step is a surprise."""
     policy_updates: int = 20_000
-    """Of each policy; its learning rate falls to 0 over all of them."""
+    """Updates of each policy, over which its learning rate falls to 0."""
     advantage_steps: int = 50
-    """N: a step is judged by so many that follow (the paper: 50)."""
+    """N: number of following steps by which a step is judged (the paper: 50)."""
     first_share: float = 0.3
-    """Of all steps, how many are labelled good where there are demonstrations only (the paper: 30 %)."""
+    """Share of all steps that is labelled good where there are demonstrations only (the paper: 30 %)."""
     later_share: float = 0.4
-    """And in later iterations (the paper: 40 %)."""
+    """Share of all steps that is labelled good in later iterations (the paper: 40 %)."""
     negative_weight: float = 0.1
-    """Of recap_contrastive: how much a bad step counts, against 1 of a good one."""
+    """Weight of a bad step in recap_contrastive, against 1 of a good one."""
     fall: float = 0.1
     """A failure is marked where the value has fallen by more than this, in longest episodes; for the picture only."""
     within: int = 20
-    """In so many steps."""
+    """Window of `fall`, in steps."""
     seed: int = 0
-    """Of everything."""
+    """Seed of all stages."""
     runs: Path = Path("runs")
-    """Where run folders lie."""
+    """Folder in which run folders lie."""
     name: str | None = None
     """Name of the run folder; the task, the method and the seed where not given."""
     progress: bool = True
@@ -96,7 +96,7 @@ class Pipeline:
         check(s)
         pipeline.require_manipulation(s.task)
         self.env = rljax.make(s.task)
-        self.key = jax.random.key(s.seed)
+        self.key = experiment.keys_of([s.seed])[0]
         self.folder = s.runs / "recap" / (s.name or f"{s.task}-{s.method}-seed{s.seed}")
         # So that values of different iterations have one scale.
         self.value = dataclasses.replace(s.value, longest=s.value.longest or self.env.max_episode_steps or 0)

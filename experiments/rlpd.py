@@ -1,7 +1,14 @@
-"""RLPD: SAC from demonstrations, half of each batch, without pre-training.
+r"""RLPD: SAC from demonstrations, half of each batch, without pre-training.
 
     python experiments/rlpd.py --dataset runs/datasets/hopper-expert-v0.hdf5
     python experiments/rlpd.py --dataset … --num-updates 5 --policy-delay 5     # a quarter of the time
+
+What the policy of a pipeline (experiments/gr_rl.py) is steered from, like for like: demonstrations filtered and
+mirrored, chunks of four actions after two observations, the same mismatch.
+
+    python experiments/rlpd.py --dataset runs/gr_rl/lace-seed0/demonstrations.hdf5 --reward staged --mirror \
+        --weight runs/gr_rl/lace-seed0/0-progress/weight.npy --history 2 --executed 4 --delay 1 --smoothing 0.5 \
+        --rate-limit 0.1 --normalize-observation --action-normalization minmax
 
 Everything is left in runs/rlpd/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
@@ -10,22 +17,31 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import rljax
 from rljax import experiment, pipeline
 from rljax.algorithms import rlpd
+from rljax.data import Dataset
+from rljax.data.chunks import digest
+from rljax.data.mirror import with_mirror
+from rljax.envs import Environment
+from rljax.envs.manipulation import ManipulationTask
 from rljax.types import Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(experiment.FromDataset):
     """Trains RLPD in an environment, with demonstrations. The defaults of --config depend on the dataset's task."""
 
-    dataset: Path = Path("dataset.hdf5")
-    """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given."""
     reward: str | None = None
-    """Of tasks of manipulation: dense, staged or sparse, which is what it is where not given; as in the dataset."""
+    """Reward of a manipulation task: dense, staged or sparse (the default); that of the dataset."""
+    weight: Path | None = None
+    """A file .npy, [N], of the dataset's steps: what was done from those of weight 0 on is not learned from."""
+    mirror: bool = False
+    """Learn from demonstrations in the mirror as well, in tasks that have one."""
     total_steps: int = 100_000
     """Environment steps of each member."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
@@ -34,18 +50,45 @@ class Settings:
 
 
 def main(settings: Settings) -> experiment.Result:
-    dataset = experiment.load_dataset(settings.dataset)
+    dataset = experiment.dataset_of(settings)
     task = experiment.task_of(settings, dataset)
     if task is None:
         raise Refused("rlpd acts in a task, and the dataset does not say which: --env")
     options: dict[str, Any] = {} if settings.reward is None else {"reward": settings.reward}
     options |= settings.mismatch.options()
 
-    def make() -> rlpd.Algorithm:
-        env = rljax.make(task, **options)
-        return rlpd.make(env, settings.config, pipeline.rewarded(settings.dataset, dataset, env))
+    weight = None if settings.weight is None else read_weight(settings.weight, dataset)
+    extra = {"weight": None if weight is None else digest(weight), "mirror": settings.mirror}
 
-    return experiment.run("rlpd", make, settings.total_steps, settings.run)
+    def make() -> rlpd.Algorithm:
+        env, kept = rljax.make(task, **options), None if weight is None else weight > 0
+        data = pipeline.rewarded(settings.dataset, dataset, env)
+        if kept is not None and data.size < dataset.size:  # without the last step of each demonstration
+            kept = np.delete(kept, dataset.ends - 1)
+        if settings.mirror:
+            data, kept = mirrored(env, data), None if kept is None else np.tile(kept, 2)
+        return rlpd.make(env, settings.config, data, kept=kept)
+
+    return experiment.run("rlpd", make, settings.total_steps, settings.run, extra)
+
+
+def read_weight(path: Path, dataset: Dataset) -> np.ndarray:
+    """The weights of a dataset's steps, f32 [N]."""
+    try:
+        weight = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:  # not there; empty; no array, or one of objects
+        raise Refused(f"{path}: not an array of weights: {' '.join(str(error).split())}") from None
+    if weight.shape != (dataset.size,):
+        raise Refused(f"{path}: has the shape {weight.shape}, and must be [{dataset.size}], as {dataset.metadata.name}")
+    return weight
+
+
+def mirrored(env: Environment, dataset: Dataset) -> Dataset:
+    """The dataset, and the same in the mirror."""
+    task = env.unwrapped
+    if not isinstance(task, ManipulationTask) or task.symmetry is None:
+        raise Refused(f"--mirror: {env.name} has no mirror image")
+    return with_mirror(dataset, task.symmetry)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ class Settings:
     env: str = "pendulum"
     """The task, as rljax.make takes it."""
     engine: str = "auto"
-    """Of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
+    """Physics of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
     reward: str | None = None
-    """Of tasks of manipulation: dense, staged or sparse, which is what it is where not given."""
+    """Reward of a manipulation task: dense, staged or sparse (the default)."""
     total_steps: int = 20_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Holds each action for this many steps, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, which explores further; steps are still counted one by one."""
     anneal: bool = False
     """The learning rates fall linearly to 0 over the run (unless anneal_steps says otherwise)."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)

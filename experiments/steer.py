@@ -30,7 +30,7 @@ class Settings:
     base: Path = Path("runs/diffusion_policy/push_t_human_demos-seed0")
     """Run folder of the policy, made by experiments/diffusion_policy.py."""
     reward: str = "dense"
-    """Of the task, where it is one of manipulation: dense, staged or sparse."""
+    """Reward of the task, if it is one of manipulation: dense, staged or sparse."""
     executed: int = 0
     """Actions of a chunk that are done before the next; as the policy has it where 0."""
     demos: Path | None = None
@@ -64,7 +64,11 @@ def main(settings: Settings) -> experiment.Result:
         extra["demos"] = str(settings.demos)
 
     def make() -> steering.Algorithm:
-        return steering.make(rljax.make(**spec), config, steering.base_of(rljax.load(settings.base)), dataset)
+        env = rljax.make(**spec)
+        base = steering.base_of(rljax.load(settings.base, env=env))
+        # A base that was trained anew under its old name is another.
+        extra["base_sha256"] = steering.identity(base)
+        return steering.make(env, config, base, dataset)
 
     return experiment.run("steer", make, settings.total_steps, settings.run, extra)
 

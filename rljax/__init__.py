@@ -8,4 +8,4 @@ from rljax.envs import make
 from rljax.training import load
 
 __all__ = ["load", "make"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

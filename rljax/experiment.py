@@ -2,27 +2,40 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
+import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
 import rljax
-from rljax import training
+from rljax import paths, training
 from rljax.algorithms import offline_settings
 from rljax.algorithms.base import Algorithm
 from rljax.algorithms.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
-from rljax.envs.registry import canonical
+from rljax.envs.registry import canonical, time_limit
+from rljax.training.lock import locked
+from rljax.training.progress import shielded_output
 from rljax.training.runner import Result
-from rljax.types import Refused
+from rljax.types import Key, Refused
+
+_LARGEST_SEED = 2**63 - 1
+_COUNTED_IN_PYTHON = (
+    "seed", "total_steps", "online_steps", "log_every", "evaluate_every", "checkpoint_every", "anneal_steps",
+    "exploration_steps",
+)  # fmt: skip
+_SCHEDULES = ("anneal_steps", "exploration_steps", "policy_decay_steps")
+"""Settings that follow total_steps where they are not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +45,11 @@ class Run:
     seed: int = 0
     """Seed of the first member."""
     seeds: int = 1
-    """Independent seeds, trained in one program: seed, seed + 1, …"""
+    """Number of independent seeds, trained in one program: seed, seed + 1 and so on."""
     sweep: tuple[str, ...] = ()
     """Hyperparameters to sweep in the same program, e.g. learning_rate=1e-4,3e-4,1e-3; several make a grid."""
     runs: Path = Path("runs")
-    """Where run folders lie."""
+    """Folder in which run folders lie."""
     name: str | None = None
     """Name of the run folder; the task and the seed where not given."""
     resume: bool = False
@@ -54,7 +67,7 @@ class Run:
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; a tenth of the run where not given."""
     devices: int | None = None
-    """How many devices to use. Where not given: as many as divide the members; for one member all, on a CPU one."""
+    """Number of devices; as many as divide the members where not given, and for one member all, or one on a CPU."""
     progress: bool = True
     """Show the progress bar."""
     wandb: bool = False
@@ -64,17 +77,30 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class OfflineRun:
-    """What is the same for every algorithm that learns from a dataset."""
+class FromDataset:
+    """Which dataset is learned from, and of which task it is."""
 
     dataset: Path = Path("dataset.hdf5")
     """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given; none, if there is no simulator of it."""
+    family: str | None = None
+    """Tasks whose published settings are the defaults of --config: locomotion, antmaze, adroit, adroit_binary, or
+    none; found by the name of the task, or else of the dataset, where not given."""
+    max_episode_steps: int | None = None
+    """Time limit of the episodes in D4RL's oldest files, which do not mark it; that of --env where not given."""
+
+    rewards: ClassVar[Literal["required", "optional"]] = "required"
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineRun(FromDataset):
+    """What is the same for every algorithm that learns from a dataset."""
+
     total_steps: int = 1_000_000
     """Updates of each member."""
     online_steps: int = 0
-    """Environment steps after those, in which the same agent acts and goes on learning."""
+    """Environment steps after all updates, in which the same agent acts and goes on learning."""
     block_size: int = 0
     """Transitions of each block that is streamed to a device where the dataset does not fit; 0 keeps all there."""
 
@@ -88,7 +114,7 @@ class Mismatch:
     smoothing: float = 0.0
     """Share of the last executed action in the next one, in [0, 1)."""
     rate_limit: float = 1.0
-    """Most that it changes in a step, as a share of the action's range."""
+    """Largest change of the executed action in a step, as a share of the action's range."""
 
     def options(self) -> dict[str, Any]:
         """What rljax.make takes of it: nothing where what is executed is what is asked for."""
@@ -109,7 +135,8 @@ def main(
 
     With `prefixes` a flag of a nested config begins with its name (--policy.width), for several configs share names.
 
-    Bad input ends with one line and exit code 2, a run stopped by a signal with 128 plus its number, as shells do.
+    Bad input ends with one line and exit code 2, training that diverged with 1, and a run stopped by a signal with 128
+    plus its number, as shells do. Any other error is a defect, of rljax or of the user's code, and keeps its traceback.
     """
 
     def default(arguments: list[str]) -> Any:
@@ -128,14 +155,24 @@ def main_offline(experiment: Callable[[Any], Any], settings: Any, algorithm: str
     """The same for an algorithm that learns from a dataset: the defaults depend on its task (offline_settings.py)."""
 
     def default(arguments: list[str]) -> Any:
-        path, task = _argument(arguments, "dataset"), _argument(arguments, "env")
+        names = ("dataset", "env", "family", "max-episode-steps")
+        path, task, family, limit = (_argument(arguments, name) for name in names)
+        if family not in (None, "none", *offline_settings.FAMILIES):
+            known = ", ".join(offline_settings.FAMILIES)
+            raise Refused(f"family = {family!r} is not allowed; it must be one of {known}, or none")
+        if limit is not None and not (limit.isdecimal() and int(limit)):
+            raise Refused(f"max_episode_steps = {limit} is not allowed; it must be an integer of at least 1")
+        steps = int(limit) if limit else time_limit(task or "")
         if path is not None:
-            task = task or load_dataset(Path(path)).metadata.task
+            about = load_dataset(paths.local(path), settings.rewards, steps).metadata
+            task = task or about.task
+            if family is None and task in (None, "none") and (family := offline_settings.family(about.name)):
+                print(f"settings of {family}, by the name of the dataset; --family none for others", file=sys.stderr)
         elif not {"-h", "--help"} & set(arguments):
             raise Refused("--dataset is missing: a file or folder of data; experiments/collect.py makes some")
-        task = canonical(task) if task else None  # "none" is of no family
-        fast = training.expect_accelerator()
-        return settings(env=task, config=offline_settings.config(algorithm, task, fast))
+        task = canonical(task) if task else None
+        config = offline_settings.config(algorithm, family or task, training.expect_accelerator())
+        return settings(env=task, family=family, max_episode_steps=steps, config=config)
 
     _main(experiment, settings, default)
 
@@ -150,19 +187,55 @@ def _main(
             settings, prog=Path(sys.argv[0]).name, args=arguments, default=default(arguments),
             config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
         )  # fmt: skip
-        result = experiment(parsed)
-    except (ValueError, FloatingPointError) as error:
+        _check_integers(parsed)
+        with shielded_output():
+            result = experiment(paths.localized(parsed))
+    except (Refused, training.Diverged) as error:
         sys.exit(_failure(error))
     if isinstance(result, Result) and result.interrupted is not None:
         sys.exit(128 + result.interrupted)
 
 
 @functools.lru_cache(maxsize=1)
-def load_dataset(path: Path) -> Dataset:
-    """The dataset of a path, read once."""
+def load_dataset(
+    path: Path, rewards: Literal["required", "optional"] = "required", max_episode_steps: int | None = None
+) -> Dataset:
+    """The dataset of a path, read once, with vectors for observations and actions (see `vectors_of`).
+
+    Args:
+      rewards: whether a file without them is refused.
+      max_episode_steps: the time limit of D4RL's oldest files, which do not mark it.
+    """
     from rljax.data import formats
 
-    return formats.load(path)
+    options: dict[str, Any] = {"rewards": rewards, "max_episode_steps": max_episode_steps, "flatten": True}
+    taken = inspect.signature(formats.load).parameters
+    return vectors_of(formats.load(path, **{name: value for name, value in options.items() if name in taken}))
+
+
+def vectors_of(dataset: Dataset) -> Dataset:
+    """The same dataset, with dicts of vectors joined as Gymnasium's `FlattenObservation` does: by name.
+
+    Raises:
+      ValueError: observations or actions are not vectors, or actions are whole numbers, as of discrete choices.
+    """
+    name, action = dataset.metadata.name, np.asarray(dataset.action)
+    if action.dtype.kind not in "f":
+        raise Refused(f"{name}: actions are of type {action.dtype}; only continuous ones are learned from, as floats")
+    if action.ndim != 2:
+        raise Refused(f"{name}: actions have the shape {list(action.shape[1:])}; they must be vectors")
+    if hasattr(dataset.obs, "shape"):
+        return dataset
+    parts = jax.tree.leaves_with_path(dataset.obs)
+    for path, x in parts:
+        if x.ndim != 2:
+            part, shape = jax.tree_util.keystr(path), list(x.shape[1:])
+            raise Refused(f"{name}: observations{part} have the shape {shape}; parts of a dict must be vectors")
+
+    def joined(obs: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(x, np.float32) for x in jax.tree.leaves(obs)], axis=-1)
+
+    return dataset.replace(obs=joined(dataset.obs), next_obs=joined(dataset.next_obs))
 
 
 def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], settings: Any) -> Result:
@@ -172,7 +245,7 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
       experiment: first part of the folder, such as "iql".
       make_algorithm: `(env, dataset, online) -> Algorithm`.
     """
-    dataset, how = load_dataset(settings.dataset), settings.run
+    dataset, how = dataset_of(settings), settings.run
     task = task_of(settings, dataset)
     if settings.online_steps < 0:
         raise Refused(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
@@ -208,6 +281,11 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
     return result
 
 
+def dataset_of(settings: FromDataset) -> Dataset:
+    """The dataset that the flags name."""
+    return load_dataset(paths.local(settings.dataset), settings.rewards, settings.max_episode_steps)
+
+
 def task_of(settings: Any, dataset: Dataset) -> str | None:
     """The task that the flags say, or the dataset; None for none."""
     task = settings.env or dataset.metadata.task
@@ -225,7 +303,9 @@ def spaces_of(dataset: Dataset) -> Environment:
 
 def _compare(result: Result, dataset: Dataset, task: str | None) -> None:
     """How the policy does beside what the data show."""
-    line = f"returns of the dataset's episodes: mean {dataset.returns.mean():.1f}, best {dataset.returns.max():.1f}"
+    line = "the dataset has no rewards"
+    if getattr(dataset.metadata, "rewards", True):
+        line = f"returns of the dataset's episodes: mean {dataset.returns.mean():.1f}, best {dataset.returns.max():.1f}"
     if result.evaluation is not None:
         means = [member["deterministic"]["mean"] for member in result.evaluation["members"]]
         if (score := normalized_score(canonical(task) if task else None, means)) is not None:
@@ -253,16 +333,24 @@ def run(
     for field, least in (("seed", 0), ("seeds", 1), ("evaluation_episodes", 1), ("final_episodes", 0)):
         if getattr(settings, field) < least:
             raise Refused(f"{field} = {getattr(settings, field)} is not allowed; it must be at least {least}")
+    if settings.seed + settings.seeds - 1 > _LARGEST_SEED:
+        raise Refused(f"seed = {settings.seed} is not allowed; the last seed must be at most {_LARGEST_SEED}")
     seeds, hyper = _members(settings)
     _set_up_devices(settings)
     algorithm = make_algorithm()
+    if total_steps >= 2**31 * algorithm.steps_per_iteration:
+        raise Refused(f"total_steps = {total_steps} is not allowed; iterations must be fewer than 2^31")
     if settings.video:
         _require_pictures(algorithm.env)
     name = settings.name or _default_name(algorithm, settings)
-    folder = settings.runs / experiment / name
-    if settings.overwrite and not settings.resume:
+    folder = paths.local(settings.runs) / experiment / name
+    if jax.process_index() == 0:
+        paths.require_writable(folder)
+    if settings.resume:
+        _check_schedules(folder, algorithm.config, total_steps)
+    elif settings.overwrite:
         set_aside(folder)
-    keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+    keys = keys_of(seeds)
     result = training.train(
         algorithm,
         keys if len(seeds) > 1 else keys[0],
@@ -287,6 +375,37 @@ def run(
     return result
 
 
+def keys_of(seeds: Sequence[int]) -> Key:
+    """The keys [seeds] of seeds up to 2^63 - 1: those of `jax.random.key`, which drops all bits of a seed but 32."""
+    for seed in seeds:
+        if not 0 <= seed <= _LARGEST_SEED:
+            raise Refused(f"seed = {seed} is not allowed; it must be from 0 to {_LARGEST_SEED}")
+    words = np.asarray(seeds, np.uint64)
+    keys = jax.vmap(jax.random.key)((words & np.uint64(2**32 - 1)).astype(np.uint32))
+    upper = (words >> np.uint64(32)).astype(np.uint32)
+    if not upper.any():
+        return keys
+    data = np.array(jax.random.key_data(keys))
+    data[:, 0::2] = upper[:, None]  # where JAX puts them if jax_enable_x64 is on
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=str(jax.random.key_impl(keys)))
+
+
+def _check_schedules(folder: Path, config: Any, total_steps: int) -> None:
+    """Says of a run that is to go on for more steps how to keep the schedules that follow `total_steps`."""
+    try:
+        before = json.loads((folder / "config.json").read_text())
+        old, steps = before["config"], before["total_steps"]
+    except (OSError, ValueError, KeyError):  # what is wrong with the folder, `training.train` says
+        return
+    changed = [name for name in _SCHEDULES if old.get(name) and old[name] != getattr(config, name, None)]
+    if changed and steps != total_steps:
+        flags = " ".join(f"--{name.replace('_', '-')} {old[name]}" for name in changed)
+        raise Refused(
+            f"{folder} was begun with total_steps = {steps}, which its schedules follow; keep them with {flags} (a "
+            "learning rate that has fallen to 0 stays there), or start anew under another --name"
+        )
+
+
 def _set_up_devices(settings: Run) -> None:
     """Several members are trained on all cores of a CPU; a second call changes nothing."""
     members = len(_members(settings)[0])
@@ -295,9 +414,15 @@ def _set_up_devices(settings: Run) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …)."""
+    """Renames a run folder, if it is there, to NAME.1 (or NAME.2, …); refuses one that is being written."""
     if folder.exists():
-        folder.rename(next(p for n in itertools.count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists()))
+        with locked(folder):
+            pass
+        aside = next(p for n in itertools.count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            raise Refused(f"{folder} cannot be moved aside: {error.strerror or error}") from None
 
 
 def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
@@ -318,8 +443,7 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
 
 
 def _default_name(algorithm: Algorithm, settings: Run) -> str:
-    spec = algorithm.env.spec or {"name": algorithm.env.name}
-    what = spec["name"] if algorithm.data is None else algorithm.data.metadata.name
+    what = algorithm.env.spec["name"] if algorithm.data is None else algorithm.data.metadata.name
     parts = [str(what).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
     if settings.seeds > 1:
         parts.append(f"to{settings.seed + settings.seeds - 1}")
@@ -343,7 +467,7 @@ def _film(folder: Path, env: Environment, settings: Run) -> Path | None:
 
     path = folder / "video.mp4"
     try:
-        animate(env, rljax.load(folder, env=env), jax.random.key(settings.seed), path, progress=settings.progress)
+        animate(env, rljax.load(folder, env=env), keys_of([settings.seed])[0], path, progress=settings.progress)
     except (Exception, KeyboardInterrupt) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: {path} could not be made: {reason}", file=sys.stderr)
@@ -376,26 +500,37 @@ def _summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) 
                 f"{first['mean_length']:.0f}",
             )
         console.print(table)
-    console.print(
+    # Not by the console, which takes the brackets and colons of a name for markup.
+    print(
         f"trained {result.seconds:.1f} s (and {result.compile_seconds:.1f} s to get ready) on {result.placement}\n"
         f"run folder: {result.folder}   policy: rljax.load({str(result.folder)!r})"
-        + (f"\nvideo: {film}" if film else ""),
-        highlight=False,
-        soft_wrap=True,
+        + (f"\nvideo: {film}" if film else "")
     )
 
 
 def _argument(arguments: list[str], name: str) -> str | None:
     """The value of a flag that decides the defaults of others."""
+    found = None
     for index, argument in enumerate(arguments):
-        if argument == f"--{name}" and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.partition("=")[2]
-    return None
+        flag, equals, value = argument.partition("=")
+        if flag.replace("_", "-") == f"--{name}":
+            found = value if equals else next(iter(arguments[index + 1 : index + 2]), None)
+    return found
 
 
 def _failure(error: Exception) -> int:
     """Prints the error as one line; 1 where training diverged, 2 for bad input."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1 if isinstance(error, FloatingPointError) else 2
+    return 1 if isinstance(error, training.Diverged) else 2
+
+
+def _check_integers(settings: Any, name: str = "") -> None:
+    """Refuses integers that a compiled program cannot hold, in nested settings too."""
+    if dataclasses.is_dataclass(settings):
+        for field in dataclasses.fields(settings):
+            _check_integers(getattr(settings, field.name), field.name)
+    elif isinstance(settings, tuple):
+        for value in settings:
+            _check_integers(value, name)
+    elif isinstance(settings, int) and name not in _COUNTED_IN_PYTHON and not -(2**31) <= settings < 2**31:
+        raise Refused(f"{name} = {settings} is not allowed; it must be below 2^31")

@@ -3,17 +3,19 @@
 Each stage has a folder of its own in the run folder; what is done already is not done again.
 """
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 import rljax
 from rljax import training
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.base import Algorithm, plain
 from rljax.analysis.plots import learning_curve
 from rljax.analysis.statistics import bootstrap_interval
 from rljax.data import Dataset, Metadata, demonstrations, files, formats
@@ -52,21 +54,27 @@ def rewarded(path: Path, dataset: Dataset, env: Environment) -> Dataset:
     return dataset
 
 
-def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
-    """Notes in settings.json what a run was asked for, or refuses a folder where that was something else.
+def pin(
+    folder: Path, settings: dict[str, Any], free: tuple[str, ...] = (), name: str = "settings", made: str = "*"
+) -> None:  # fmt: skip
+    """Notes in a JSON file what was asked for, or refuses a folder where that was something else.
 
     Args:
       free: what a later call may change.
+      name: of the file, without .json.
+      made: which files are made by these settings; where there are some and no note, nobody knows by which.
     """
-    path, now = folder / "settings.json", json.loads(json.dumps(settings, default=str))
+    path, now = folder / f"{name}.json", plain(json.loads(json.dumps(settings, default=str)))
     if path.exists():
-        before, wanted = (flatten_dict(x, sep=".") for x in (files.read_json(path), now))
-        for name in sorted({*before, *wanted}):
-            if name.partition(".")[0] not in free and before.get(name) != wanted.get(name):
+        before, wanted = (flatten_dict(x, sep=".") for x in (plain(files.read_json(path)), now))
+        for key in sorted({*before, *wanted}):
+            if key.partition(".")[0] not in free and before.get(key) != wanted.get(key):
                 raise Refused(
-                    f"{folder} holds another run: {name} was {before.get(name)!r} and is now {wanted.get(name)!r}; "
+                    f"{folder} holds another run: {key} was {before.get(key)!r} and is now {wanted.get(key)!r}; "
                     "choose another --name"
                 )
+    elif any(folder.glob(made)):
+        raise Refused(f"{folder} holds a run, and no {path.name} that says which; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
 
@@ -74,14 +82,20 @@ def pin(folder: Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
 def scripted(
     env: Environment, task: str, manner: demonstrators.Manner, key: Key, episodes: int, folder: Path
 ) -> tuple[Dataset, np.ndarray]:
-    """Scripted demonstrations of a task, and the label of each step's fault, [N]; made once."""
+    """Scripted demonstrations of a task, and the label of each step's fault, [N]; made once.
+
+    Raises:
+      Refused: the folder has demonstrations that were made otherwise.
+    """
     path = folder / "demonstrations.hdf5"
+    about = {"env": env.spec, "manner": dataclasses.asdict(manner), "episodes": episodes}
+    about["key"] = np.asarray(jax.random.key_data(key)).tolist()
+    pin(folder, about, name=path.stem, made=path.name)
     if not path.exists():
         demonstrator = demonstrators.make(env, manner)
         made = demonstrators.demonstrate(env, demonstrator, key, episodes)
         rows: Any = (made.obs, made.action, made.reward, made.terminated, made.truncated, made.next_obs)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "faults.npy", made.fault.astype(np.int8))
+        save_array(folder / "faults.npy", made.fault.astype(np.int8))
         formats.save_d4rl(Dataset.of(Transition(*rows), Metadata(path.stem, task, "scripted")), path)
     fault = np.load(folder / "faults.npy", allow_pickle=False)
     data = formats.load(path)
@@ -90,6 +104,12 @@ def scripted(
         f"{(fault > 0).mean():.0%} of {data.size:,} steps are in faults"
     )
     return data, fault
+
+
+def save_array(path: Path, x: np.ndarray) -> None:
+    """A file .npy, whole or not at all."""
+    with files.whole(path) as part, part.open("wb") as file:
+        np.save(file, x)
 
 
 def retries(data: Dataset, fault: np.ndarray) -> np.ndarray:

@@ -13,30 +13,63 @@ from rljax.types import Key, Refused
 class Box:
     """Arrays between `low` and `high` (inclusive, element by element; infinite where unbounded).
 
-    Scalars are broadcast to `shape`; without a shape it is that of the bounds.
+    Scalars are broadcast to `shape`; without a shape it is that of the bounds. The largest number of a float type
+    stands for no bound, as many libraries mean it.
+
+    Raises:
+      Refused: the bounds do not fit the shape or the type, are NaN, or leave nothing between them.
     """
 
     def __init__(self, low: Any, high: Any, shape: tuple[int, ...] | None = None, dtype: Any = np.float32):
-        if shape is None:
-            shape = np.broadcast_shapes(np.shape(low), np.shape(high))
-        self.shape: tuple[int, ...] = tuple(shape)
         self.dtype = dtype
-        self.low = np.broadcast_to(np.asarray(low, dtype), self.shape)
-        self.high = np.broadcast_to(np.asarray(high, dtype), self.shape)
-        if np.any(self.low > self.high):
-            raise Refused(f"Box: low must not be above high, got low={low}, high={high}")
+        low, high = (self._bound(name, value) for name, value in (("low", low), ("high", high)))
+        try:
+            self.shape: tuple[int, ...] = np.broadcast_shapes(low.shape, high.shape) if shape is None else tuple(shape)
+            self.low, self.high = (np.broadcast_to(value, self.shape) for value in (low, high))
+        except ValueError:
+            shapes = f"low {list(low.shape)}, high {list(high.shape)}"
+            raise Refused(f"Box: bounds must fit {shape or 'each other'}, got {shapes}") from None
+        empty = ~((self.low <= self.high) & (self.low < np.inf) & (self.high > -np.inf))
+        if empty.any():
+            where = tuple(int(i) for i in np.argwhere(empty)[0])
+            low, high = self.low[where].item(), self.high[where].item()
+            raise Refused(f"Box: low must not be above high, nor NaN; element {list(where)} has low={low}, high={high}")
+
+    def _bound(self, name: str, value: Any) -> np.ndarray:
+        given, dtype = np.asarray(value), np.dtype(self.dtype)
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            if not np.all((given >= limits.min) & (given <= limits.max)):
+                raise Refused(f"Box: {name} must be of type {dtype}, which goes from {limits.min} to {limits.max}")
+            return given.astype(dtype)
+        with np.errstate(over="ignore"):
+            given = given.astype(dtype)
+        return np.where(np.abs(given) >= jnp.finfo(dtype).max, np.copysign(np.inf, given), given).astype(dtype)
 
     def __repr__(self) -> str:
-        return f"Box(low={self.low.tolist()}, high={self.high.tolist()}, shape={self.shape})"
+        def short(bounds: np.ndarray) -> Any:
+            return bounds.flat[0].item() if bounds.size and (bounds == bounds.flat[0]).all() else bounds.tolist()
+
+        return f"Box(low={short(self.low)}, high={short(self.high)}, shape={self.shape})"
 
     @property
     def bounded(self) -> bool:
         """Whether every element has finite bounds."""
         return bool(np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high)))
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether no element has a finite bound, on either side."""
+        return not (np.isfinite(self.low).any() or np.isfinite(self.high).any())
+
     def to_unit(self, value: Any) -> Any:
-        """Maps the bounds, which must be finite, linearly to [-1, 1]; what is outside stays outside."""
-        return (value - (self.high + self.low) / 2) / ((self.high - self.low) / 2)
+        """Maps the bounds, which must be finite, linearly to [-1, 1]; what is outside stays outside.
+
+        An element whose bounds are equal maps to 0.
+        """
+        low, high = (np.asarray(x, np.result_type(x, np.float32)) for x in (self.low, self.high))
+        middle, half = low / 2 + high / 2, high / 2 - low / 2  # apart, since high - low may be infinite
+        return (value - middle) / np.where(half > 0, half, 1).astype(half.dtype)
 
     def sample(self, key: Key) -> jax.Array:
         """Uniform within the bounds; the space must be bounded."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -17,9 +18,37 @@ Key = jax.Array
 """A typed PRNG key, as made by `jax.random.key`; shape []."""
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
-"""Named scalars. Names under `episode/` and `env/` may be NaN (no episode ended). All others must be finite, but in an
-iteration whose metric `updates` is 0: nothing was learned, and nothing measured."""
+
+
+class Mean(struct.PyTreeNode):
+    """A mean that is not divided yet, so that means of several iterations or devices are those of all that they saw.
+
+    Fields:
+      total: f32 [], the sum of what was measured.
+      count: f32 [], how much was measured; where it is 0, nothing was.
+    """
+
+    total: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def of(cls, values: Any, where: Any = True) -> "Mean":
+        """Of an array of any shape; with `where`, a mask that broadcasts to it, of what the mask chooses."""
+        values = jnp.asarray(values, jnp.float32)
+        where = jnp.broadcast_to(where, values.shape)
+        # A choice and not a product: what is not counted may be anything, NaN too.
+        return cls(jnp.where(where, values, 0.0).sum(), where.sum(dtype=jnp.float32))
+
+    @property
+    def value(self) -> jax.Array:
+        """The mean, as it is logged; NaN where nothing was measured."""
+        measured = self.count > 0
+        return jnp.where(measured, self.total / jnp.where(measured, self.count, 1.0), jnp.nan)
+
+
+Metrics = dict[str, Any]
+"""Named scalars f32 [], or `Mean`s. A scalar is a `Mean` that counts 1: it was measured in this iteration. What was not
+measured is a `Mean` of count 0, and never NaN: what is measured and not finite ends the run."""
 
 
 def sharded_field() -> Any:

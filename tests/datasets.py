@@ -39,6 +39,20 @@ def clock_data(length, terminates, episodes=10, seed=0):
     return dataset_of(np.eye(length)[time], action, np.ones(len(time)), np.eye(length)[(time + 1) % length], **ends)
 
 
+def gates_data(episodes=300, seed=0):
+    """Ways through both gates of `toys.Gates`, with velocities in [-1, 1]."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(episodes):
+        at, side = np.array([rng.uniform(-0.1, 0.1), 0.0]), 0.5 * rng.choice([-1, 1])
+        while at[1] < 1.0:
+            aim = np.array([side, 0.4 if abs(at[0] - side) > 0.05 else at[1] + 0.2]) - at
+            action = np.clip(4 * np.clip(aim, -0.2, 0.2) + 0.05 * rng.normal(size=2), -1, 1)
+            after = np.clip(at + 0.25 * action, -1.5, 1.5)
+            rows.append((at, action, float(after[1] >= 1) - 1, after, after[1] >= 1))
+            at = after
+    return dataset_of(*map(np.array, zip(*rows)))
+
+
 def batch_of(size=16, obs=3, action=2, seed=0, discount=0.9):
     """A batch of noise, in which every third step terminates."""
     rng = np.random.default_rng(seed)

@@ -50,6 +50,9 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
     assert config["env"]["reward"] == "dense"
     assert config["config"]["sampler"]["width"] == 16
     policy = rljax.load(folder)
+    for loaded in (policy, rljax.load(base)):  # in units of what was demonstrated
+        with np.load(demonstrations) as data:
+            np.testing.assert_allclose(loaded.variables["action_range"], [data["action"].min(0), data["action"].max(0)])
     env = rljax.make("push_t")
     assert policy.initial_memory["chunk"].shape == (2, 2)
     assert env.action_space.contains(policy.apply(None, np.zeros(6, np.float32), policy.initial_memory)[0])

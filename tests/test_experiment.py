@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import av
+import jax
 import numpy as np
 import pytest
 
+import rljax
+from rljax import experiment, training
 from rljax.envs.classic.cartpole import CartPole
+from rljax.training import runner
+from rljax.types import Refused
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo.py"
 TINY = ["--num-envs", "4", "--rollout-length", "8", "--num-minibatches", "2", "--hidden", "8", "--total-steps", "64"]
@@ -88,6 +93,15 @@ def test_defaults_depend_on_where_the_physics_runs(cli, monkeypatch):
         (["--devices", "64"], "error: devices = 64 is not allowed"),
         (["--total-steps", "0"], "error: total_steps = 0 is not allowed"),
         (["--env", "t_maze", "--num-envs", "6"], "num_minibatches = 4 is not allowed"),
+        (["--seed", "-1"], "error: seed = -1 is not allowed; it must be at least 0"),
+        (["--seed", str(2**63)], "error: seed = 9223372036854775808 is not allowed; the last seed must be at most"),
+        (["--seed", str(2**63 - 1), "--seeds", "2"], "the last seed must be at most 9223372036854775807"),
+        (["--final-episodes", str(2**31)], "error: final_episodes = 2147483648 is not allowed; it must be below 2^31"),
+        (["--hidden", "8", str(2**31)], "error: hidden = 2147483648 is not allowed; it must be below 2^31"),
+        (["--total-steps", str(10**18)], "error: total_steps = 1000000000000000000 is not allowed; iterations must be"),
+        (["--name", "x" * 300], "cannot be written to: File name too long"),
+        (["--runs", "gs://bucket/runs"], "error: gs:/bucket/runs is an address; only folders and files of this"),
+        (["--runs=~nobody-of-that-name/runs"], "error: ~nobody-of-that-name/runs: "),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_leaves_nothing(cli, arguments, message, tmp_path):
@@ -98,6 +112,70 @@ def test_bad_input_is_one_line_exit_2_and_leaves_nothing(cli, arguments, message
     assert message in flat
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError("Incompatible shapes for broadcasting"), FloatingPointError("a NaN")])
+def test_a_defect_keeps_its_traceback(cli, error, monkeypatch):
+    """JAX's errors, and those of the user's environment, say where they are from; so do JAX's own of jax_debug_nans."""
+
+    def make(*_, **__):
+        raise error
+
+    monkeypatch.setattr(rljax, "make", make)
+    with pytest.raises(type(error), match=str(error)):
+        cli(*TINY)
+
+
+def test_training_that_diverged_is_one_line_and_exit_code_1(cli, monkeypatch):
+    def train(*_, **__):
+        raise training.Diverged("training diverged: loss/policy is not finite at step 64")
+
+    monkeypatch.setattr(training, "train", train)
+    assert cli(*TINY)[::2] == (1, "error: training diverged: loss/policy is not finite at step 64\n")
+
+
+def test_where_a_run_is_left_is_asked_before_training_and_may_be_the_home_folder(cli, tmp_path, monkeypatch):
+    folders = []
+
+    def train(*_, folder, **__):
+        folders.append(folder)
+        raise Refused("far enough")
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cli(*TINY, "--runs=~/runs")[2] == "error: far enough\n"
+    assert folders == [tmp_path / "home" / "runs" / "ppo" / "cartpole-seed0"]
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    code, _, err = cli(*TINY, "--runs", "file")
+    assert (code, err) == (2, "error: file/ppo/cartpole-seed0 cannot be written to: file is not a folder\n")
+    assert len(folders) == 1
+
+
+def test_a_name_is_printed_as_it_is(tmp_path, capsys):
+    """Brackets are markup to rich, and colons emoji."""
+    folder = Path("runs") / "lr[red]1 [/b] :fire: [bold]"
+    experiment._summarize(training.Result(None, None, 64, [], None, 0.1, 0.2, None, folder, "1 device"), None, None)
+    out = capsys.readouterr().out
+    assert f"run folder: {folder}   policy: rljax.load('{folder}')\n" in out
+
+
+def test_seeds_have_64_bits_and_below_2_to_32_are_those_of_jax():
+    seeds = [0, 7, 2**32 - 1, 2**32, 2**32 + 7, 5_000_000_000, 2**63 - 1]
+    keys = experiment.keys_of(seeds)
+    data = np.asarray(jax.random.key_data(keys))
+
+    def of_jax(seeds):
+        return [np.asarray(jax.random.key_data(jax.random.key(seed))) for seed in seeds]
+
+    assert len({tuple(words) for words in data.tolist()}) == len(seeds)
+    np.testing.assert_array_equal(data[:3], of_jax(seeds[:3]))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(data, of_jax(seeds))
+    assert runner._seeds(keys) == seeds
+    for seed in (-1, 2**63):
+        with pytest.raises(Refused, match=f"seed = {seed} is not allowed; it must be from 0 to"):
+            experiment.keys_of([0, seed])
 
 
 def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
@@ -116,14 +194,22 @@ def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
     assert cli(*TINY, "--resume")[0] == 0
     assert cli(*TINY, "--overwrite")[0] == 0
     assert (tmp_path / "runs" / "ppo" / "cartpole-seed0.1" / "config.json").exists()
+    # For more steps only with the schedule that it has.
+    code, _, err = cli(*TINY, "--total-steps", "128", "--resume")
+    assert code == 2
+    assert "was begun with total_steps = 64, which its schedules follow; keep them with --anneal-steps 64 (" in err
+    assert cli(*TINY, "--total-steps", "128", "--resume", "--anneal-steps", "64")[0] == 0
+    assert json.loads((folder / "evaluation.json").read_text())["steps"] == 128
 
 
 def test_a_sweep_with_seeds_makes_a_grid(cli, tmp_path):
-    code, _, err = cli(*TINY, "--seeds", "2", "--sweep", "learning_rate=1e-3,1e-4", "--name", "grid")
+    border = str(2**32 - 1)  # as large as seeds of one word
+    flags = ["--seed", border, "--seeds", "2", "--sweep", "learning_rate=1e-3,1e-4", "--name", "grid"]
+    code, _, err = cli(*TINY, *flags)
     assert code == 0, err
     members = json.loads((tmp_path / "runs" / "ppo" / "grid" / "evaluation.json").read_text())["members"]
     settings = [(member["hyper"]["learning_rate"], member["seed"]) for member in members]
-    assert settings == [(1e-3, 0), (1e-3, 1), (1e-4, 0), (1e-4, 1)]
+    assert settings == [(1e-3, 2**32 - 1), (1e-3, 2**32), (1e-4, 2**32 - 1), (1e-4, 2**32)]
 
 
 def frames_of(path):

@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import gymnasium
 import h5py
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,12 @@ import numpy as np
 import pytest
 
 import rljax
-from experiments import collect
+from experiments import collect, rlpd
 from rljax import experiment, training
-from rljax.algorithms.offline_settings import multiplies_bfloat16
-from rljax.data import Replay, formats
+from rljax.algorithms.offline_settings import FAMILIES, multiplies_bfloat16
+from rljax.data import Metadata, Replay, formats
 from rljax.envs import RescaleAction, TimeLimit
-from rljax.types import Transition
+from rljax.types import Refused, Transition
 from tests.datasets import dataset_of, drift_data
 from tests.toys import ContinuousClock, Drift, limited
 
@@ -94,6 +95,119 @@ def test_defaults_depend_on_the_datasets_task_and_on_env_where_given(cli, path):
 
     assert precision() == "float32"
     assert precision("--env", "Hopper-v5") == ("bfloat16" if multiplies_bfloat16() else "float32")
+
+
+def test_the_tables_of_a_family_are_reached_by_flag_or_by_the_name_of_the_dataset(cli, path, pendulum, tmp_path):
+    def shown(*arguments):
+        code, out, err = cli("iql", *arguments, "--help")
+        assert code == 0, err
+        out = " ".join(out.replace("│", " ").split())
+        return float(re.search(r"--expectile .*?\(default: ([0-9.]+)\)", out)[1]), err
+
+    assert shown("--dataset", path) == (0.7, "")
+    assert shown("--dataset", path, "--family", "antmaze") == (0.9, "")
+    named = tmp_path / "data" / "antmaze-umaze-v2.hdf5"
+    formats.save_d4rl(pendulum.replace(metadata=Metadata(named.stem)), named)
+    expectile, err = shown("--dataset", named)
+    assert expectile == 0.9
+    assert err == "settings of antmaze, by the name of the dataset; --family none for others\n"
+    assert shown("--dataset", named, "--env", "none")[0] == 0.9
+    assert shown("--dataset", named, "--family", "none") == (0.7, "")
+    assert shown("--dataset", named, "--env", "pendulum") == (0.7, "")
+    code, _, err = cli("cql", "--dataset", path, "--family", "ant")
+    assert code == 2
+    known = ", ".join(FAMILIES)
+    assert err == f"error: family = 'ant' is not allowed; it must be one of {known}, or none\n"
+    assert all(name in " ".join(cli("cql", "--help")[1].replace("│", " ").split()) for name in FAMILIES)
+
+
+def test_what_a_file_may_lack_depends_on_the_algorithm_and_the_task(cli, monkeypatch):
+    calls = []
+
+    def load(path, rewards="required", max_episode_steps=None):
+        calls.append((path.name, rewards, max_episode_steps))
+        raise Refused("far enough")
+
+    monkeypatch.setattr(formats, "load", load)
+    for name in ("bc", "diffusion_policy", "iql", "rlpd"):
+        assert cli(name, "--dataset", "x.npz")[2] == "error: far enough\n"
+    assert calls == [("x.npz", rewards, None) for rewards in ("optional", "optional", "required", "required")]
+    calls.clear()
+    for flags in (["--env", "Hopper-v5"], ["--env", "none"], ["--max-episode-steps", "7"], ["--max_episode_steps=8"]):
+        assert cli("iql", "--dataset", "x.npz", *flags)[0] == 2
+    assert [limit for *_, limit in calls] == [1000, None, 7, 8]
+    message = "error: max_episode_steps = 0 is not allowed; it must be an integer of at least 1\n"
+    assert cli("iql", "--dataset", "x.npz", "--max-episode-steps", "0")[2] == message
+
+
+def test_the_oldest_files_of_d4rl_are_read_once_with_the_time_limit_of_the_task(cli, path, monkeypatch):
+    with h5py.File(path, "r+") as file:
+        del file["timeouts"], file["next_observations"]
+        for name in list(file.attrs):
+            del file.attrs[name]
+    code, _, err = cli("bc", "--dataset", path, "--env", "none")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "give max_episode_steps" in err
+    found, reads, load = [], [], formats.load
+
+    def task_of(_, dataset):
+        found.append(dataset)
+        raise Refused("far enough")
+
+    def read(path, rewards="required", max_episode_steps=None):
+        reads.append(path)
+        return load(path, max_episode_steps=max_episode_steps)
+
+    monkeypatch.setattr(experiment, "task_of", task_of)
+    monkeypatch.setattr(formats, "load", read)
+    for flags in (["--env", "pendulum"], ["--env", "none", "--max-episode-steps", "200"]):
+        reads.clear()
+        assert cli("bc", "--dataset", path, *flags)[2].endswith("error: far enough\n")
+        assert len(reads) == 1
+        np.testing.assert_array_equal(found.pop().ends, [199, 398, 597, 796])  # the last row has no successor
+
+
+def test_dicts_of_vectors_are_joined_by_name_as_gymnasium_flattens_them():
+    rng, box = np.random.default_rng(0), gymnasium.spaces.Box
+    parts = {"observation": {"b": 2, "a": 1}, "achieved_goal": 2, "desired_goal": 3}
+    obs, next_obs = (jax.tree.map(lambda n: rng.normal(size=(6, n)).astype(np.float32), parts) for _ in range(2))
+    inner = gymnasium.spaces.Dict({"b": box(-9, 9, (2,)), "a": box(-9, 9, (1,))})
+    space = gymnasium.spaces.Dict(
+        {"observation": inner, "achieved_goal": box(-9, 9, (2,)), "desired_goal": box(-9, 9, (3,))}
+    )
+    found = experiment.vectors_of(drift_data(episodes=1, length=6, name="maze").replace(obs=obs, next_obs=next_obs))
+    for joined, tree in ((found.obs, obs), (found.next_obs, next_obs)):
+        for i in range(6):
+            row = jax.tree.map(lambda x, i=i: x[i], tree)
+            np.testing.assert_array_equal(joined[i], gymnasium.spaces.flatten(space, row))
+    assert experiment.spaces_of(found).observation_space.shape == (8,)
+    assert experiment.vectors_of(found) is found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action": np.zeros((7, 2), np.int64)}, "actions are of type int64; only continuous ones"),
+        ({"action": np.zeros((7, 2), bool)}, "actions are of type bool; only continuous ones"),
+        ({"action": np.zeros(7, np.float32)}, r"actions have the shape \[\]; they must be vectors"),
+        ({"obs": {"goal": np.zeros(7, int), "x": np.zeros((7, 2))}}, r"observations\['goal'\] have the shape \[\]"),
+        ({"obs": {"camera": np.zeros((7, 8, 8, 3), np.uint8)}}, r"\['camera'\] have the shape \[8, 8, 3\]; parts of a"),
+    ],
+)
+def test_what_is_not_learned_from_as_vectors_is_refused_in_one_line(changes, message):
+    data = drift_data(episodes=1, length=7, name="odd").replace(**changes)
+    with pytest.raises(Refused, match=f"^odd: .*{message}"):
+        experiment.vectors_of(data)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array"])
+def test_weights_that_are_no_array_are_refused_in_one_line(content, tmp_path):
+    path = tmp_path / "weight.npy"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refused, match=r"weight\.npy: not an array of weights: .+$") as error:
+        rlpd.read_weight(path, drift_data())
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_leaves_its_folder_goes_on_online_and_resumes_only_as_itself(cli, path, pendulum, tmp_path):
@@ -246,7 +360,7 @@ def test_devices_are_set_up_before_the_environment_can_start_jax(cli, path, monk
 
     def make(*_, **__):
         calls.append("environment")
-        raise ValueError("far enough")
+        raise Refused("far enough")
 
     monkeypatch.setattr(rljax, "make", make)
     for name in ("iql", "rlpd"):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +38,20 @@ def test_a_map_is_solved_printed_and_drawn(tmp_path):
         assert solution["policy"].shape == (9, 4)
 
 
+def test_without_a_discount_there_are_values_and_plain_json(tmp_path):
+    done = run(tmp_path, "--world", "taxi", "--discount", "1", "--method", "policy_iteration")
+    assert done.returncode == 0, done.stderr
+    assert "not certified, for γ = 1" in done.stdout
+    folder = tmp_path / "runs" / "planning" / "taxi"
+    summary = json.loads(
+        (folder / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
+    )
+    assert summary["bound"] is None
+    assert 5 < summary["value_of_start"] < 15
+    with np.load(folder / "solution.npz") as solution:
+        assert np.isfinite(solution["values"]).all()
+
+
 def test_what_is_wrong_is_said_in_one_line(tmp_path):
     (tmp_path / "bad.txt").write_text("S..\n.G\n")
     for flags, message in (
@@ -44,6 +59,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
         (("--map", "bad.txt"), "lines must all have one length, got [3, 2]"),
         (("--world", "taxi", "--slip", "0.1"), "taxi does not take slip"),
         (("--temperature", "0"), "temperature must be above 0, got 0.0"),
+        (("--world", "garnet"), "garnet needs num_states, num_actions, successors; it takes: "),
+        (("--world", "gridworld"), "world gridworld is drawn in a text file; give it by --map"),
     ):
         done = run(tmp_path, *flags)
         assert done.returncode == 2

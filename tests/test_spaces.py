@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rljax.spaces import Box, Discrete
+from rljax.types import Refused
 
 
 def samples(space, count=500):
@@ -25,6 +26,41 @@ def test_box_broadcasts_scalar_bounds_to_its_shape():
 def test_box_refuses_low_above_high():
     with pytest.raises(ValueError, match="low must not be above high"):
         Box([0.0, 2.0], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((np.nan, 1.0), r"low must not be above high, nor NaN; element \[\] has low=nan, high=1.0"),
+        (([0.0, -1.0], [np.nan, 1.0]), r"element \[0\] has low=0.0, high=nan"),
+        ((np.inf, np.inf, (2,)), r"element \[0\] has low=inf, high=inf"),
+        ((np.ones((3, 40)), np.zeros((3, 40))), r"element \[0, 0\] has low=1.0, high=0.0"),
+        (([0.0, 0.0], 1.0, (3,)), r"bounds must fit \(3,\), got low \[2\], high \[\]"),
+        (([0.0, 0.0], [1.0, 1.0, 1.0]), r"bounds must fit each other, got low \[2\], high \[3\]"),
+        ((-1, 255, (2,), np.uint8), "low must be of type uint8, which goes from 0 to 255"),
+        ((0, np.inf, (2,), np.int32), "high must be of type int32, which goes from -2147483648 to 2147483647"),
+    ],
+)
+def test_box_refuses_what_are_no_bounds_in_one_line(arguments, words):
+    with pytest.raises(Refused, match=words) as error:
+        Box(*arguments)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, np.finfo(np.float64).max])
+def test_the_largest_number_of_a_float_type_stands_for_no_bound(largest):
+    box = Box([-largest, -1.0], [largest, 1.0])
+    assert box.low.tolist() == [-np.inf, -1.0]
+    assert box.high.tolist() == [np.inf, 1.0]
+    assert not box.bounded
+    assert not box.unbounded
+    assert Box(-largest, largest, (2,)).unbounded
+
+
+def test_a_box_prints_equal_bounds_once():
+    assert repr(Box(0, 255, (84, 84, 4), np.uint8)) == "Box(low=0, high=255, shape=(84, 84, 4))"
+    assert repr(Box([0.0, 1.0], 2.0)) == "Box(low=[0.0, 1.0], high=2.0, shape=(2,))"
 
 
 def test_box_samples_fill_their_bounds_element_by_element():
@@ -88,3 +124,8 @@ def test_bounds_to_unit():
     box = Box([-1.0, 2.0], [3.0, 4.0])
     values, units = np.array([[-1.0, 4.0], [1.0, 3.0], [5.0, 2.5]]), [[-1, 1], [0, 0], [2, -0.5]]
     np.testing.assert_allclose(box.to_unit(values), units)
+
+
+def test_bounds_that_are_equal_or_very_far_apart_have_units_too():
+    box = Box([2.0, -3e38], [2.0, 3e38])
+    np.testing.assert_allclose(box.to_unit(np.float32([[2.0, 3e38], [2.0, 0.0]])), [[0.0, 1.0], [0.0, 0.0]])

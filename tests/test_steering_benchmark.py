@@ -61,8 +61,12 @@ def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
     """Of the lace, gr_rl comes first: it makes what the others begin from, and is itself DSRL at its end."""
     settings = steering_scores.Settings(seeds=2, demos=tmp_path / "demos.npz", runs=tmp_path)
     bases = list(steering_scores.base_jobs(settings))
-    assert [command[1] for command in bases] == ["experiments/diffusion_policy.py", "experiments/gr_rl.py"] * 2
-    each = 2 * len(steering_scores.METHODS) - 3
+    laces = ["experiments/gr_rl.py"] * 2
+    assert [command[1] for command in bases] == ["experiments/diffusion_policy.py", *laces] * 2
+    named = {command[command.index("--left-first") + 1]: command[command.index("--name") + 1] for command in bases[4:]}
+    assert named == {"1.0": "lace-seed1", "0.5": "lace_either_hand-seed1"}
+    # Of PushT no pipeline and no chunks; of a lace no dsrl_sac; and SAC, which has no demonstrations, of one of them.
+    each = 3 * len(steering_scores.METHODS) - 2 - 2 - 3
     assert len(list(steering_scores.own_jobs(settings))) == 2 * each
     folder = tmp_path / "steer" / "push_t-dsrl_na-seed1"
     folder.mkdir(parents=True)
@@ -73,6 +77,10 @@ def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
     residual = next(command for command in left if "lace-residual-seed1" in command)
     assert residual[residual.index("--base") + 1] == str(tmp_path / "gr_rl" / "lace-seed1" / "3-mirrored")
     assert residual[residual.index("--rate-limit") + 1] == "0.1"
+    alike = next(command for command in left if "lace_either_hand-rlpd_chunks-seed1" in command)
+    assert alike[1] == "experiments/rlpd.py"
+    assert alike[alike.index("--weight") + 1] == str(tmp_path / "gr_rl/lace_either_hand-seed1/0-progress/weight.npy")
+    assert [alike[alike.index(f"--{flag}") + 1] for flag in ("history", "executed", "delay")] == ["2", "4", "1"]
     alone = dataclasses.replace(settings, demos=None, tasks=("push_t",))
     assert [command[1] for command in steering_scores.own_jobs(alone)] == ["experiments/sac.py"] * 2
     assert list(steering_scores.base_jobs(alone)) == []
@@ -90,7 +98,7 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(tmp_path, monkey
     assert list(steering_scores.results(settings)) == runs
     push_t = dataclasses.replace(settings, tasks=("push_t",))
     assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(push_t)] == ["0"]
-    assert len(list(steering_scores.own_jobs(push_t))) == 2 * (len(steering_scores.METHODS) - 1) - 4
+    assert len(list(steering_scores.own_jobs(push_t))) == 2 * (len(steering_scores.METHODS) - 2) - 4
     lace = dataclasses.replace(settings, tasks=("lace",), methods=("gr_rl",))
     assert [command[command.index("--seed") + 1] for command in steering_scores.base_jobs(lace)] == ["1"]
     monkeypatch.setattr(steering_scores, "_finished", lambda _: iter([runs[0] | {"success": 0.2}]))

@@ -1,8 +1,14 @@
 """Environments small enough to know everything about."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
+from flax import struct
 
+import rljax
+from rljax.algorithms.base import Algorithm, Policy
 from rljax.envs import Environment, State, TimeLimit, initial_state
 from rljax.spaces import Box, Discrete
 from rljax.types import Key
@@ -20,7 +26,7 @@ class Clock(Environment):
         self.observation_space = Box(0.0, 1.0, (length,))
 
     def observe(self, time: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(time % self.length, self.length)
+        return jax.nn.one_hot(time % self.length, self.length, dtype=jnp.float32)
 
     def reset(self, key: Key) -> State:
         return initial_state(jnp.int32(0), self.observe(jnp.int32(0)))
@@ -39,13 +45,38 @@ class Drift(Environment):
     action_space = Box(-2.0, 4.0, (1,))
 
     def reset(self, key: Key) -> State:
-        position = 100.0 + jax.random.normal(key)
+        position = 100.0 + jax.random.normal(key, (), jnp.float32)
         return initial_state(position, jnp.stack([position, 7.0 * position]))
 
     def step(self, state: State, action: jax.Array) -> State:
         position = state.physics + action[0]
         reward = -jnp.abs(position - 100.0)
         return state.replace(physics=position, obs=jnp.stack([position, 7.0 * position]), reward=reward)
+
+
+class Gates(Environment):
+    """A point goes up through one of two gates; velocities beyond 1 count as 1, whatever bounds are declared."""
+
+    name = "gates"
+    observation_space = Box(-2.0, 2.0, (2,))
+
+    def __init__(self, bound: float = 1.0):
+        self.action_space = Box(-bound, bound, (2,))
+
+    def reset(self, key: Key) -> State:
+        position = jnp.array([jax.random.uniform(key, minval=-0.1, maxval=0.1), 0.0])
+        return initial_state(position, position, success=jnp.zeros(()))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        before, after = state.physics, jnp.clip(state.physics + 0.25 * jnp.clip(action, -1.0, 1.0), -1.5, 1.5)
+        opening = jnp.abs(jnp.abs(after[0]) - 0.5) < 0.1
+        blocked = (before[1] < 0.5) & (after[1] >= 0.5) & ~opening
+        after = jnp.where(blocked, jnp.array([after[0], 0.49]), after)
+        done = after[1] >= 1.0
+        metrics = {"success": done.astype(jnp.float32)}
+        return state.replace(
+            physics=after, obs=after, reward=jnp.where(done, 0.0, -1.0), terminated=done, metrics=metrics
+        )  # fmt: skip
 
 
 class Pixels(Environment):
@@ -78,3 +109,46 @@ class ContinuousClock(Clock):
     """A clock with an action to take, in the environment's own units."""
 
     action_space = Box(-2.0, 4.0, (1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class CounterConfig:
+    """Settings of `counter`."""
+
+    size: int = 1
+    anneal_steps: int = 0
+    limit: float = math.inf
+
+
+class CounterState(struct.PyTreeNode):
+    params: jax.Array
+    hyper: tuple[()]
+
+
+def counter(config: CounterConfig | None = None) -> Algorithm:
+    """An algorithm that counts and learns nothing, for what the runner does beside the maths: it compiles at once.
+
+    One step an iteration; the state are `size` numbers, the policy always acts alike.
+    """
+    config = config or CounterConfig()
+    env = rljax.make("cartpole", max_episode_steps=3)
+
+    def init(key: Key) -> CounterState:
+        return CounterState(jnp.zeros(config.size), ())
+
+    def step(state: CounterState) -> tuple[CounterState, dict[str, jax.Array]]:
+        return state.replace(params=state.params + 1), {"loss": state.params[0]}
+
+    def act(variables, key, obs, memory, deterministic):
+        return jnp.zeros(obs.shape[:-1], jnp.int32), memory
+
+    return Algorithm(
+        init=init,
+        step=step,
+        policy=lambda state: Policy(state.params[:1], (), act),
+        steps_per_iteration=1,
+        name="counter",
+        env=env,
+        config=config,
+        make=lambda env, config, **_: counter(config),
+    )

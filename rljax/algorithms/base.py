@@ -1,7 +1,8 @@
 """The algorithm contract: three pure functions, and what the runner needs to know about them."""
 
 import dataclasses
-import json
+import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from flax import struct
 from rljax.envs import AutoReset, Environment, EpisodeStatistics
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.spaces import Box, Discrete
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
 class Policy(struct.PyTreeNode):
@@ -69,8 +70,24 @@ class Algorithm(NamedTuple):
 def require(config: Any, field: str, valid: bool, allowed: str) -> None:
     """Refuses a bad value of a config with one line: the field, the value and what is allowed."""
     if not valid:
-        where = f"{type(config).__module__.rpartition('.')[2]}.{type(config).__name__}"
-        raise Refused(f"{where}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
+        raise Refused(f"{_where(config)}: {field} = {getattr(config, field)!r} is not allowed; it must be {allowed}")
+    _require_whole(config, field)
+
+
+def _require_whole(config: Any, field: str) -> None:
+    """Refuses 2.0 in a field of type int, for JAX would only refuse it in the middle of something else."""
+    value, kind = getattr(config, field), type(config).__dataclass_fields__[field].type
+    if kind not in (int, int | None, tuple[int, ...], tuple[int, ...] | None) or value is None:
+        return
+    try:
+        for number in value if isinstance(value, tuple | list) else (value,):
+            operator.index(number)
+    except TypeError:
+        raise Refused(f"{_where(config)}: {field} = {value!r} is not allowed; it must be whole, as an int is") from None
+
+
+def _where(config: Any) -> str:
+    return f"{type(config).__module__.rpartition('.')[2]}.{type(config).__name__}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,22 +136,24 @@ def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array, axis_name: s
       done: bool [T, N].
 
     Returns:
-      `episode/return` and `episode/length` of the episodes that ended (NaN where none did); means of the others.
+      `episode/return` and `episode/length` over the episodes that ended; the others over all steps at which they are
+      finite, since a task may have nothing to say of some.
     """
-
-    def mean(x: jax.Array) -> jax.Array:
-        return jax.lax.pmean(x.mean(), axis_name) if axis_name else x.mean()
-
-    ended = mean(done)
     rest = dict(metrics)
-    totals = {f"episode/{name}": rest.pop(f"episode_{name}") for name in ("return", "length")}
-    of_episodes = {name: mean(total * done) / jnp.where(ended > 0, ended, jnp.nan) for name, total in totals.items()}
-    return of_episodes | {f"env/{name}": mean(x) for name, x in rest.items()}
+    means = {f"episode/{name}": Mean.of(rest.pop(f"episode_{name}"), done) for name in ("return", "length")}
+    means |= {f"env/{name}": Mean.of(x, jnp.isfinite(x)) for name, x in rest.items()}
+    return jax.lax.psum(means, axis_name) if axis_name else means
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """A config as plain JSON types (see `plain`).
+
+    Raises:
+      Refused: a value that JSON cannot hold, or a fraction where a whole number is needed, with the field's name.
+    """
+    for field in dataclasses.fields(config):
+        _require_whole(config, field.name)
+    return plain(config, _where(config))
 
 
 def config_from_dict(config_type: type, values: dict[str, Any]) -> Any:
@@ -142,4 +161,45 @@ def config_from_dict(config_type: type, values: dict[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(config_type)}
     if unknown := sorted(set(values) - known):
         raise Refused(f"{config_type.__module__}.Config has no field {', '.join(unknown)}; it has {sorted(known)}")
+    values = from_plain(values)
     return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """A value as plain JSON types: numbers of NumPy and JAX as Python's; what is not finite as a word, such as "inf".
+
+    Args:
+      where: what the value is called in an error.
+
+    Raises:
+      Refused: it holds something that JSON cannot.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(name): plain(x, f"{where}.{name}") for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(x, f"{where}[{index}]") for index, x in enumerate(value)]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return plain(value.item(), where)
+    raise Refused(
+        f"{where} is a {type(value).__name__}, which config.json cannot hold; it must be a number, a text, or a tuple"
+    )
+
+
+def from_plain(value: Any) -> Any:
+    """The inverse of `plain`, but for the types of containers: words such as "inf" become numbers."""
+    if isinstance(value, dict):
+        return {name: from_plain(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [from_plain(x) for x in value]
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value

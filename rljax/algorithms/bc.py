@@ -13,10 +13,10 @@ from flax import struct
 
 from rljax.algorithms.base import Algorithm, Devices, require
 from rljax.algorithms.iql import Actor
-from rljax.algorithms.off_policy import Learner, ReplayConfig
+from rljax.algorithms.off_policy import Learner, ReplayConfig, continuous
 from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
 from rljax.data import Batch, Dataset
-from rljax.data.prepared import Prepared
+from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
@@ -35,6 +35,9 @@ class Config(OfflineConfig, ReplayConfig):
     """deterministic: a squared distance; gaussian: a likelihood, with one deviation for all observations."""
     top: float = 1.0
     """The share of episodes, those with the highest returns, that is imitated (filtered BC: 0.1)."""
+    action_normalization: ActionNormalization = "minmax"
+    """What of the actions becomes [-1, 1]: minmax, the range that the data use; quantiles, that without the outermost
+    hundredths, which are clipped; bounds, all that the environment declares."""
     learning_rate: float = 3e-4
     """Step size of Adam."""
     discount: float = 0.99
@@ -46,12 +49,14 @@ class Config(OfflineConfig, ReplayConfig):
     dropout: float = 0.0
     """Dropout in training."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "policy", self.policy in get_args(Kind), f"one of {', '.join(get_args(Kind))}")
         require(self, "top", 0 < self.top <= 1, "in (0, 1]")
+        allowed = get_args(ActionNormalization)
+        require(self, "action_normalization", self.action_normalization in allowed, f"one of {', '.join(allowed)}")
         require(self, "learning_rate", self.learning_rate > 0, "positive")
         require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
         require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
@@ -137,4 +142,6 @@ def make(
     if isinstance(dataset, Dataset) and c.top < 1:
         dataset.require_rewards()
         dataset = dataset.best(c.top)
+    continuous(env, "bc")
+    dataset = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
     return assemble("bc", env, c, Agent, Hyper, make, dataset, online, axis_name)

@@ -20,6 +20,7 @@ from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -31,20 +32,20 @@ class Config(OfflineConfig, sac.Config):
     """
 
     learning_rate: float = 3e-5
-    """Step size of the policy's Adam: slower than the critics' (section 6 and appendix F)."""
+    """Learning rate of the policy, which is slower than the critics (section 6 and appendix F)."""
     temperature_learning_rate: float = 3e-5
-    """Step size of the temperature's Adam, in the authors' code that of the policy."""
+    """Learning rate of the temperature, in the authors' code that of the policy."""
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     initial_log_std: float = -1.0
-    """What is added to the logarithm of the policy's deviation."""
+    """Offset of the logarithm of the policy's deviation."""
     penalty_weight: float = 10.0
     """α of eq. 4: what a unit of the gap between sampled actions and those of the data costs."""
     num_actions: int = 10
     """Actions drawn uniformly, by the policy at s, and by the policy at s': as many of each (appendix F)."""
     penalty_draws: int = 0
-    """Actions of all those, drawn by their weight in the penalty, that its gradient is taken of: the same gradient on
-    average for a third of the products. 0 takes it of all."""
+    """Candidates, sampled by softmax weight, from which the penalty's gradient is estimated: unbiased, for a third of
+    the products; 0 takes all candidates."""
     lagrange: bool = False
     """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30); it starts at e."""
     target_gap: float = 0.8
@@ -84,7 +85,7 @@ class Agent(sac.Agent):
     def init(self, actor_key: Key, critic_key: Key) -> Learner:
         learner = super().init(actor_key, critic_key)
         # log α' starts at 1, as in Cal-QL's code.
-        params = learner.params | ({"log_penalty_weight": jnp.ones(())} if self.config.lagrange else {})
+        params = learner.params | ({"log_penalty_weight": jnp.ones((), jnp.float32)} if self.config.lagrange else {})
         return Learner.init(params, targets=("critic",))
 
     def target(self, learner: Learner, batch: Batch, keys: Any, hyper: Hyper) -> jax.Array:  # type: ignore[override]
@@ -97,7 +98,7 @@ class Agent(sac.Agent):
         value = self.values(learner.targets["critic"], next_obs, action, dropout_key).min(0)
         if c.entropy_in_target:
             value = value - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * value.max(0)
+        return bootstrapped(batch.reward, batch.discount, value.max(0))
 
     def candidates(self, learner: Learner, batch: Batch, key: Key) -> tuple[jax.Array, jax.Array]:
         """Actions [3 num_actions, batch, d] and their log-densities: uniform, of π(·|s), and of π(·|s').
@@ -107,8 +108,8 @@ class Agent(sac.Agent):
         count, policy = self.config.num_actions, learner.params["policy"]
         uniform_key, here_key, next_key = jax.random.split(key, 3)
         shape = (count, *batch.action.shape)
-        uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-        parts = [(uniform, jnp.full(shape[:-1], self.action_size * log(0.5)))]
+        uniform = jax.random.uniform(uniform_key, shape, jnp.float32, minval=-1.0, maxval=1.0)
+        parts = [(uniform, jnp.full(shape[:-1], self.action_size * log(0.5), jnp.float32))]
         for obs, own_key in ((batch.obs, here_key), (batch.next_obs, next_key)):
             parts.append(jax.vmap(self.policy(policy, obs).sample_and_log_prob)(jax.random.split(own_key, count)))
         actions, log_probs = zip(*parts, strict=True)
@@ -117,7 +118,7 @@ class Agent(sac.Agent):
     def floor(self, batch: Any) -> jax.Array:
         """What the values of candidates count as at least, [3 num_actions, batch] (Cal-QL, eq. 5.1)."""
         count = self.config.num_actions
-        none = jnp.full((count, *batch.reward.shape), -jnp.inf)
+        none = jnp.full((count, *batch.reward.shape), -jnp.inf, jnp.float32)
         if not self.config.calibrated:
             return jnp.concatenate([none] * 3)
         own = jnp.broadcast_to(batch.return_to_go, none.shape)
@@ -142,7 +143,7 @@ class Agent(sac.Agent):
         of_candidates = jax.lax.stop_gradient(critics) if draws else critics
         value = jax.lax.map(lambda chunk: self.values(of_candidates, obs, chunk, dropout_key), chunks)
         value = jnp.moveaxis(value, 0, 1).reshape(c.num_critics, *log_prob.shape)
-        logits = jnp.maximum(value, floor) - log_prob
+        logits = jnp.maximum(value, floor[None]) - log_prob[None]
         soft_maximum = jax.nn.logsumexp(logits, axis=1)
         if not draws:
             return self.values(critics, batch.obs, batch.action, dropout_key), soft_maximum
@@ -168,7 +169,7 @@ class Agent(sac.Agent):
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             value, soft_maximum = self.values_and_soft_maximum(params, learner, batch, penalty_key)
-            error = jnp.square(value - target).mean(-1).sum()
+            error = jnp.square(value - target[None]).mean(-1).sum()
             gap = (soft_maximum - value).mean(-1)
             return error + weight * gap.sum(), (error, gap.mean(), value.mean())
 

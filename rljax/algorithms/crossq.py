@@ -28,6 +28,7 @@ from rljax.nn.ensemble import over_ensemble
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import ACTIVATIONS, activation
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -42,15 +43,15 @@ class Config(ReplayConfig):
     learning_rate: float = 1e-3
     """Step size of the policy's Adam."""
     critic_learning_rate: float = 1e-3
-    """Of the critics'."""
+    """Learning rate of the critics."""
     temperature_learning_rate: float = 1e-3
-    """Of the temperature's."""
+    """Learning rate of the temperature."""
     adam_b1: float = 0.5
     """Adam's momentum for policy and critics: less of it than usual steadies both."""
     discount: float = 0.99
     """γ."""
     num_critics: int = 2
-    """Critics, of which the smallest counts."""
+    """Critics of the ensemble, whose minimum counts."""
     policy_delay: int = 3
     """Critic updates for each update of policy and temperature; divides num_updates."""
     learn_temperature: bool = True
@@ -62,15 +63,15 @@ class Config(ReplayConfig):
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the policy's hidden layers."""
     critic_hidden: tuple[int, ...] = (2048, 2048)
-    """Of the critics'."""
+    """Widths of the critics' hidden layers."""
     activation: str = "relu"
     """Activation of the hidden layers."""
     norm_momentum: float = 0.99
-    """Of the running statistics of normalisation."""
+    """Momentum of the running statistics of normalisation."""
     norm_warm_up: int = 100_000
     """Updates in which batches are normalised by themselves alone, before they are renormalised."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +146,7 @@ class Agent(sac.Agent):
         params = {
             "policy": self.actor.init(actor_key, obs, True),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
-            "log_temperature": jnp.zeros(()),
+            "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, targets=())
 
@@ -177,8 +178,8 @@ class Agent(sac.Agent):
             values, changed = over_ensemble(one, self.config.num_critics, self.config.precision)(params)
             value, next_value = jnp.split(values, 2, axis=-1)
             soft_value = next_value.min(0) - self.temperature(learner.params, hyper) * log_prob
-            target = jax.lax.stop_gradient(batch.reward + batch.discount * soft_value)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), (value.mean(), changed)
+            target = jax.lax.stop_gradient(bootstrapped(batch.reward, batch.discount, soft_value))
+            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), (value.mean(), changed)
 
         (error, (value, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
         learner = learner.descend(

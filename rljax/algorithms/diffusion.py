@@ -23,7 +23,7 @@ from rljax.algorithms.off_policy import Learner, ReplayConfig, continuous
 from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
 from rljax.data import Dataset
 from rljax.data.chunks import ChunkBatch, Chunks
-from rljax.data.prepared import Prepared, prepare
+from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.denoisers import DENOISERS
 from rljax.nn.precision import Precision, dot_general_of
@@ -40,31 +40,34 @@ class Config(OfflineConfig, ReplayConfig):
     learns_from_rewards: ClassVar[bool] = False
 
     objective: Objective = "diffusion"
-    """diffusion, or flow matching."""
+    """Training objective: diffusion, or flow matching."""
     history: int = 2
-    """Observations that it sees, the newest and those before (the paper: 2)."""
+    """Observations that the policy sees, the newest included (the paper: 2)."""
     horizon: int = 8
-    """Actions that it predicts."""
+    """Actions that the policy predicts at once: a chunk."""
     executed: int = 4
-    """Of these, how many are done before it predicts anew (the paper: half)."""
+    """Actions of a chunk that are executed before the next one is predicted (the paper: half of horizon)."""
+    action_normalization: ActionNormalization = "minmax"
+    """Range of the actions that becomes [-1, 1]: minmax, the one that the data use; quantiles, the same without the
+    outermost hundredths, which are clipped; bounds, all that the environment declares."""
     sampler_steps: int = 8
     """Evaluations of the network for one chunk."""
     denoising_steps: int = 100
-    """Of diffusion in training (the paper: 100)."""
+    """Noise levels of diffusion in training (the paper: 100)."""
     network: str = "mlp"
-    """mlp, with residual blocks, or transformer."""
+    """Network of the policy: mlp, with residual blocks, or transformer."""
     width: int = 512
-    """Of its layers; 128 to 256 for a transformer."""
+    """Width of the network's layers; 128 to 256 for a transformer."""
     blocks: int = 3
-    """How many blocks it has."""
+    """Blocks of the network."""
     labels: int = 0
-    """How many labels a chunk may have, which it is conditioned on; 0 for none."""
+    """Labels that a chunk may have and the policy is conditioned on; 0 for none."""
     label_dropout: float = 0.3
-    """How often the label is withheld in training, so that there is a policy without one (Recap: 0.3)."""
+    """Probability that training withholds the label, so that a policy without one is learned too (Recap: 0.3)."""
     acts_with: int = -1
-    """The label that it acts with; -1 for none."""
+    """Label with which the policy acts; -1 for none."""
     guidance: float = 1.0
-    """How far the sampler goes from the policy without a label to that with it; 1 is with it (Recap: 1.5 to 2.5)."""
+    """Weight of the label in sampling: 0 ignores it, 1 follows it, more exaggerates it (Recap: 1.5 to 2.5)."""
     learning_rate: float = 1e-3
     """Step size of Adam, at first; experiments let it fall to 0."""
     average_rate: float = 2e-3
@@ -72,13 +75,15 @@ class Config(OfflineConfig, ReplayConfig):
     discount: float = 0.99
     """γ, of the returns-to-go alone."""
     precision: Precision = "float32"
-    """Of the products of hidden layers (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "objective", self.objective in get_args(Objective), f"one of {', '.join(get_args(Objective))}")
         for name in ("history", "horizon", "sampler_steps", "denoising_steps", "width", "blocks"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        allowed = get_args(ActionNormalization)
+        require(self, "action_normalization", self.action_normalization in allowed, f"one of {', '.join(allowed)}")
         require(self, "executed", 1 <= self.executed <= self.horizon, "in [1, horizon]")
         if self.objective == "diffusion":
             require(self, "sampler_steps", self.sampler_steps <= self.denoising_steps, "at most denoising_steps")
@@ -165,21 +170,26 @@ class Agent:
         chunk, _ = jax.lax.scan(denoise, noise, (times, alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]))
         return chunk
 
+    def label(self, obs: jax.Array) -> jax.Array | None:
+        """The label that it acts with, for observations [..., history * n]; None for none."""
+        c = self.config
+        return None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
+
     def update(self, learner: Learner, batch: ChunkBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the squared distance of the network's velocity to the true one, and of the average after it."""
         c, size = self.config, batch.action.shape[0]
         time_key, noise_key, label_key = jax.random.split(key, 3)
-        noise = jax.random.normal(noise_key, batch.action.shape)
+        noise = jax.random.normal(noise_key, batch.action.shape, jnp.float32)
         if c.objective == "flow":
-            time = jax.random.uniform(time_key, (size,))
+            time = jax.random.uniform(time_key, (size,), jnp.float32)
             share = time[:, None, None]
             chunk, target = (1.0 - share) * noise + share * batch.action, batch.action - noise
         else:
             step = jax.random.randint(time_key, (size,), 1, c.denoising_steps + 1)
-            time = step / c.denoising_steps
+            time = jnp.float32(step / c.denoising_steps)
             alpha, sigma = (jnp.float32(x)[step][:, None, None] for x in (self.alpha, self.sigma))
             chunk, target = alpha * batch.action + sigma * noise, alpha * noise - sigma * batch.action
-        withheld = jax.random.uniform(label_key, (size,)) < c.label_dropout
+        withheld = jax.random.uniform(label_key, (size,), jnp.float32) < c.label_dropout
         label = jnp.where(withheld, c.labels, batch.label)
 
         def loss(params: PyTree) -> jax.Array:
@@ -202,7 +212,7 @@ class Agent:
         if not self.config.labels:
             return obs
         label = jnp.full(obs.shape[:-1], self.config.labels) if label is None else label
-        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels)], axis=-1)
+        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels, dtype=jnp.float32)], axis=-1)
 
 
 def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -213,44 +223,63 @@ def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: Callable | None = None) -> Policy:
-    """A policy that samples a chunk of actions, does `executed` of them, and samples again.
+    """The policy of a denoiser, or of what chooses its noise.
 
     Args:
-      variables: "params" and "obs_statistics", and what `chunk_of` needs.
+      variables: "params", "obs_statistics" and "action_range", what -1 and 1 are in units of `env`; and what
+        `chunk_of` needs.
       chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]`, of normalised
         observations; where None it is sampled from noise 0 for a deterministic policy, else N(0, I).
     """
-    c, rescale = agent.config, RescaleAction(env).rescale
+    c = agent.config
+
+    def sampled(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+        shape = (*obs.shape[:-1], *agent.chunk_shape)
+        noise = jnp.zeros(shape, jnp.float32) if deterministic else jax.random.normal(key, shape, jnp.float32)
+        return agent.sample(variables["params"], obs, noise, agent.label(obs))[..., : c.executed, :]
+
+    return in_turn(env, c.history, c.executed, c.normalize_observation, variables, chunk_of or sampled)
+
+
+def in_turn(
+    env: Environment, history: int, executed: int, normalize: bool, variables: PyTree, chunk_of: Callable
+) -> Policy:  # fmt: skip
+    """A policy that asks for a chunk of actions, does one after the other, and asks again.
+
+    Args:
+      history: observations that a chunk is made of; before the first one, it stands for them.
+      executed: actions of a chunk.
+      normalize: whether observations are normalised before `chunk_of` sees them.
+      variables: "action_range", what -1 and 1 are in units of `env`; "obs_statistics" of one observation, to normalise;
+        and what `chunk_of` needs.
+      chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]` in [-1, 1].
+    """
+    rescale, size = RescaleAction(env).rescale, env.action_space.shape[0]  # type: ignore[union-attr]
     memory = {
-        "obs": jnp.zeros((c.history, agent.obs_size)),
-        "chunk": jnp.zeros((c.executed, agent.action_size)),
+        "obs": jnp.zeros((history, env.observation_space.shape[0]), jnp.float32),  # type: ignore[union-attr]
+        "chunk": jnp.zeros((executed, size), jnp.float32),
         "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
     }
 
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
-        if c.normalize_observation:
+        if normalize:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
         step, first = memory["step"], (memory["step"] < 0)[..., None, None]
         # Before the first observation there was none other.
         past = jnp.concatenate([memory["obs"][..., 1:, :], obs[..., None, :]], axis=-2)
         past = jnp.where(first, obs[..., None, :], past)
-        due = (step < 0) | (step >= c.executed)
+        due = (step < 0) | (step >= executed)
 
-        def sample(_: jax.Array) -> jax.Array:
-            shape, condition = (*obs.shape[:-1], *agent.chunk_shape), past.reshape(*obs.shape[:-1], -1)
-            if chunk_of is not None:
-                return chunk_of(variables, condition, key, deterministic)
-            drawn = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
-            told = None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
-            return agent.sample(variables["params"], condition, drawn, told)[..., : c.executed, :]
+        def ask(_: jax.Array) -> jax.Array:
+            return chunk_of(variables, past.reshape(*obs.shape[:-1], -1), key, deterministic)
 
-        # Of a batch in step, which it is until the first episode ends, most calls sample nothing.
-        fresh = jax.lax.cond(due.any(), sample, lambda chunk: chunk, memory["chunk"])
+        # Of a batch in step, which it is until the first episode ends, most calls ask for nothing.
+        fresh = jax.lax.cond(due.any(), ask, lambda chunk: chunk, memory["chunk"])
         chunk = jnp.where(due[..., None, None], fresh, memory["chunk"])
         step = jnp.where(due, 0, step)
         action = jnp.take_along_axis(chunk, step[..., None, None], axis=-2)[..., 0, :]
-        return rescale(action), {"obs": past, "chunk": chunk, "step": step + 1}
+        return rescale(action, variables["action_range"]), {"obs": past, "chunk": chunk, "step": step + 1}
 
     return Policy(variables, memory, act)
 
@@ -283,16 +312,18 @@ def make(
     if online:
         raise Refused("diffusion learns nothing from its own actions: steering goes on online from its policy")
     continuous(env, "diffusion")
-    prepared = prepare(dataset, env.observation_space, env.action_space, c)
+    prepared = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
     if isinstance(prepared.dataset, Dataset):
         prepared = dataclasses.replace(
             prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon, label, weight)
         )
     algorithm = assemble("diffusion", env, c, Agent, Hyper, make, prepared, False, axis_name)
     agent = Agent(c, env.observation_space.shape[0], env.action_space.shape[0])
+    action_range = RescaleAction(env, prepared.actions).onto
 
     def policy(state: Any) -> Policy:
-        variables = {"params": state.learner.targets["policy"], "obs_statistics": state.obs_statistics}
+        params, statistics = state.learner.targets["policy"], state.obs_statistics
+        variables = {"params": params, "obs_statistics": statistics, "action_range": action_range}
         return chunked_policy(agent, env, variables)
 
     return algorithm._replace(policy=policy)

@@ -29,6 +29,7 @@ from rljax.envs import Environment
 from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
 Exploration = Literal["epsilon", "noisy"]
@@ -43,16 +44,18 @@ class Config(ReplayConfig):
     """Transitions of a batch, over all devices (Mnih et al. 2015, table 1)."""
     learning_rate: float = 2.5e-4
     """Step size of Adam (2015: 2.5e-4, of RMSProp)."""
+    adam_epsilon: float = 1e-8
+    """Adam's ε (Rainbow: 1.5e-4; QR-DQN: 0.01 / 32)."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this global norm (Wang et al. 2016: 10); None does not."""
     discount: float = 0.99
     """γ."""
     loss: Literal["huber", "squared"] = "huber"
-    """Of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
+    """Loss of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
     target_period: int = 1_000
-    """GRADIENT updates between two of the target network (2015: 10,000), however many there are in an iteration."""
+    """Gradient updates between two updates of the target network (2015: 10,000), across iterations."""
     target_rate: float = 1.0
-    """How far the target network then moves towards the network; 1 copies it."""
+    """How far each update moves the target network towards the network; 1 copies it."""
     double: bool = False
     """Double Q-learning: the next action is the network's choice, its value the target network's."""
     dueling: bool = False
@@ -80,7 +83,7 @@ class Config(ReplayConfig):
     priority_exponent: float = 0.6
     """α of prioritised replay (Schaul et al. 2016: 0.6; Rainbow: 0.5)."""
     priority_epsilon: float = 1e-6
-    """Added to the size of the error, so that everything may be replayed."""
+    """Offset of the size of the error, so that everything may be replayed."""
     importance_exponent: float = 0.4
     """β of prioritised replay at the start: 1 corrects all of the bias."""
     importance_anneal_steps: int = 0
@@ -98,7 +101,7 @@ class Config(ReplayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "priority_epsilon"):
+        for name in ("learning_rate", "adam_epsilon", "priority_epsilon"):
             require(self, name, getattr(self, name) > 0, "positive")
         require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "positive, or None")
         for name in ("discount", "exploration_start", "exploration_end", "priority_exponent", "importance_exponent"):
@@ -118,12 +121,21 @@ class Config(ReplayConfig):
         for name in ("cnn_kernels", "cnn_strides"):
             require(self, name, len(getattr(self, name)) == layers, f"of one length with cnn_channels, {layers}")
         require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        require(self, "newest_size", not (self.prioritized and self.newest_size), "0 where prioritized")
 
 
 RAINBOW = Config(
-    double=True, dueling=True, n_step=3, prioritized=True, priority_exponent=0.5, exploration="noisy",
-    head="categorical",
+    rollout_length=4, num_updates=1, batch_size=32, replay_size=1_000_000, learning_starts=20_000,
+    learning_rate=6.25e-5, adam_epsilon=1.5e-4, discount=0.99, target_period=2_000, double=True, dueling=True,
+    n_step=3, head="categorical", num_atoms=51, value_min=-10.0, value_max=10.0, exploration="noisy", noisy_std=0.5,
+    prioritized=True, priority_exponent=0.5, importance_exponent=0.4, importance_anneal_steps=50_000_000,
 )  # fmt: skip
+"""The settings of Hessel et al. 2018 (table 1) for Atari, where a step is four frames: 80,000 frames before the first
+update, one update for each four steps, a target network of 32,000 frames, and β that rises to 1 over 200 million.
+
+They clip rewards to [-1, 1], which is the environment's part; elsewhere value_min and value_max must hold the task's
+discounted returns. The networks' sizes are those of `Config`.
+"""
 
 
 class Hyper(struct.PyTreeNode):
@@ -168,20 +180,21 @@ class NoisyDense(nn.Module):
         bound = inputs**-0.5
         mean = nn.initializers.uniform(2 * bound)
         std = nn.initializers.constant(self.initial_std * bound)
-        kernel = self.param("kernel", lambda *args: mean(*args) - bound, (inputs, self.units))
-        bias = self.param("bias", lambda *args: mean(*args) - bound, (self.units,))
-        kernel_std = self.param("kernel_std", std, (inputs, self.units))
-        bias_std = self.param("bias_std", std, (self.units,))
-        output = x @ kernel + bias
+        kernel = self.param("kernel", lambda *args: mean(*args) - bound, (inputs, self.units), jnp.float32)
+        bias = self.param("bias", lambda *args: mean(*args) - bound, (self.units,), jnp.float32)
+        kernel_std = self.param("kernel_std", std, (inputs, self.units), jnp.float32)
+        bias_std = self.param("bias_std", std, (self.units,), jnp.float32)
+        output = x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], self.units))
         if not self.has_rng("noise"):
             return output
 
         def noise(width: int) -> jax.Array:
-            normal = jax.random.normal(self.make_rng("noise"), (width,))
+            normal = jax.random.normal(self.make_rng("noise"), (width,), jnp.float32)
             return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
 
         # The noise of weight ij is that of input i times that of output j: no matrix of it need be made.
-        return output + ((x * noise(inputs)) @ kernel_std + bias_std) * noise(self.units)
+        of_inputs, of_outputs = (jnp.broadcast_to(noise(y.shape[-1]), y.shape) for y in (x, output))
+        return output + ((x * of_inputs) @ kernel_std + jnp.broadcast_to(bias_std, output.shape)) * of_outputs
 
 
 class Layers(nn.Module):
@@ -248,13 +261,12 @@ def td_loss(
       The losses [batch], and the sizes [batch] of the errors for prioritised replay: |δ|, or for distributions the KL
       divergence (Hessel et al. 2018) or the quantile loss.
     """
-    reward, discount, next_output = reward[:, None], discount[:, None], jax.lax.stop_gradient(next_output)
+    next_output = jax.lax.stop_gradient(next_output)
     if config.head == "categorical":
-        support = _support(config)
-        target = categorical.project(support, reward + discount * support, jax.nn.softmax(next_output))
+        target = categorical.bootstrapped(_support(config), reward, discount, jax.nn.softmax(next_output))
         loss = categorical.cross_entropy(output, target)
         return loss, jnp.maximum(loss + jax.scipy.special.xlogy(target, target).sum(-1), 0.0)
-    target = reward + discount * next_output
+    target = bootstrapped(reward[:, None], discount[:, None], next_output)
     if config.head == "quantile":
         loss = quantile_loss(output, target)
         return loss, loss
@@ -268,9 +280,9 @@ def quantile_loss(quantiles: jax.Array, samples: jax.Array) -> jax.Array:
     The n quantiles are the midpoints of n equal shares of the distribution (lemma 2).
     """
     n = quantiles.shape[-1]
-    probability = (jnp.arange(n) + 0.5) / n
+    probability = ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n).reshape(*(1,) * (quantiles.ndim - 1), n, 1)
     error = samples[..., None, :] - quantiles[..., :, None]
-    weight = jnp.abs(probability[:, None] - (error < 0))
+    weight = jnp.abs(probability - (error < 0))
     return (weight * optax.losses.huber_loss(error)).mean(-1).sum(-1)
 
 
@@ -329,7 +341,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     def init(key: Key) -> State:
         key, params_key, env_key = jax.random.split(key, 3)
         experience = collector.init(env_key)
-        params = {"value": network.init(params_key, jnp.zeros((1, *obs_shape)))}
+        params = {"value": network.init(params_key, jnp.zeros((1, *obs_shape), jnp.float32))}
         hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
         return State(jnp.int32(0), key, hyper, Learner.init(params, targets=("value",)), experience)
 
@@ -342,15 +354,19 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         choice = output_of(learner.params["value"], batch.next_obs, choice_key) if c.double else next_output
         next_output = _of_action(next_output, jnp.argmax(action_values(c, choice), -1))
 
-        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
             output = _of_action(output_of(params, batch.obs, key), batch.action)
             losses, error = td_loss(c, output, next_output, batch.reward, batch.discount)
-            return (batch.weight * losses).mean(), (error, action_values(c, output).mean())
+            metrics = {"value/mean": action_values(c, output).mean()}
+            if c.head == "categorical":
+                metrics["value/saturation"] = categorical.saturation(jax.nn.softmax(output))
+            return (batch.weight * losses).mean(), (error, metrics)
 
-        (loss_value, (error, value)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
+        (loss_value, (error, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
         gradient = collector.devices.mean(gradient)
-        metrics = {"loss/value": loss_value, "value/mean": value, "gradient_norm": optax.tree.norm(gradient)}
-        learner = learner.descend("value", clip.update(gradient, optax.EmptyState())[0], hyper.learning_rate)
+        metrics |= {"loss/value": loss_value, "gradient_norm": optax.tree.norm(gradient)}
+        clipped = clip.update(gradient, optax.EmptyState())[0]
+        learner = learner.descend("value", clipped, hyper.learning_rate, eps=c.adam_epsilon)
         learner = jax.lax.cond(target_due, lambda l: l.move_target("value", hyper.target_rate), lambda l: l, learner)
         return learner, ((error + c.priority_epsilon) ** hyper.priority_exponent, metrics)
 
@@ -405,7 +421,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         variables = {
             "params": state.params["value"],
             "obs_statistics": state.experience.obs_statistics,
-            "epsilon": (0.0 if c.exploration == "noisy" else 1.0) * state.hyper.exploration_end,
+            "epsilon": jnp.float32(0.0) if c.exploration == "noisy" else state.hyper.exploration_end,
         }
         return Policy(variables, (), act)
 

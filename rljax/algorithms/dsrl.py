@@ -30,6 +30,7 @@ from rljax.algorithms.base import config_from_dict, require
 from rljax.algorithms.off_policy import Learner
 from rljax.algorithms.offline import OfflineConfig
 from rljax.data import Batch
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer", "residual"]
@@ -40,31 +41,31 @@ class Config(OfflineConfig, sac.Config):
     """Settings of steering; those of SAC hold for its policy and critics, whose steps are chunks."""
 
     method: Method = "dsrl_sac"
-    """How it learns."""
+    """Algorithm that learns the noise, or the residual."""
     noise_bound: float = 1.0
-    """Noise lies in [-this, this] (the paper: about 1.5, where no steps share it). Residual adds as much to
-    actions in [-1, 1]; 0.1 is more like it."""
+    """Bound of each component of the noise (the paper: about 1.5, where no steps share it); with residual, of what is
+    added to actions in [-1, 1], for which 0.1 is more suitable."""
     noise_steps: int = 1
-    """How many of a chunk's steps have noise of their own, which the others share; 0 for all. 1 leaves d dimensions to
-    search, as the paper has it for large policies."""
+    """Independent noise vectors per chunk, which neighbouring steps share; 0 gives every step its own. 1 leaves d
+    dimensions to search, as in the paper for large policies."""
     distillation_steps: int = 1
-    """dsrl_na, grrl_steer: steps of Q_W for each one of Q_A (DSRL: 10); each samples a chunk."""
+    """Updates of Q_W for each update of Q_A, in dsrl_na and grrl_steer (DSRL: 10); each samples a chunk."""
     noise_penalty: float = 0.1
     """c of grrl_steer: what noise costs, for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
     noise_threshold: float = 0.5
     """β of grrl_steer, for each dimension: that of N(0, I), on average."""
     exploration_noise: float = 0.3
-    """Deviation of what grrl_steer adds to its predictor's noise while it explores."""
+    """Deviation of the noise that grrl_steer adds to its predictor's while it explores."""
     num_atoms: int = 51
     """Atoms of grrl_steer's distributions."""
     reward_per_step: float = 1.0
-    """What the task's rewards are multiplied by, before a chunk's are averaged over its steps."""
+    """Factor of the task's rewards, before those of a chunk are averaged over its steps."""
     num_envs: int = 16
     """Environments stepped together, over all devices."""
     num_updates: int = 32
     """Batches learned from after each rollout; the paper: about 20 for each chunk."""
     initial_temperature: float = 0.01
-    """Of the entropy, for rewards of at most 1 a chunk."""
+    """Weight of the entropy at the start, for rewards of at most 1 a chunk."""
     learning_starts: int = 1600
     """Chunks from noise N(0, I), over all environments, before the first update."""
     replay_size: int = 200_000
@@ -134,7 +135,7 @@ class Agent(sac.Agent):
     def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
         """Noise N(0, I), [*shape, noise]; where steps share it, as small as the mean of what they would have had."""
         share = self.config.own_noise / self.config.sampler.horizon
-        return np.sqrt(share) * jax.random.normal(key, (*shape, self.noise_size))
+        return jnp.float32(np.sqrt(share)) * jax.random.normal(key, (*shape, self.noise_size), jnp.float32)
 
     def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         """Chunks [..., chunk] that noise [..., noise] makes."""
@@ -142,7 +143,8 @@ class Agent(sac.Agent):
 
     def chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         """Those that the sampler makes of noise [..., horizon, d], without a gradient."""
-        chunk = self.sampler.sample(base, obs, noise)[..., : self.config.sampler.executed, :]
+        chunk = self.sampler.sample(base, obs, noise, self.sampler.label(obs))
+        chunk = chunk[..., : self.config.sampler.executed, :]
         return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
@@ -197,7 +199,7 @@ class AliasedAgent(Agent):
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
         learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
         learner = learner.move_target("action_critic", hyper.target_rate)
-        distance = jnp.zeros(())
+        distance = jnp.zeros((), jnp.float32)
         for key in keys:
             learner, distance = self.distill(learner, batch.obs, key, hyper)
         return learner, {"loss/critic": error, "loss/distillation": distance, "value/mean": value}
@@ -208,7 +210,7 @@ class AliasedAgent(Agent):
         noise = self.noise(learner.params["policy"], batch.next_obs, noise_key, False)
         chunk = self.decode(self.base, batch.next_obs, noise)
         following = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key).min(0)
-        return batch.reward + batch.discount * following
+        return bootstrapped(batch.reward, batch.discount, following)
 
     def distill(self, learner: Learner, obs: jax.Array, key: Key, hyper: sac.Hyper) -> tuple[Learner, jax.Array]:
         """One step of Q_W(s, w) towards Q_A(s, f(s, w)), critic by critic; and the loss before it."""
@@ -229,7 +231,7 @@ class AliasedAgent(Agent):
 
     def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
         """How far critics [num_critics, batch, …] are from a target, for all critics or for each; f32 []."""
-        return 0.5 * jnp.square(output - target).mean(-1).sum()
+        return 0.5 * jnp.square(output - jnp.broadcast_to(target, output.shape)).mean(-1).sum()
 
     def expected(self, output: jax.Array) -> jax.Array:
         """The value that a critic's output means."""
@@ -246,9 +248,11 @@ class ResidualAgent(Agent):
     def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
         """Anything that it may add."""
         bound = self.config.noise_bound
-        return jax.random.uniform(key, (*shape, self.noise_size), minval=-bound, maxval=bound)
+        return jax.random.uniform(key, (*shape, self.noise_size), jnp.float32, -bound, bound)
 
     def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         return jnp.clip(
-            self.chunk(base, obs, jnp.zeros((*obs.shape[:-1], *self.sampler.chunk_shape))) + noise, -1.0, 1.0
+            self.chunk(base, obs, jnp.zeros((*obs.shape[:-1], *self.sampler.chunk_shape), jnp.float32)) + noise,
+            -1.0,
+            1.0,
         )

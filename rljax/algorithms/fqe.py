@@ -36,6 +36,7 @@ from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
 from rljax.ops import running_statistics
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -69,7 +70,7 @@ class Config:
     layer_norm: bool = False
     """Layer normalisation, for values that run away where the policy leaves the data."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     # The data stay in their own units, as the policy takes observations; the critics scale what they are given.
     normalize_observation: ClassVar[bool] = False
@@ -156,7 +157,8 @@ class Agent:
         """The policy's actions, as the dataset has them, in [-1, 1]: [..., d], of raw observations [..., n]."""
         low, high = self.action_space.low, self.action_space.high  # type: ignore[union-attr]
         action = policy(key, obs, self.config.deterministic)
-        return jnp.clip((action - (high + low) / 2) / ((high - low) / 2), -1.0, 1.0)
+        centre, half = (jnp.broadcast_to(x, action.shape) for x in ((high + low) / 2, (high - low) / 2))
+        return jnp.clip((action - centre) / half, -1.0, 1.0)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """What the members say, [members, batch], of normalised observations and actions."""
@@ -170,7 +172,7 @@ class Agent:
           batch: as the critics' units are; `next_action` is the policy's, `weight` [batch, members].
         """
         next_value = self.critics(learner.targets["critic"], batch.next_obs, batch.next_action)
-        target = batch.reward + batch.discount * next_value
+        target = bootstrapped(batch.reward[None], batch.discount[None], next_value)
 
         def loss(params: PyTree) -> jax.Array:
             squared = jnp.square(self.critics(params, batch.obs, batch.action) - target)
@@ -220,7 +222,7 @@ def make(
         key, critic_key, episode_key = jax.random.split(key, 3)
         hyper = Hyper(**{field: jnp.float32(getattr(c, field)) for field in Hyper.__dataclass_fields__})
         target_policy, statistics = jax.tree.map(jnp.copy, (policy, prepared.statistics))
-        weight = jnp.ones((c.members, episodes))
+        weight = jnp.ones((c.members, episodes), jnp.float32)
         if c.bootstrap:
             drawn = jax.random.randint(episode_key, (c.members, episodes), 0, episodes)
             weight = jax.vmap(lambda x: jnp.bincount(x, length=episodes))(drawn).astype(jnp.float32)

@@ -52,7 +52,7 @@ class Distribution(nn.Module):
         logits = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
         # At first success is expected nowhere: hopes without a reason (0.5 of even logits) would have to be unlearned,
         # γ by γ, over the whole way to it.
-        return logits - UNLIKELY * categorical.support(0.0, 1.0, c.num_atoms)
+        return logits - UNLIKELY * jnp.broadcast_to(categorical.support(0.0, 1.0, c.num_atoms), logits.shape)
 
 
 class PredictingAgent(AliasedAgent):
@@ -67,7 +67,7 @@ class PredictingAgent(AliasedAgent):
         noise: Any = self.actor.apply(params, obs)
         if deterministic:
             return noise
-        return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape)
+        return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape, jnp.float32)
 
     def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
         """Success now, or γ Q'(s', f(s', π'(s'))) of the critic that expects less: probabilities [batch, num_atoms]."""
@@ -77,13 +77,15 @@ class PredictingAgent(AliasedAgent):
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
         # Success is what terminates; it is worth 1.
-        success = (batch.discount == 0.0).astype(jnp.float32)[:, None]
-        return categorical.project(self.support, success + batch.discount[:, None] * self.support, probs)
+        success = (batch.discount == 0.0).astype(jnp.float32)
+        return categorical.bootstrapped(self.support, success, batch.discount, probs)
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
-        """Half N(0, I), half the predictor's."""
+        """Half N(0, I), half the predictor's, by lot: places in a batch mean something already (newest_size)."""
         own: Any = self.actor.apply(params, obs)
-        return jnp.where(jnp.arange(obs.shape[0])[:, None] % 2 == 0, super().distilled_noise(params, obs, key), own)
+        noise_key, lot_key = jax.random.split(key)
+        lot = jax.random.bernoulli(lot_key, 0.5, (obs.shape[0], 1))
+        return jnp.where(lot, super().distilled_noise(params, obs, noise_key), own)
 
     def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
         target = jnp.broadcast_to(target, output.shape)

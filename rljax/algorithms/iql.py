@@ -23,6 +23,7 @@ from rljax.nn.distributions import Gaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP, Initialization
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -33,7 +34,7 @@ class Config(OfflineConfig, ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam."""
     critic_learning_rate: float = 3e-4
-    """Of those of Q and V."""
+    """Learning rate of Q and V."""
     policy_decay_steps: int = 0
     """Updates over which the policy's learning rate falls to 0 along a cosine (in the paper, all offline ones); 0 keeps
     it constant, as it must be online."""
@@ -54,13 +55,13 @@ class Config(OfflineConfig, ReplayConfig):
     activation: str = "relu"
     """Activation of the hidden layers."""
     initialization: Initialization = "orthogonal"
-    """Of all networks: orthogonal kernels, as the authors have them, or uniform kernels and biases, as PyTorch does."""
+    """Initial weights of all networks: orthogonal kernels, as in the authors' code, or uniform ones, as in PyTorch."""
     layer_norm: bool = False
     """Layer normalisation in Q and V."""
     dropout: float = 0.0
     """Dropout in the policy (Adroit: 0.1)."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +110,7 @@ class Actor(nn.Module):
             c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision),
             initialization=self.initialization,
         )  # fmt: skip
-        log_std = self.param("log_std", nn.initializers.zeros, (self.size,))
+        log_std = self.param("log_std", nn.initializers.zeros, (self.size,), jnp.float32)
         return Gaussian(jnp.tanh(mlp(obs)), jnp.clip(log_std, -20.0, 2.0))
 
 
@@ -159,6 +160,10 @@ class Agent:
         mode_only = deterministic or self.config.deterministic_policy
         return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0)
 
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """Actions [..., d] to learn from online: those of the stochastic policy."""
+        return self.act(params, obs, key, False)
+
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Both Q(s, a), [2, batch]."""
         return over_ensemble(lambda p: self.value.apply(p, obs, action), 2, self.config.precision)(params)
@@ -200,10 +205,10 @@ class Agent:
         self, learner: Learner, batch: Batch, next_value: jax.Array, hyper: Hyper
     ) -> tuple[Learner, Metrics]:
         """One step of both Q towards r + γ V(s') (eq. 6), and of the target critics after them."""
-        target = batch.reward + batch.discount * next_value
+        target = bootstrapped(batch.reward, batch.discount, next_value)
 
         def loss(params: PyTree) -> jax.Array:
-            return jnp.square(self.critics(params, batch.obs, batch.action) - target).mean()
+            return jnp.square(self.critics(params, batch.obs, batch.action) - target[None]).mean()
 
         error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
         learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -24,7 +25,7 @@ from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.exploration import linear_schedule
 from rljax.spaces import Box
-from rljax.types import Key, Metrics, PyTree, Refused, Transition, sharded_field
+from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
 
 Storage = Literal["bfloat16", "uint8"]
 
@@ -47,9 +48,10 @@ class ReplayConfig:
     replay_size: int = 1_000_000
     """Transitions kept, over all environments."""
     newest_size: int = 0
-    """Half of each batch is of so many newest transitions, where they are drawn uniformly; 0 draws from all."""
+    """Half of each batch comes from this many latest transitions (num_envs or more; uniform replay only); 0 draws from
+    all."""
     storage: Storage | None = None
-    """Observations are kept in this type (uint8: whole numbers from 0 to 255), and given back as they came."""
+    """Type in which observations are kept (uint8: whole numbers from 0 to 255); they are given back as they came."""
     learning_starts: int = 5_000
     """Steps of random actions, over all environments, before the first update (whole rollouts, one at least; an action
     that is repeated counts once)."""
@@ -67,6 +69,8 @@ class ReplayConfig:
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_starts", "anneal_steps", "newest_size"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
+        some = self.newest_size == 0 or self.newest_size >= self.num_envs
+        require(self, "newest_size", some, f"0, or at least num_envs = {self.num_envs}")
         least = self.num_envs * (self.n_step + self.rollout_length)
         require(self, "replay_size", self.replay_size >= least, f"at least {least}, for num_envs and n_step")
         require(self, "replay_size", self.replay_size < 2**31, "below 2^31")
@@ -111,9 +115,17 @@ class Learner(struct.PyTreeNode):
         copies = {name: jax.tree.map(jnp.copy, params[name]) for name in targets}
         return cls(params, copies, {name: optax.adam(0.0).init(part) for name, part in params.items()})
 
-    def descend(self, part: str, gradient: PyTree, learning_rate: Any, **adam: Any) -> "Learner":
-        """One step of Adam on one part; further settings are those of `optax.adam`."""
+    def descend(
+        self, part: str, gradient: PyTree, learning_rate: Any, weight_decay: float = 0.0, **adam: Any
+    ) -> "Learner":
+        """One step of Adam on one part; further settings are those of `optax.adam`.
+
+        With `weight_decay` it is AdamW (Loshchilov and Hutter 2019): weights shrink by that share of the learning rate.
+        """
         updates, state = optax.adam(learning_rate, **adam).update(gradient, self.optimizer_state[part])
+        if weight_decay:
+            shrink = learning_rate * weight_decay
+            updates = jax.tree.map(lambda step, weight: step - shrink * weight, updates, self.params[part])
         params = optax.apply_updates(self.params[part], updates)
         return self.replace(
             params=self.params | {part: params}, optimizer_state=self.optimizer_state | {part: state}
@@ -142,6 +154,9 @@ class State(struct.PyTreeNode):
 class Collector:
     """Acts in the environments and fills the replay buffer. Holds constants; what changes is in `Experience`.
 
+    Raises:
+      Refused: storage="uint8" for observations that may lie outside of [0, 255].
+
     Args:
       env: one environment, with actions that the algorithm can emit: for a bounded `Box`, in [-1, 1].
       config: settings.
@@ -160,6 +175,10 @@ class Collector:
     ):
         self.env, self.config, self.prioritized, self.devices = env, config, prioritized, Devices(axis_name)
         self.statistics = statistics
+        space = env.observation_space
+        if config.storage == "uint8" and not (np.all(space.low >= 0) and np.all(space.high <= 255)):
+            low, high = np.min(space.low), np.max(space.high)
+            raise Refused(f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}")
 
     def init(self, key: Key) -> Experience:
         envs = self._envs()
@@ -183,7 +202,7 @@ class Collector:
             env_state, buffer = carry
             action = act(self.normalize(experience.obs_statistics, env_state.obs), key)
             after = envs.step(env_state, action)
-            buffer = replay.insert(buffer, envs.transition(env_state, action, after))
+            buffer = replay.insert(buffer, _with_finite_end(envs.transition(env_state, action, after)))
             return (after, buffer), (after.metrics, after.done, env_state.obs)
 
         carry = (experience.env_state, experience.replay)
@@ -216,8 +235,8 @@ class Collector:
         replay = self._replay(experience.env_state)
         shape = (c.num_updates, batch_size // devices)
         batch = replay.sample(
-            experience.replay, self.devices.local(key), shape[0] * shape[1], discount, importance_exponent
-        )  # fmt: skip
+            experience.replay, self.devices.local(key), shape[0] * shape[1], discount, importance_exponent, shape[0]
+        )
         batch = batch.replace(
             obs=self.normalize(experience.obs_statistics, batch.obs),
             next_obs=self.normalize(experience.obs_statistics, batch.next_obs),
@@ -242,7 +261,7 @@ class Collector:
             "reward": scaled(batches.reward)
         }
         flat = batches.index.reshape(-1)
-        following = jnp.full(flat.shape, -jnp.inf)
+        following = jnp.full(flat.shape, -jnp.inf, jnp.float32)
         if with_returns:
             beyond = prepared.after_truncation
             following = replay.returns_to_go(experience.replay, flat, discount, horizon, scaled, beyond)
@@ -268,7 +287,22 @@ class Collector:
         store_as = narrow(example, jnp.dtype(c.storage)) if c.storage else None
         num_envs = c.num_envs // devices
         size, newest = c.replay_size // devices, c.newest_size // devices
-        return Replay(example, size, num_envs, c.n_step, self.prioritized, store_as, newest)
+        return Replay(example, size, num_envs, c.n_step, self.prioritized, store_as, newest, self.devices.axis_name)
+
+
+def _with_finite_end(transition: Transition) -> Transition:
+    """Where an episode [N] ends in an observation that is not finite, the one before it stands in, part by part.
+
+    A termination hides its value from the targets, but not from the statistics of a batch, nor from anything that is
+    computed before the choice.
+    """
+    done = transition.terminated | transition.truncated
+
+    def choose(following: jax.Array, obs: jax.Array) -> jax.Array:
+        broken = done.reshape(-1, *(1,) * (following.ndim - 1)) & ~jnp.isfinite(following)
+        return jnp.where(broken, obs, following)
+
+    return transition.replace(next_obs=jax.tree.map(choose, transition.next_obs, transition.obs))
 
 
 def delayed_updates(
@@ -327,14 +361,18 @@ def annealed(hyper: Any, steps: jax.Array, config: ReplayConfig) -> Any:
 
 
 def when(learning: jax.Array, learn: Callable[[Any], tuple[Any, Metrics]], learner: Any) -> tuple[Any, Metrics]:
-    """`learn(learner)`; before learning starts the same learner, and metrics that say so (NaN)."""
-    metrics = jax.eval_shape(learn, learner)[1]
-    nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
-    return jax.lax.cond(learning, learn, lambda learner: (learner, nothing), learner)
+    """`learn(learner)`, and what it measures; before learning starts the same learner, and nothing measured."""
+
+    def learned(learner: Any) -> tuple[Any, Metrics]:
+        learner, metrics = learn(learner)
+        return learner, {name: Mean.of(x) for name, x in metrics.items()}
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learned, learner)[1])
+    return jax.lax.cond(learning, learned, lambda learner: (learner, nothing), learner)
 
 
-def continuous(env: Environment, name: str) -> RescaleAction:
-    """The environment with actions in [-1, 1].
+def continuous(env: Environment, name: str, actions: Box | None = None) -> RescaleAction:
+    """The environment with actions in [-1, 1], which are its bounds, or the box `actions`.
 
     Raises:
       ValueError: actions are not a bounded, one-dimensional `Box`, or observations not a vector.
@@ -344,7 +382,7 @@ def continuous(env: Environment, name: str) -> RescaleAction:
         raise Refused(f"{name} needs a one-dimensional Box of actions with bounds, {env!r} has {space}")
     if not isinstance(obs, Box) or len(obs.shape) != 1:
         raise Refused(f"{name} needs observations [n], {env!r} has {obs}")
-    return RescaleAction(env)
+    return RescaleAction(env, actions)
 
 
 def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..., tuple[jax.Array, PyTree]]:
@@ -353,7 +391,8 @@ def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
         obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
-        return agent_env.rescale(agent.act(variables["params"], obs, key, deterministic)), memory
+        action = agent.act(variables["params"], obs, key, deterministic)
+        return agent_env.rescale(action, variables["action_range"]), memory
 
     return act
 
@@ -362,14 +401,14 @@ def assemble(
     name: str, env: Environment, config: Any, agent_type: Any, hyper_type: Any, make: Any, axis_name: str | None,
     prepared: Prepared | None = None, random_start: bool = True,
 ) -> Algorithm:  # fmt: skip
-    """The algorithm of an agent whose `init`, `act` and `learn` are as those of `sac.Agent`.
+    """The algorithm of an agent whose `init`, `act`, `behave` and `learn` are as those of `sac.Agent`.
 
     Args:
       prepared: a dataset, of which each batch has `config.offline_share`; `step` then takes the data as well.
       random_start: the first `learning_starts` actions are random; else they are the agent's.
     """
     c = config
-    agent_env = continuous(env, name)
+    agent_env = continuous(env, name, prepared.actions if prepared else None)
     size = agent_env.action_space.shape[0]
     steps_per_iteration = c.steps_per_iteration * env.steps_per_action
     agent = agent_type(c, env.observation_space.shape[0], size, axis_name)
@@ -394,12 +433,12 @@ def assemble(
 
         def act(obs: jax.Array, key: Key) -> jax.Array:
             exploring, sampling = jax.random.split(key)
-            action = agent.act(state.params["policy"], obs, sampling, False)
+            action = agent.behave(state.params["policy"], obs, sampling, hyper)
             if not random_start:
                 return action
             if hasattr(agent, "explore"):
                 return jnp.where(trained, action, agent.explore(obs, exploring))
-            uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), minval=-1.0)
+            uniform = jax.random.uniform(exploring, (*obs.shape[:-1], size), jnp.float32, minval=-1.0)
             return jnp.where(trained, action, uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
@@ -420,7 +459,10 @@ def assemble(
         return state, metrics
 
     def policy(state: State) -> Policy:
-        variables = {"params": state.params["policy"], "obs_statistics": state.experience.obs_statistics}
+        statistics = state.experience.obs_statistics
+        variables = {
+            "params": state.params["policy"], "obs_statistics": statistics, "action_range": agent_env.onto
+        }  # fmt: skip
         return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
 
     return Algorithm(init, step, policy, steps_per_iteration, name, env, c, make, prepared and prepared.dataset)

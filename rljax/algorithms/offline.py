@@ -35,15 +35,15 @@ class OfflineConfig:
     normalize_observation: bool = True
     """Observations are shifted and scaled by the dataset's mean and deviation."""
     reward_scale: RewardScale = "none"
-    """What rewards are multiplied by: a number, none for 1, or returns for 1000 / (highest - lowest return of an
-    episode), as IQL has it for MuJoCo."""
+    """Factor of the rewards: a number, none for 1, or returns for 1000 / (highest - lowest return of an episode), as in
+    IQL for MuJoCo."""
     reward_bias: float = 0.0
-    """What is added to each (scaled) reward, such as -1 in AntMaze."""
+    """Offset of each (scaled) reward; -1 for AntMaze."""
     offline_updates: int = 0
-    """Updates of an iteration offline, for which batches are drawn and metrics kept together: 100 take a fifth off on a
-    GPU. 0 for num_updates, which also counts online."""
+    """Updates of an iteration offline, for which batches are drawn together: 100 are a fifth faster on a GPU. 0 uses
+    num_updates, which also counts online."""
     offline_share: float = 0.5
-    """Online: the part of each batch that is the dataset's (a half in Cal-QL and RLPD)."""
+    """Share of the dataset in each batch online (a half in Cal-QL and RLPD)."""
 
     calibrated: ClassVar[bool] = False
     """Whether values are bounded by returns-to-go, which then count what may follow where an episode was cut."""
@@ -93,8 +93,9 @@ def assemble(
       online: act and learn in the environment as well.
       random_start: online, the first `learning_starts` actions are random; else they are the agent's.
     """
-    agent_env = continuous(env, name)
+    continuous(env, name)
     prepared = prepare(dataset, env.observation_space, env.action_space, config)
+    agent_env = continuous(env, name, prepared.actions)
     make = functools.partial(make, dataset=prepared, online=online)
     if online:
         return off_policy.assemble(
@@ -123,7 +124,9 @@ def assemble(
         return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
 
     def policy(state: State) -> Policy:
-        variables = {"params": state.params["policy"], "obs_statistics": state.obs_statistics}
+        variables = {
+            "params": state.params["policy"], "obs_statistics": state.obs_statistics, "action_range": agent_env.onto
+        }  # fmt: skip
         return Policy(variables, (), acting(agent, agent_env, c.normalize_observation))
 
     return Algorithm(init, step, policy, num_updates, name, env, c, make, prepared.dataset)

@@ -6,6 +6,9 @@ bounds from the span of the last change. Puterman 1994, "Markov decision process
 Haarnoja et al. 2017 (arXiv 1702.08165) the entropy-regularised one.
 
 All are pure functions of arrays: jit them, vmap them over MDPs of one shape, shard states over devices.
+
+Without a discount (γ = 1) a value is the sum of all rewards, 0 where none is paid any more. Nothing is certified then,
+and `Solution.converged` says whether there are finite values at all: a loop that pays for ever has none.
 """
 
 import functools
@@ -37,6 +40,8 @@ class Solution(struct.PyTreeNode):
         (γ = 1).
       residuals: f [max_sweeps], the largest change of each sweep; NaN after the last one.
       sweeps: int32 [], backups of all states that were made.
+      converged: bool [], whether it ended by itself, at the tolerance or at what rounding allows, and not for want of
+        sweeps or of finite values.
     """
 
     values: jax.Array
@@ -45,6 +50,7 @@ class Solution(struct.PyTreeNode):
     bound: jax.Array
     residuals: jax.Array
     sweeps: jax.Array
+    converged: jax.Array
 
 
 def value_iteration(
@@ -79,60 +85,62 @@ def soft_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-6, 
     """
 
     def backup(values: jax.Array) -> jax.Array:
-        q = jnp.stack(mdp.action_values(values), -1)
-        return jnp.where(mdp.terminal, 0.0, temperature * jax.nn.logsumexp(q / temperature, axis=-1))
+        q = mdp.action_values(values)
+        return jnp.where(mdp.terminal, 0.0, temperature * jax.nn.logsumexp(q / temperature, axis=0))
+
+    def rounding(new: jax.Array) -> jax.Array:
+        """Of the logarithm and the exponentials, over and above a hard backup's."""
+        return jnp.finfo(new.dtype).eps * (mdp.num_actions + 4) * (temperature + jnp.abs(new).max())
 
     start = jnp.zeros_like(mdp.rewards[0])
-    values, residuals, count = _iterated(mdp, lambda v: (backup(v), None), start, tolerance, max_sweeps)
-    solution = _solution(mdp, values, residuals, count, backup)
-    # Of the logarithm and the exponentials, over and above a hard backup's.
-    rounding = jnp.finfo(start.dtype).eps * (mdp.num_actions + 4) * (temperature + jnp.abs(solution.values).max())
-    return solution.replace(
-        policy=jax.nn.softmax(solution.action_values / temperature),
-        bound=solution.bound + 2 * rounding / jnp.maximum(1 - mdp.discount, 1e-30),
-    )
+    found = _iterated(mdp, lambda v: (backup(v), None), start, tolerance, max_sweeps)
+    solution = _solution(mdp, *found, backup, rounding)
+    return solution.replace(policy=jax.nn.softmax(solution.action_values / temperature))
 
 
 def policy_evaluation(mdp: MDP, policy: jax.Array, method: Method = "direct", tolerance: float = 1e-6) -> jax.Array:
     """V of a deterministic policy, int [S], from (I - γ P) V = r: [S].
 
+    -inf are states from which it may take an action that they do not have, and for γ = 1 those from which it may never
+    come to where all is paid, whatever the sign of what it goes on to be paid.
+
     Args:
       method: "direct" solves it by a matrix [S, S]; "bicgstab" needs products with P alone, for many states.
       tolerance: of bicgstab, relative to the rewards.
     """
-    under = mdp.under(policy)
-    if method == "direct":
-        matrix = jnp.eye(mdp.num_states, dtype=mdp.rewards.dtype) - mdp.discount * _matrix(under)
-        return jnp.linalg.solve(matrix, under.rewards[0])
-
-    def left(values: jax.Array) -> jax.Array:
-        return values - mdp.discount * under.expected(values)[0]
-
-    return jax.scipy.sparse.linalg.bicgstab(left, under.rewards[0], tol=tolerance)[0]
+    under, lost = _ending(mdp.under(policy))
+    values, _ = _certain(under, _evaluated(under, method, tolerance))
+    return jnp.where(lost, -jnp.inf, values)
 
 
 def policy_iteration(mdp: MDP, max_iterations: int = 100, method: Method = "direct") -> Solution:
     """Evaluates and improves by turns until no action is better (Howard 1960). `sweeps` counts improvements.
 
-    An action is only given up for one that is better by more than rounding, so that ties do not send it in circles.
+    An action is only given up for one that is better by more than rounding, so that ties do not send it in circles. For
+    γ = 1 it begins with a policy that ends, and so do all that improve on it unless a loop pays for ever (Bertsekas and
+    Tsitsiklis 1991); then the solution is that of the last which ends, and has not converged.
     """
+    first, idle, stay = _first_policy(mdp)
 
     def improve(carry: tuple) -> tuple:
-        policy, _, residuals, count = carry
-        values = policy_evaluation(mdp, policy, method)
-        q = jnp.stack(mdp.action_values(values), -1)
-        current = jnp.take_along_axis(q, policy[:, None], axis=-1)[:, 0]
-        gain = q.max(-1) - current
-        better = gain > _rounding(mdp, values)
-        policy = jnp.where(better, jnp.argmax(q, -1), policy).astype(jnp.int32)
-        return policy, better.any(), residuals.at[count].set(gain.max()), count + 1
+        policy, last, _, _, residuals, count = carry
+        under, lost = _ending(mdp.under(policy))
+        values = _evaluated(under, method)
+        finite = jnp.isfinite(values).all() & ~lost.any()
+        q = mdp.action_values(values)
+        gain = q.max(0) - jnp.take_along_axis(q, policy[None], axis=0)[0]
+        better = finite & (gain > _rounding(mdp, values))
+        resting = finite & idle & (values < 0)
+        policy = jnp.where(better, jnp.argmax(q, 0), jnp.where(resting, stay, policy)).astype(jnp.int32)
+        residuals = residuals.at[count].set(jnp.where(finite, gain.max(), jnp.inf))
+        return policy, jnp.where(finite, values, last), (better | resting).any(), finite, residuals, count + 1
 
-    start = jnp.zeros(mdp.num_states, jnp.int32), jnp.array(True)
     residuals = jnp.full(max_iterations, jnp.nan, mdp.rewards.dtype)
-    policy, _, residuals, count = jax.lax.while_loop(
-        lambda carry: carry[1] & (carry[3] < max_iterations), improve, (*start, residuals, jnp.int32(0))
+    start = first, jnp.zeros_like(mdp.rewards[0]), jnp.array(True), jnp.array(True), residuals, jnp.int32(0)
+    _, values, going, finite, residuals, count = jax.lax.while_loop(
+        lambda carry: carry[2] & (carry[5] < max_iterations), improve, start
     )
-    return _solution(mdp, policy_evaluation(mdp, policy, method), residuals, count)
+    return _solution(mdp, values, residuals, count, finite & ~going)
 
 
 def modified_policy_iteration(
@@ -142,10 +150,10 @@ def modified_policy_iteration(
 
     def evaluate(values: jax.Array, policy: jax.Array) -> jax.Array:
         under = mdp.under(policy)
-        return jax.lax.fori_loop(0, evaluations, lambda _, v: under.action_values(v)[0], values)
+        return jax.lax.fori_loop(0, evaluations, lambda _, v: under.backup(v), values)
 
     start = jnp.zeros_like(mdp.rewards[0])
-    found = _iterated(mdp, lambda v: _greedy(mdp.action_values(v)), start, tolerance, max_sweeps, then=evaluate)
+    found = _iterated(mdp, mdp.greedy, start, tolerance, max_sweeps, then=evaluate)
     return _solution(mdp, *found)
 
 
@@ -153,7 +161,7 @@ def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) ->
     """The best for a given number of steps. What `Solution` holds has one more axis, the first step first.
 
     Values are [horizon + 1, S], ending with `last`; action values [horizon, S, A]; policies [horizon, S]. The bound is
-    that of rounding.
+    that of rounding. γ may be 1 without an end: `backward_induction(mdp.with_discount(1.0), horizon)`.
 
     Args:
       last: values [S] of where the last step leads; zeros by default.
@@ -162,29 +170,31 @@ def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) ->
 
     def step(carry: tuple, _: Any) -> tuple[tuple, tuple]:
         values, error = carry
-        q = jnp.stack(mdp.action_values(values), -1)
-        new = q.max(-1)
+        q = mdp.action_values(values)
+        new = q.max(0)
         error = mdp.discount * error + _rounding(mdp, values)
-        return (new, error), (new, q, q.argmax(-1).astype(jnp.int32), jnp.abs(new - values).max())
+        return (new, error), (new, q.T, q.argmax(0).astype(jnp.int32), jnp.abs(new - values).max())
 
     start = last, jnp.zeros_like(mdp.discount)
     (_, bound), (values, q, policy, residuals) = jax.lax.scan(step, start, None, horizon, reverse=True)
-    return Solution(jnp.concatenate([values, last[None]]), q, policy, bound, residuals, jnp.int32(horizon))
+    values = jnp.concatenate([values, last[None]])
+    return Solution(values, q, policy, bound, residuals, jnp.int32(horizon), jnp.array(True))
 
 
 def _iterated(
     mdp: MDP, sweep: Callable[[jax.Array], tuple[jax.Array, Any]], start: jax.Array, tolerance: float,
     max_sweeps: int, synchronous: bool = True, then: Callable[[jax.Array, Any], jax.Array] | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """Values, residuals and the number of sweeps, of `sweep(values) -> (new values, more)` and `then(new, more)`.
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """Values, residuals, the number of sweeps and whether it converged.
 
+    Sweeps are `sweep(values) -> (new values, more)` and then, but after the last, `then(new values, more)`.
     It ends where what is left is below half the tolerance, or where the changes are rounding and fall no further.
     """
 
     def left(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
         size = jnp.maximum(-low, high)
         change = (high - low) / 2 if synchronous else size
-        return change, jnp.where(mdp.discount < 1, _horizon(mdp) * change, size)
+        return change, jnp.where(_discounted(mdp), _horizon(mdp) * change, size)
 
     def one(carry: tuple) -> tuple:
         values, _, (lowest, since), recent, count = carry
@@ -211,12 +221,12 @@ def _iterated(
 
     progress = jnp.asarray(jnp.inf, start.dtype), jnp.int32(0)
     residuals = jnp.full(-(-max_sweeps // BLOCK) * BLOCK, jnp.nan, start.dtype)
-    values, _, _, residuals, count = jax.lax.while_loop(
+    values, done, _, residuals, count = jax.lax.while_loop(
         lambda carry: ~carry[1] & (carry[4] < max_sweeps),
         block,
         (start, jnp.array(False), progress, residuals, jnp.int32(0)),
     )
-    return values, residuals[:max_sweeps], count
+    return values, residuals[:max_sweeps], count, done
 
 
 def _blockwise(mdp: MDP, values: jax.Array, blocks: int) -> jax.Array:
@@ -236,9 +246,13 @@ def _blockwise(mdp: MDP, values: jax.Array, blocks: int) -> jax.Array:
     return jax.lax.fori_loop(0, blocks, one, values)
 
 
+def _discounted(mdp: MDP) -> jax.Array:
+    return mdp.one_minus_discount > 0
+
+
 def _horizon(mdp: MDP) -> jax.Array:
     """γ/(1-γ); 0 for γ = 1."""
-    return jnp.where(mdp.discount < 1, mdp.discount / jnp.maximum(1 - mdp.discount, 1e-30), 0.0)
+    return jnp.where(_discounted(mdp), mdp.discount / jnp.where(_discounted(mdp), mdp.one_minus_discount, 1.0), 0.0)
 
 
 def _span(mdp: MDP, change: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -249,10 +263,34 @@ def _span(mdp: MDP, change: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _rounding(mdp: MDP, values: jax.Array) -> jax.Array:
-    """How far one computed backup may be from the exact one of the process that was meant."""
-    precision = jnp.finfo(values.dtype).eps
-    terms = mdp.probabilities.shape[1] + 2
-    return terms * precision * (jnp.abs(mdp.rewards).max() + mdp.discount * jnp.abs(values).max())
+    """How far one computed backup of `values` may be from the exact one of the process that was meant.
+
+    Roundings of half an epsilon each: K in a sum of K products, one of each probability, the discount, the product with
+    it, the reward and the sum with it, and one of the change from `values`; the other three are for what is of second
+    order. With γ itself, 1 - γ is not rounded here: see `MDP.discount_rest`.
+    """
+    terms = mdp.probabilities.shape[1] + 8
+    paid = jnp.where(jnp.isneginf(mdp.rewards), 0.0, jnp.abs(mdp.rewards)).max()
+    return terms * jnp.finfo(values.dtype).eps / 2 * (paid + mdp.discount * jnp.abs(values).max())
+
+
+def _certain(
+    mdp: MDP,
+    values: jax.Array,
+    backup: Callable[[jax.Array], jax.Array] | None = None,
+    rounding: Callable[[jax.Array], jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The middle of what one more backup leaves open, whatever `values` are, and the bound of what is left."""
+    new = (backup or mdp.backup)(values)
+    low, high = _span(mdp, new - values)
+    horizon, discounted = _horizon(mdp), _discounted(mdp)
+    middle = jnp.where(mdp.terminal, 0.0, new + horizon * (low + high) / 2)
+    error = _rounding(mdp, values) + (0.0 if rounding is None else rounding(new))
+    # Half the span, the error of this backup and of all that would follow, and the rounding of the lines above.
+    bound = horizon * (high - low) / 2 + error / jnp.where(discounted, mdp.one_minus_discount, 1.0)
+    size = horizon * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    bound = bound + jnp.finfo(new.dtype).eps * (8 * size + jnp.abs(middle).max())
+    return middle, jnp.where(discounted, bound, jnp.inf)
 
 
 def _solution(
@@ -260,24 +298,100 @@ def _solution(
     values: jax.Array,
     residuals: jax.Array,
     count: jax.Array,
+    converged: jax.Array,
     backup: Callable[[jax.Array], jax.Array] | None = None,
+    rounding: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Solution:
-    """With the bound that one more backup proves, whatever was done before it; the middle of what it leaves open."""
-    new = (backup or mdp.backup)(values)
-    low, high = _span(mdp, new - values)
-    values = jnp.where(mdp.terminal, 0.0, new + _horizon(mdp) * (low + high) / 2)
-    bound = _horizon(mdp) * (high - low) / 2 + 2 * _rounding(mdp, new) / jnp.maximum(1 - mdp.discount, 1e-30)
-    bound = jnp.where(mdp.discount < 1, bound, jnp.inf)
+    """With the bound that one more backup proves."""
+    values, bound = _certain(mdp, values, backup, rounding)
     q = mdp.action_values(values)
-    return Solution(values, jnp.stack(q, -1), _greedy(q)[1], bound, residuals, count)
+    return Solution(values, q.T, jnp.argmax(q, 0).astype(jnp.int32), bound, residuals, count, converged)
 
 
-def _greedy(action_values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The largest of each state, and which it is; of equal ones the first."""
-    best, policy = action_values[0], jnp.zeros(action_values[0].shape, jnp.int32)
-    for action, value in enumerate(action_values[1:], start=1):
-        policy, best = jnp.where(value > best, action, policy), jnp.maximum(best, value)
-    return best, policy
+def _evaluated(under: MDP, method: Method, tolerance: float = 1e-6) -> jax.Array:
+    """V of a process with one action, [S]; but for a constant, which `_certain` finds, where nothing ends.
+
+    The solution of rewards that all states have in common is large, r/(1-γ), and its rounding would drown differences
+    between states; so it is taken out, and what is left of the equation is solved once more.
+    """
+
+    def left(values: jax.Array) -> jax.Array:
+        return values - under.discount * under.expected(values)[0]
+
+    def without_matrix(rewards: jax.Array) -> jax.Array:
+        return jax.scipy.sparse.linalg.bicgstab(left, rewards, tol=tolerance)[0]
+
+    solve: Callable[[jax.Array], jax.Array] = without_matrix
+    if method == "direct":
+        matrix = jnp.eye(under.num_states, dtype=under.rewards.dtype) - under.discount * _matrix(under)
+        solve = functools.partial(jax.scipy.linalg.lu_solve, jax.scipy.linalg.lu_factor(matrix))
+
+    ends = under.terminal.any()
+
+    def centred(x: jax.Array) -> jax.Array:
+        return jnp.where(ends, x, x - (x.min() + x.max()) / 2)
+
+    values = centred(solve(under.rewards[0]))
+    return values + solve(centred(under.backup(values) - values))
+
+
+def _ending(under: MDP) -> tuple[MDP, jax.Array]:
+    """A process with one action, and where it has no value, bool [S]: there, and where all is paid, made to end.
+
+    A state has no value if it may come to a missing action, and for γ = 1 if it may never come to where all is paid.
+    """
+    undiscounted, rewards = ~_discounted(under), under.rewards[0]
+    settled = undiscounted & ~_reaching(under, undiscounted & (rewards != 0))
+    lost = _reaching(under, jnp.isneginf(rewards) | (undiscounted & ~_reaching(under, settled)))
+    over = settled | lost
+    ended = under.replace(
+        rewards=jnp.where(over, 0.0, under.rewards),
+        probabilities=jnp.where(over, 0.0, under.probabilities),
+        terminal=under.terminal | over,
+    )
+    return ended, lost
+
+
+def _reaching(under: MDP, goal: jax.Array) -> jax.Array:
+    """From which states a process with one action may come to a goal, bool [S]."""
+
+    def grow(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        found, _ = carry
+        more = found | (under.expected(found.astype(under.rewards.dtype))[0] > 0)
+        return more, (more != found).any()
+
+    return jax.lax.while_loop(lambda carry: carry[1], grow, (goal, goal.any()))[0]
+
+
+def _first_policy(mdp: MDP) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """To begin with, int32 [S]: for γ = 1 actions that lead to an end, else the first that there is.
+
+    And for γ = 1 where it is possible never to be paid again, bool [S], and by which actions, int32 [S].
+    """
+    undiscounted = ~_discounted(mdp)
+    possible = ~jnp.isneginf(mdp.rewards)
+
+    def leads(states: jax.Array) -> jax.Array:
+        return possible & (mdp.expected(states.astype(mdp.rewards.dtype)) > 0)
+
+    def stays(idle: jax.Array) -> jax.Array:
+        return (mdp.rewards == 0) & ~leads(~idle)
+
+    def shrink(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        idle, _ = carry
+        fewer = idle & stays(idle).any(0)
+        return fewer, (fewer != idle).any()
+
+    def grow(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        found, policy, _ = carry
+        steps = leads(found)
+        new = ~found & steps.any(0)
+        return found | new, jnp.where(new, jnp.argmax(steps, 0).astype(jnp.int32), policy), new.any()
+
+    idle, _ = jax.lax.while_loop(lambda x: x[1], shrink, (jnp.full_like(mdp.terminal, True), undiscounted))
+    first = jnp.argmax(possible, 0).astype(jnp.int32)
+    _, policy, _ = jax.lax.while_loop(lambda x: x[2], grow, (mdp.terminal, first, undiscounted))
+    return policy, undiscounted & idle & ~mdp.terminal, jnp.argmax(stays(idle), 0).astype(jnp.int32)
 
 
 def _matrix(mdp: MDP) -> jax.Array:

@@ -67,7 +67,8 @@ class Config:
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     normalize_advantage: bool = True
-    """Advantages of each minibatch are shifted and scaled to mean 0, deviation 1 (37 details, no. 7)."""
+    """Advantages of each minibatch are shifted and scaled to mean 0, deviation 1 (37 details, no. 7); where minibatches
+    are single steps, those of the whole rollout."""
     normalize_observation: bool = False
     """Observations are shifted and scaled by running statistics (vectors only)."""
     normalize_reward: bool = False
@@ -75,7 +76,8 @@ class Config:
     target_kl: float | None = None
     """Approximate KL per iteration to react to; None does not."""
     kl_response: Literal["stop", "adapt_learning_rate"] = "stop"
-    """At 1.5 times target_kl stop the iteration's updates; or steer the learning rate towards it (as rsl_rl)."""
+    """At 1.5 times target_kl stop the iteration's updates; or steer the learning rate towards it, within [1e-5, 1e-2]
+    (as rsl_rl)."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers (after the convolutions, for images)."""
     activation: str = "tanh"
@@ -177,6 +179,18 @@ class Batch(NamedTuple):
     target: jax.Array
 
 
+def adapted_scale(scale: jax.Array, learning_rate: jax.Array, kl: jax.Array, target_kl: float) -> jax.Array:
+    """The factor of the learning rate after a minibatch with that KL, f32 []: 1.5 times less, or more, or the same.
+
+    As rsl_rl's `desired_kl`: less above twice the target, but not below 1e-5 in all; more below half of it, but not
+    above 1e-2. A KL of 0 says nothing: it is that of the first minibatch, before any step.
+    """
+    lower = jnp.maximum(scale / 1.5, jnp.minimum(scale, 1e-5 / learning_rate))
+    higher = jnp.minimum(scale * 1.5, jnp.maximum(scale, 1e-2 / learning_rate))
+    near = jnp.where((kl < 0.5 * target_kl) & (kl > 0.0), higher, scale)
+    return jnp.where(kl > 2.0 * target_kl, lower, near)
+
+
 def clipped_objective(ratio: jax.Array, advantage: jax.Array, clip_range: jax.Array | float) -> jax.Array:
     """min(r A, clip(r, 1 - ε, 1 + ε) A), element by element (Schulman et al. 2017, eq. 7); to be maximised."""
     clipped_ratio = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
@@ -223,14 +237,14 @@ class ActorCritic(nn.Module):
         head = nn.Dense(width, kernel_init=orthogonal(0.01), name="policy")(features[0])
         if isinstance(space, Discrete):
             return Categorical(head), value, memory
-        log_std = self.param("log_std", nn.initializers.constant(c.initial_log_std), (width,))
+        log_std = self.param("log_std", nn.initializers.constant(c.initial_log_std), (width,), jnp.float32)
         return Gaussian(head, log_std), value, memory
 
     def initial_memory(self, batch: tuple[int, ...] = ()) -> PyTree:
         """What a new episode starts with: zeros, one array per trunk."""
         if not self.config.memory:
             return ()
-        return [jnp.zeros((*batch, self.config.memory))] * (1 if self.config.shared_torso else 2)
+        return [jnp.zeros((*batch, self.config.memory), jnp.float32)] * (1 if self.config.shared_torso else 2)
 
 
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
@@ -253,7 +267,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
     image = len(obs_space.shape) == 3
     if image and not c.hidden:
         raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
-    rescale = isinstance(action_space, Box) and action_space.bounded
+    if c.squash and isinstance(action_space, Box) and not action_space.bounded:
+        raise Refused(f"ppo.Config: squash = True is not allowed without both bounds of every action: {action_space}")
+    # Each action that has both bounds is rescaled; one that has a single bound is clipped to it.
+    rescale = isinstance(action_space, Box) and not action_space.unbounded
     agent_env = RescaleAction(env) if rescale else env
     network, devices = ActorCritic(c, action_space, image), Devices(axis_name)
     steps_per_iteration = c.num_envs * c.rollout_length * env.steps_per_action
@@ -297,7 +314,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             env_state=envs.reset(devices.local(env_key)),
             memory=memory,
             reset=jnp.ones(envs.num_envs, bool),
-            discounted_return=jnp.zeros(envs.num_envs),
+            discounted_return=jnp.zeros(envs.num_envs, jnp.float32),
         )
 
     def collect(state: State, key: Key) -> tuple[State, Rollout]:
@@ -385,22 +402,29 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         remaining = 1.0 - state.iteration * (steps_per_iteration / c.anneal_steps) if c.anneal_steps else 1.0
         learning_rate = hyper.learning_rate * jnp.maximum(remaining, 0.0)
 
+        def normalized(advantage: jax.Array) -> jax.Array:
+            centered = advantage - devices.mean(advantage.mean())
+            deviation = jnp.sqrt(devices.mean(jnp.square(centered).mean()))
+            return centered / (deviation + 1e-8)
+
+        # A single advantage less its mean is 0: nothing would be learned.
+        single = batch.reset.size == c.num_minibatches
+        if c.normalize_advantage and single:
+            batch = batch._replace(advantage=normalized(batch.advantage))
+
         def minibatch_step(carry: tuple, index: jax.Array) -> tuple[tuple, tuple[Metrics, jax.Array]]:
             params, optimizer_state, scale, stopped = carry
             memory = jax.tree.map(lambda x: x[index], batch.memory)
             minibatch = jax.tree.map(lambda x: x[:, index], batch._replace(memory=()))._replace(memory=memory)
-            if c.normalize_advantage:
-                centered = minibatch.advantage - devices.mean(minibatch.advantage.mean())
-                deviation = jnp.sqrt(devices.mean(jnp.square(centered).mean()))
-                minibatch = minibatch._replace(advantage=centered / (deviation + 1e-8))
+            if c.normalize_advantage and not single:
+                minibatch = minibatch._replace(advantage=normalized(minibatch.advantage))
             gradient, metrics = jax.grad(loss, has_aux=True)(params, minibatch, hyper)
             gradient, metrics = devices.mean((gradient, metrics))
             kl = metrics["policy/approximate_kl"]
             if c.target_kl is not None and c.kl_response == "stop":
                 stopped = stopped | (kl > 1.5 * c.target_kl)
             elif c.target_kl is not None:
-                scale = jnp.where(kl > 2.0 * c.target_kl, scale / 1.5, scale)
-                scale = jnp.clip(jnp.where(kl < 0.5 * c.target_kl, scale * 1.5, scale), 1e-2, 1e2)
+                scale = adapted_scale(scale, hyper.learning_rate, kl, c.target_kl)
             updates, new_state = optimizer(hyper, learning_rate * scale).update(gradient, optimizer_state, params)
             new = (optax.apply_updates(params, updates), new_state)
             if c.target_kl is not None and c.kl_response == "stop":
@@ -428,7 +452,7 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         state, reward = scale_rewards(state, transition.reward, done)
         batch = prepare(state, memory, rollout._replace(transition=transition.replace(reward=reward)))
         state, metrics = update(state, batch, devices.local(update_key))
-        metrics["value/explained_variance"] = devices.mean(explained_variance(batch.value, batch.target))
+        metrics["value/explained_variance"] = explained_variance(batch.value, batch.target, axis_name)
         metrics |= episode_metrics(rollout.metrics, done, axis_name)
         if c.normalize_observation:
             # Only now: with other statistics than those that acted, the ratio would not start at 1.

@@ -221,14 +221,10 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             state.hyper.q_lambda,
         )
 
-    def loss(params: PyTree, obs: PyTree, action: jax.Array, target: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(params: PyTree, obs: PyTree, action: jax.Array, target: jax.Array) -> tuple[jax.Array, tuple]:
         value = jnp.take_along_axis(values_of(params, obs), action[:, None], axis=-1)[:, 0]
         error = 0.5 * jnp.square(value - target).mean()
-        return error, {
-            "loss/value": error,
-            "value/mean": value.mean(),
-            "value/explained_variance": explained_variance(value, target),
-        }
+        return error, ({"loss/value": error, "value/mean": value.mean()}, value)
 
     def update(state: State, transition: Transition, target: jax.Array, key: Key) -> tuple[State, Metrics]:
         """`num_epochs` passes of minibatch steps over the rollout."""
@@ -240,20 +236,22 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         obs = normalize(state.obs_statistics, transition.obs)
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, transition.action, target))
 
-        def minibatch_step(carry: tuple[PyTree, PyTree], index: jax.Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
+        def minibatch_step(carry: tuple[PyTree, PyTree], index: jax.Array) -> tuple[tuple[PyTree, PyTree], tuple]:
             params, optimizer_state = carry
-            gradient, metrics = jax.grad(loss, has_aux=True)(params, *jax.tree.map(lambda x: x[index], batch))
+            gradient, (metrics, value) = jax.grad(loss, has_aux=True)(params, *jax.tree.map(lambda x: x[index], batch))
             gradient, metrics = devices.mean((gradient, metrics))
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             updates, optimizer_state = optimizer(hyper, learning_rate).update(gradient, optimizer_state, params)
-            return (optax.apply_updates(params, updates), optimizer_state), metrics
+            return (optax.apply_updates(params, updates), optimizer_state), (metrics, value)
 
         orders = jnp.argsort(jax.random.bits(key, (c.num_epochs, target.size)), axis=-1)
         minibatches = orders.reshape(c.num_epochs * c.num_minibatches, -1)
-        (params, optimizer_state), metrics = jax.lax.scan(
+        (params, optimizer_state), (metrics, value) = jax.lax.scan(
             minibatch_step, (state.params, state.optimizer_state), minibatches
         )
         metrics = jax.tree.map(jnp.mean, metrics) | {"learning_rate": learning_rate}
+        # Over all minibatches: a mean of those of each would be another number.
+        metrics["value/explained_variance"] = explained_variance(value, batch[2][minibatches], axis_name)
         return state.replace(params=params, optimizer_state=optimizer_state), metrics
 
     def step(state: State) -> tuple[State, Metrics]:

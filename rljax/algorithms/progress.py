@@ -22,7 +22,7 @@ from rljax.algorithms.base import Algorithm, require
 from rljax.algorithms.off_policy import continuous
 from rljax.algorithms.offline import assemble, in_batches
 from rljax.data import Dataset, concatenate
-from rljax.data.prepared import Prepared, check_spaces
+from rljax.data.prepared import Prepared, check_spaces, in_unit
 from rljax.envs import Environment
 from rljax.envs.spaces_only import SpacesOnly
 from rljax.ops import running_statistics
@@ -158,9 +158,7 @@ def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[Sp
     def part(task: int, space: Any, d: Dataset) -> Dataset:
         which = np.tile(np.eye(len(envs), dtype=np.float32)[task], (d.size, 1))
         obs, next_obs = (np.concatenate([padded(x, obs_size), which], 1) for x in (d.obs, d.next_obs))
-        action, following = (
-            padded(np.clip(space.to_unit(np.asarray(x)), -1.0, 1.0), action_size) for x in (d.action, d.next_action)
-        )
+        action, following = (padded(in_unit(space, x), action_size) for x in (d.action, d.next_action))
         return d.replace(obs=obs, next_obs=next_obs, action=action, next_action=following)
 
     spaces = SpacesOnly(obs_size + len(envs), [-1.0] * action_size, [1.0] * action_size)

@@ -56,7 +56,7 @@ class Config(OfflineConfig, ReplayConfig):
     layer_norm: bool = True
     """Layer normalisation."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +98,7 @@ class Agent:
         return Learner.init({"policy": self.network.init(key, jnp.zeros((1, self.obs_size)))}, targets=())
 
     def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        return jnp.zeros((*obs.shape[:-1], self.action_size))
+        return jnp.zeros((*obs.shape[:-1], self.action_size), jnp.float32)
 
     def logits(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """[..., num_atoms] of observations [..., n]."""
@@ -107,7 +107,7 @@ class Agent:
     def update(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the cross-entropy to the returns that followed (eq. 2)."""
         target = categorical.project(
-            self.support, batch.return_to_go[:, None], jnp.ones((*batch.return_to_go.shape, 1))
+            self.support, batch.return_to_go[:, None], jnp.ones((*batch.return_to_go.shape, 1), jnp.float32)
         )
 
         def loss(params: PyTree) -> jax.Array:

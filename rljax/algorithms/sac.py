@@ -27,6 +27,7 @@ from rljax.nn.distributions import TanhGaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree
 
 
@@ -37,9 +38,9 @@ class Config(ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam (2018b, table 1)."""
     critic_learning_rate: float = 3e-4
-    """Of the critics'."""
+    """Learning rate of the critics."""
     temperature_learning_rate: float = 3e-4
-    """Of the temperature's."""
+    """Learning rate of the temperature."""
     discount: float = 0.99
     """γ."""
     target_rate: float = 0.005
@@ -67,13 +68,13 @@ class Config(ReplayConfig):
     activation: str = "relu"
     """Activation of the hidden layers."""
     initial_log_std: float = 0.0
-    """Added to the logarithm of the policy's deviation; -1 in the code of CQL."""
+    """Offset of the logarithm of the policy's deviation; -1 in the code of CQL."""
     layer_norm: bool = False
     """Layer normalisation in the critics (DroQ)."""
     dropout: float = 0.0
     """Dropout in the critics and the target critics (DroQ: 0.01)."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,7 +165,7 @@ class Agent:
         params = {
             "policy": self.actor.init(actor_key, obs),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
-            "log_temperature": jnp.zeros(()),
+            "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, targets=("critic",))
 
@@ -176,6 +177,10 @@ class Agent:
         """Actions [..., d] in [-1, 1]."""
         distribution = self.policy(params, obs)
         return distribution.mode() if deterministic else distribution.sample(key)
+
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """Actions [..., d] to learn from: those of the stochastic policy."""
+        return self.act(params, obs, key, False)
 
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
         """Of every critic, [num_critics, batch]; the key is for dropout.
@@ -207,7 +212,7 @@ class Agent:
         value = values.min(0)
         if c.entropy_in_target:
             value = value - self.temperature(learner.params, hyper) * log_prob
-        return batch.reward + batch.discount * value
+        return bootstrapped(batch.reward, batch.discount, value)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step of the critics towards the target (2018b, eq. 6), and of the target critics after them."""
@@ -216,7 +221,7 @@ class Agent:
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             value = self.values(params, batch.obs, batch.action, dropout_key)
-            return 0.5 * jnp.square(value - target).mean(-1).sum(), value.mean()
+            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), value.mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
         learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)

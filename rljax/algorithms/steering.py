@@ -6,6 +6,7 @@ environment is a chunk, w beside what the frozen policy made of it; steps and re
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import jax
@@ -18,8 +19,8 @@ from rljax.algorithms.base import Algorithm, Policy
 from rljax.algorithms.dsrl import Agent, AliasedAgent, Config, ResidualAgent
 from rljax.algorithms.grrl import PredictingAgent
 from rljax.data import Dataset
-from rljax.data.chunks import in_chunks
-from rljax.data.prepared import Prepared, check_spaces, normalized
+from rljax.data.chunks import digest, in_chunks
+from rljax.data.prepared import Prepared, check_spaces, in_unit, normalized
 from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
 from rljax.envs.environment import State as EnvState
 from rljax.envs.wrappers import Wrapper
@@ -36,11 +37,16 @@ AGENTS: dict[str, type[Agent]] = {
 
 
 class Steered(Wrapper):
-    """An environment whose steps are chunks: of an action [noise, chunk] in [-1, 1] only the chunk is executed."""
+    """An environment whose steps are chunks: of an action [noise, chunk] in [-1, 1] only the chunk is executed.
 
-    def __init__(self, env: Environment, config: Config):
+    Args:
+      actions: what [-1, 1] is in units of `env`, as the steered policy has it; the bounds where None.
+    """
+
+    def __init__(self, env: Environment, config: Config, actions: Box | None = None):
         sampler = config.sampler
-        super().__init__(ActionChunk(RescaleAction(ObservationHistory(env, sampler.history)), sampler.executed))
+        single = RescaleAction(ObservationHistory(env, sampler.history), actions)
+        super().__init__(ActionChunk(single, sampler.executed))
         size = env.action_space.shape[0]  # type: ignore[union-attr]
         self.noise_size, self.chunk_size = config.own_noise * size, sampler.executed * size
         self.action_space = Box(-1.0, 1.0, (self.noise_size + self.chunk_size,))
@@ -50,10 +56,22 @@ class Steered(Wrapper):
 
 
 class Base(struct.PyTreeNode):
-    """The policy that is steered: parameters of its denoiser, and the statistics that normalise what it sees."""
+    """The policy that is steered.
+
+    Fields:
+      params: of its denoiser.
+      obs_statistics: which normalise what it sees.
+      action_range: what -1 and 1 of its actions are in the environment's units, each [d]; the bounds where None.
+    """
 
     params: PyTree
     obs_statistics: running_statistics.Statistics
+    action_range: tuple[Any, Any] | None = None
+
+    @property
+    def actions(self) -> Box | None:
+        """The same as a box."""
+        return None if self.action_range is None else Box(*map(np.asarray, self.action_range))
 
 
 def make(
@@ -80,8 +98,9 @@ def make(
     sampler = diffusion.Agent(c.sampler, env.observation_space.shape[0], env.action_space.shape[0])
     if base is None:
         unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
-        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape)))
-    steered, statistics = Steered(env, c), base.obs_statistics
+        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape, jnp.float32)))
+    steered, statistics = Steered(env, c, base.actions), base.obs_statistics
+    action_range = RescaleAction(env, base.actions).onto
     tiled = statistics.replace(
         mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)
     )
@@ -90,7 +109,7 @@ def make(
     if isinstance(dataset, Prepared):
         prepared = dataset
     elif dataset is not None and c.offline_share:
-        prepared = dataclasses.replace(prepared, dataset=demonstrations(dataset, env, c, prepared))
+        prepared = dataclasses.replace(prepared, dataset=demonstrations(dataset, env, c, prepared, base.actions))
     remake = functools.partial(make, base=base, dataset=prepared)
     algorithm = off_policy.assemble(
         "steering", steered, c, agent_type, sac.Hyper, remake, axis_name, prepared, random_start=True
@@ -98,7 +117,10 @@ def make(
     agent = agent_type(c, steered.observation_space.shape[0], steered.action_space.shape[0])
 
     def policy(state: Any) -> Policy:
-        variables = {"params": base.params, "obs_statistics": base.obs_statistics, "steering": state.params["policy"]}
+        variables = {
+            "params": base.params, "obs_statistics": base.obs_statistics, "action_range": action_range,
+            "steering": state.params["policy"],
+        }  # fmt: skip
 
         def chunk_of(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
             noise = agent.noise(variables["steering"], obs, key, deterministic)
@@ -110,17 +132,19 @@ def make(
     return algorithm._replace(policy=policy, env=env)
 
 
-def demonstrations(dataset: Dataset, env: Environment, config: Config, prepared: Prepared) -> Dataset:
+def demonstrations(
+    dataset: Dataset, env: Environment, config: Config, prepared: Prepared, actions: Box | None = None
+) -> Dataset:
     """A dataset of single steps as `Steered` has them, ready to learn from; for the noise, which is unknown, 0."""
     check_spaces(dataset, env.observation_space, env.action_space)
     space: Any = env.action_space
-    unit = np.clip(space.to_unit(np.asarray(dataset.action)), -1.0, 1.0).astype(np.float32)
+    unit = in_unit(actions or space, dataset.action)
     chunks = in_chunks(dataset.replace(action=unit), config.sampler.history, config.sampler.executed)
     noise = np.zeros((chunks.size, config.own_noise * unit.shape[1]), np.float32)
     obs, next_obs = chunks.obs, chunks.next_obs
     if config.normalize_observation:
         obs, next_obs = (normalized(prepared.statistics, x) for x in (obs, next_obs))
-    done = f"chunks of {config.sampler.executed}, rewards times {prepared.scale:.6g}"
+    done = f"{chunks.metadata.normalization}, rewards times {prepared.scale:.6g}"
     return chunks.replace(
         obs=obs,
         next_obs=next_obs,
@@ -133,4 +157,11 @@ def demonstrations(dataset: Dataset, env: Environment, config: Config, prepared:
 
 def base_of(policy: Policy) -> Base:
     """What `make` takes, from a policy that diffusion.py trained."""
-    return Base(policy.variables["params"], policy.variables["obs_statistics"])
+    of = policy.variables
+    return Base(of["params"], of["obs_statistics"], of["action_range"])
+
+
+def identity(base: Base) -> str:
+    """The SHA-256 of all arrays of a policy that is steered, in hexadecimal; a resumed run must find it again."""
+    leaves = [f"{jax.tree_util.keystr(path)} {digest(x)}" for path, x in jax.tree_util.tree_leaves_with_path(base)]
+    return hashlib.sha256("\n".join(leaves).encode()).hexdigest()

@@ -47,9 +47,13 @@ def control(
       epsilon: probability of a random action.
       initial: all values at the start; high ones make it try everything.
       max_episode_steps: where episodes are cut, which no target sees.
+
+    Raises:
+      Refused: an unknown method, and a process in which some state lacks some action.
     """
     if method not in get_args(Method):
         raise Refused(f"control: method must be one of {', '.join(get_args(Method))}, got {method!r}")
+    mdp.refuse_missing("control")
     states, actions = mdp.num_states, mdp.num_actions
     tables = 2 if method == "double_q_learning" else 1
 

@@ -28,11 +28,13 @@ from rljax.algorithms.off_policy import (
     when,
 )
 from rljax.data import Batch
-from rljax.envs import Environment
+from rljax.envs import Environment, RescaleAction
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import ACTIVATIONS, MLP
 from rljax.nn.precision import Precision, dot_general_of
-from rljax.ops import categorical
+from rljax.ops import categorical, running_statistics
+from rljax.ops.returns import bootstrapped
+from rljax.ops.running_statistics import Statistics
 from rljax.types import Key, Metrics, PyTree, sharded_field
 
 
@@ -47,7 +49,7 @@ class Config(ReplayConfig):
     learning_rate: float = 3e-4
     """Step size of the policy's Adam (the authors' code; the paper has 1e-3 with batches of 100)."""
     critic_learning_rate: float = 3e-4
-    """Of the critics'."""
+    """Learning rate of the critics."""
     discount: float = 0.99
     """γ."""
     target_rate: float = 0.005
@@ -57,25 +59,33 @@ class Config(ReplayConfig):
     target_noise: float = 0.2
     """σ of the noise on the target policy's actions, which are in [-1, 1] (section 5.3)."""
     target_noise_clip: float = 0.5
-    """c: that noise stays in [-c, c]."""
+    """c: the noise on target actions is clipped to [-c, c]."""
+    target_policy: bool = True
+    """Whether targets ask a slow copy of the policy what comes next (algorithm 1), or the policy itself (FastTD3)."""
+    delay_targets: bool = True
+    """Whether the target critics move when the policy does (algorithm 1), or after each update of the critics
+    (FastTD3)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of policy and critics, as AdamW has it (FastTD3: 0.1)."""
     exploration_noise: float = 0.1
-    """σ of the Gaussian noise on actions, unless each environment has its own."""
+    """σ of the Gaussian noise on actions, where noise_max is 0."""
     noise_min: float = 0.0
-    """Least σ of environments that have their own."""
+    """Lower end of the range from which each episode draws its σ."""
     noise_max: float = 0.0
-    """Largest one: σ is drawn uniformly from [noise_min, noise_max] for each episode (FastTD3); 0 for no such."""
+    """Upper end of the range from which each episode draws its σ (FastTD3); 0 uses exploration_noise."""
     policy_value: Literal["first", "min"] = "first"
     """What the policy maximises: the first critic (the paper), or the smaller of both (FastTD3)."""
     num_atoms: int = 0
     """Atoms of critics that give distributions (C51; 101 in FastTD3); 0 for critics that give values."""
     value_min: float = -10.0
-    """The least atom: lower returns count as this. It and value_max should hold all discounted returns of the task."""
+    """Smallest atom of the support: lower returns count as this. All discounted returns of the task should lie between
+    it and value_max."""
     value_max: float = 10.0
-    """The largest."""
+    """Largest atom of the support."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of the policy, and of the critics but for critic_hidden."""
     critic_hidden: tuple[int, ...] | None = None
-    """Of the critics."""
+    """Widths of the critics' hidden layers."""
     activation: str = "relu"
     """Activation of the hidden layers."""
     layer_norm: bool = False
@@ -83,7 +93,7 @@ class Config(ReplayConfig):
     policy_layer_norm: bool = False
     """Layer normalisation in the policy."""
     precision: Precision = "float32"
-    """Of the products of hidden layers; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +103,7 @@ class Config(ReplayConfig):
         require(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
         divides = self.policy_delay >= 1 and self.num_updates % self.policy_delay == 0
         require(self, "policy_delay", divides, f"a divisor of num_updates = {self.num_updates}")
-        for name in ("target_noise", "target_noise_clip", "exploration_noise", "noise_min"):
+        for name in ("target_noise", "target_noise_clip", "exploration_noise", "noise_min", "weight_decay"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "noise_max", self.noise_max >= self.noise_min, f"at least noise_min = {self.noise_min}")
         require(self, "policy_value", self.policy_value in ("first", "min"), "first or min")
@@ -108,12 +118,16 @@ class Config(ReplayConfig):
 FAST_TD3 = Config(
     num_envs=1024, rollout_length=1, num_updates=2, batch_size=32_768, replay_size=1024 * 10_240,
     learning_starts=1024 * 10, normalize_observation=True, discount=0.97, target_rate=0.1, target_noise=0.001,
-    noise_min=0.001, noise_max=0.4, policy_value="min", num_atoms=101, hidden=(512, 256, 128),
-    critic_hidden=(1024, 512, 256),
+    target_policy=False, delay_targets=False, weight_decay=0.1, noise_min=0.001, noise_max=0.4, policy_value="min",
+    num_atoms=101, hidden=(512, 256, 128), critic_hidden=(1024, 512, 256),
 )  # fmt: skip
-"""FastTD3's for MuJoCo Playground, where rewards are small; for others set value_min, value_max and discount.
+"""The settings of FastTD3's code for MuJoCo Playground (its hyperparams.py), where rewards are small; for other tasks
+set value_min, value_max and discount.
 
-Its code also decays weights (AdamW, 0.1), which is left out here.
+What differs from that code: the first learning_starts actions are uniform, and its own are the untrained policy's with
+noise; of two distributions the smaller is chosen by its mean before it is projected, and there after it, which is
+another one only where returns leave the support; weights start orthogonal; and products are in float32 unless
+precision="bfloat16".
 """
 
 
@@ -184,7 +198,7 @@ def perturbed(action: jax.Array, key: Key, scale: Any, clip: Any = jnp.inf) -> j
 
     With a clip it is target policy smoothing (section 5.3, eq. 14), without it exploration (algorithm 1).
     """
-    noise = jnp.clip(scale * jax.random.normal(key, action.shape), -clip, clip)
+    noise = jnp.clip(scale * jax.random.normal(key, action.shape, action.dtype), -clip, clip)
     return jnp.clip(action + noise, -1.0, 1.0)
 
 
@@ -212,7 +226,7 @@ class Agent:
             "policy": self.actor.init(actor_key, obs),
             "critic": jax.vmap(init_critic)(jax.random.split(critic_key, 2)),
         }
-        return Learner.init(params, targets=("policy", "critic"))
+        return Learner.init(params, targets=("policy", "critic") if self.config.target_policy else ("critic",))
 
     def policy(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """Actions [..., d], of the parameters of the policy and observations [..., n]."""
@@ -222,6 +236,10 @@ class Agent:
         """Actions [..., d] in [-1, 1], with the noise of exploration unless deterministic."""
         action = self.policy(params, obs)
         return action if deterministic else perturbed(action, key, self.config.exploration_noise)
+
+    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper, scale: Any = None) -> jax.Array:
+        """Actions [..., d] to learn from, with noise of deviation `scale`; of exploration_noise where None."""
+        return perturbed(self.policy(params, obs), key, hyper.exploration_noise if scale is None else scale)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """What both say, [2, batch] or [2, batch, num_atoms]."""
@@ -240,40 +258,58 @@ class Agent:
         """The atoms [num_atoms]."""
         return categorical.support(self.config.value_min, self.config.value_max, self.config.num_atoms)
 
+    def next_action(self, learner: Learner, next_obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
+        """ã, [batch, d]: π'(s') with clipped noise, or π(s') where there is no target policy."""
+        params = (learner.targets if self.config.target_policy else learner.params)["policy"]
+        return perturbed(self.policy(params, next_obs), key, hyper.target_noise, hyper.target_noise_clip)
+
     def target(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> jax.Array:
         """r + γ min Q'(s', ã), with ã = π'(s') and clipped noise (section 5.3): [batch], or probabilities [batch, n].
 
         Of two distributions the minimum is, for each sample, that of the smaller mean.
         """
-        action = self.policy(learner.targets["policy"], batch.next_obs)
-        action = perturbed(action, key, hyper.target_noise, hyper.target_noise_clip)
+        action = self.next_action(learner, batch.next_obs, key, hyper)
         output = self.critics(learner.targets["critic"], batch.next_obs, action)
         if not self.config.num_atoms:
-            return batch.reward + batch.discount * output.min(0)
+            return bootstrapped(batch.reward, batch.discount, output.min(0))
         smaller = self.value(output).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(output, smaller, axis=0)[0])
-        return categorical.project(
-            self.support, batch.reward[:, None] + batch.discount[:, None] * self.support, probs
-        )  # fmt: skip
+        return categorical.bootstrapped(self.support, batch.reward, batch.discount, probs)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """One step of both critics towards the target (algorithm 1): squared errors, or cross-entropies."""
+        """One step of both critics towards the target (algorithm 1): squared errors, or cross-entropies.
+
+        The target critics follow at once where `delay_targets` is False.
+        """
         target = self.target(learner, batch, key, hyper)
 
-        def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
+        def loss(params: PyTree) -> tuple[jax.Array, Metrics]:
             output = self.critics(params, batch.obs, batch.action)
+            metrics = {"value/mean": self.value(output).mean()}
             if self.config.num_atoms:
                 error = jax.vmap(categorical.cross_entropy, (0, None))(output, target)
+                metrics["value/saturation"] = categorical.saturation(jax.nn.softmax(output))
             else:
-                error = jnp.square(output - target)
-            return error.mean(-1).sum(), self.value(output).mean()
+                error = jnp.square(output - target[None])
+            return error.mean(-1).sum(), metrics
 
-        (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
-        return learner, {"loss/critic": error, "value/mean": value}
+        (error, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
+        decay = self.config.weight_decay
+        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate, decay)
+        if not self.config.delay_targets:
+            learner = learner.move_target("critic", hyper.target_rate)
+        return learner, {"loss/critic": error, **metrics}
+
+    def step_policy(self, learner: Learner, gradient: PyTree, hyper: Hyper) -> Learner:
+        """One step of the policy down the gradient, and of the targets after it (algorithm 1)."""
+        c = self.config
+        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate, c.weight_decay)
+        if c.target_policy:
+            learner = learner.move_target("policy", hyper.target_rate)
+        return learner.move_target("critic", hyper.target_rate) if c.delay_targets else learner
 
     def update_policy(self, learner: Learner, batch: Batch, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """One step up Q(s, π(s)), and of all targets after it (algorithm 1)."""
+        """One step up Q(s, π(s)), and of the targets after it (algorithm 1)."""
 
         def loss(params: PyTree) -> jax.Array:
             action, critics = self.policy(params, batch.obs), learner.params["critic"]
@@ -283,9 +319,7 @@ class Agent:
             return -self.value(self.critic.apply(first, batch.obs, action)).mean()  # type: ignore[arg-type]
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
-        learner = learner.move_target("policy", hyper.target_rate).move_target("critic", hyper.target_rate)
-        return learner, {"loss/policy": error}
+        return self.step_policy(learner, gradient, hyper), {"loss/policy": error}
 
     def learn(self, learner: Learner, batches: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
@@ -300,6 +334,21 @@ class Agent:
             update_critic, update_policy, learner, batches, key, self.config.policy_delay
         )  # fmt: skip
         return learner, self.devices.mean(metrics)
+
+
+def noisy_policy(
+    agent: Agent, agent_env: RescaleAction, params: PyTree, statistics: Statistics, noise: jax.Array
+) -> Policy:
+    """The policy, which has noise of that deviation, f32 [], unless it is deterministic."""
+
+    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
+        obs = jnp.asarray(obs)
+        if agent.config.normalize_observation:
+            obs = running_statistics.normalize(variables["obs_statistics"], obs)
+        action = agent.policy(variables["params"], obs)
+        return agent_env.rescale(action if deterministic else perturbed(action, key, variables["noise"])), memory
+
+    return Policy({"params": params, "obs_statistics": statistics, "noise": noise}, (), act)
 
 
 def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
@@ -325,13 +374,17 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         """σ of exploration, of the level's shape."""
         if not c.noise_max:
             return jnp.full(level.shape, hyper.exploration_noise)
-        return hyper.noise_min + level * (hyper.noise_max - hyper.noise_min)
+        own = hyper.noise_min + level * (hyper.noise_max - hyper.noise_min)
+        # A member of a sweep whose noise_max is 0 is as it would be alone.
+        return jnp.where(hyper.noise_max > 0, own, c.exploration_noise)
 
     def init(key: Key) -> State:
         key, actor_key, critic_key, env_key, noise_key = jax.random.split(key, 5)
         hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
         experience = collector.init(env_key)
-        noise_level = jax.random.uniform(collector.devices.local(noise_key), experience.env_state.reward.shape)
+        noise_level = jax.random.uniform(
+            collector.devices.local(noise_key), experience.env_state.reward.shape, jnp.float32
+        )
         return State(jnp.int32(0), key, hyper, agent.init(actor_key, critic_key), experience, noise_level)
 
     def step(state: State) -> tuple[State, Metrics]:
@@ -343,8 +396,8 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
 
         def act(obs: jax.Array, key: Key) -> jax.Array:
             starting, exploring = jax.random.split(key)
-            uniform = jax.random.uniform(starting, (*obs.shape[:-1], size), minval=-1.0)
-            return jnp.where(trained, perturbed(agent.policy(state.params["policy"], obs), exploring, scale), uniform)
+            uniform = jax.random.uniform(starting, (*obs.shape[:-1], size), jnp.float32, minval=-1.0)
+            return jnp.where(trained, agent.behave(state.params["policy"], obs, exploring, hyper, scale), uniform)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics]:
             return agent.learn(learner, batches, collector.devices.local(learn_key), hyper)
@@ -355,24 +408,15 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         # An episode that went on is as much longer as the rollout.
         before, after = (x.env_state.info["episode_length"] for x in (state.experience, experience))
-        drawn = jax.random.uniform(collector.devices.local(noise_key), state.noise_level.shape)
+        drawn = jax.random.uniform(collector.devices.local(noise_key), state.noise_level.shape, jnp.float32)
         noise_level = jnp.where(after < before + c.rollout_length, drawn, state.noise_level)
         state = state.replace(
             iteration=state.iteration + 1, key=key, learner=learner, experience=experience, noise_level=noise_level
         )  # fmt: skip
         return state, metrics
 
-    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
-        obs = collector.normalize(variables["obs_statistics"], jnp.asarray(obs))
-        action = agent.policy(variables["params"], obs)
-        return agent_env.rescale(action if deterministic else perturbed(action, key, variables["noise"])), memory
-
     def policy(state: State) -> Policy:
-        variables = {
-            "params": state.params["policy"],
-            "obs_statistics": state.experience.obs_statistics,
-            "noise": noise_scale(state.hyper, jnp.float32(0.5)),  # of the middling environment
-        }
-        return Policy(variables, (), act)
+        noise = noise_scale(state.hyper, jnp.float32(0.5))  # of the middling environment
+        return noisy_policy(agent, agent_env, state.params["policy"], state.experience.obs_statistics, noise)
 
     return Algorithm(init, step, policy, steps_per_iteration, "td3", env, c, make)

@@ -8,17 +8,19 @@ a penalty in the targets as well, deeper networks with layer normalisation, larg
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rljax.algorithms import td3
-from rljax.algorithms.base import Algorithm, require
-from rljax.algorithms.off_policy import Learner
+from rljax.algorithms.base import Algorithm, Policy, require
+from rljax.algorithms.off_policy import Learner, continuous
 from rljax.algorithms.offline import OfflineConfig, assemble
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
+from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -67,14 +69,13 @@ class Agent(td3.Agent):
         """TD3's; less β₂ ‖ã - a'‖², with the action a' that the data have next (ReBRAC, eq. 4)."""
         if self.config.num_atoms:
             return super().target(learner, batch, key, hyper)
-        action = self.policy(learner.targets["policy"], batch.next_obs)
-        action = td3.perturbed(action, key, hyper.target_noise, hyper.target_noise_clip)
+        action = self.next_action(learner, batch.next_obs, key, hyper)
         value = self.critics(learner.targets["critic"], batch.next_obs, action).min(0)
         distance = jnp.square(action - batch.next_action).sum(-1)
-        return batch.reward + batch.discount * (value - hyper.target_penalty * distance)
+        return bootstrapped(batch.reward, batch.discount, value - hyper.target_penalty * distance)
 
     def update_policy(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:  # type: ignore[override]
-        """One step up α Q(s, π(s)) / mean |Q| - (π(s) - a)² (eq. 5), and of all targets after it."""
+        """One step up α Q(s, π(s)) / mean |Q| - (π(s) - a)² (eq. 5), and of the targets after it."""
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             action, critics = self.policy(params, batch.obs), learner.params["critic"]
@@ -88,9 +89,7 @@ class Agent(td3.Agent):
             return distance - hyper.value_weight * value.mean() / size, distance
 
         (error, distance), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
-        learner = learner.move_target("policy", hyper.target_rate).move_target("critic", hyper.target_rate)
-        return learner, {"loss/policy": error, "policy/squared_distance": distance}
+        return self.step_policy(learner, gradient, hyper), {"loss/policy": error, "policy/squared_distance": distance}
 
 
 def make(
@@ -116,4 +115,16 @@ def make(
     c = config or Config()
     if online and c.target_penalty:
         raise Refused("td3_bc: online, target_penalty must be 0: what an agent does has no next action of the data")
-    return assemble("td3_bc", env, c, Agent, Hyper, make, dataset, online, axis_name)
+    if online and c.noise_max:
+        raise Refused("td3_bc: online, noise_max must be 0: all environments have the noise exploration_noise")
+    algorithm = assemble("td3_bc", env, c, Agent, Hyper, make, dataset, online, axis_name)
+    if not online:
+        return algorithm
+    agent_env = continuous(env, "td3_bc")
+    agent = Agent(c, env.observation_space.shape[0], agent_env.action_space.shape[0])
+
+    def policy(state: Any) -> Policy:
+        params, statistics = state.params["policy"], state.experience.obs_statistics
+        return td3.noisy_policy(agent, agent_env, params, statistics, state.hyper.exploration_noise)
+
+    return algorithm._replace(policy=policy)

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from rljax.analysis.runs import Run, final_values, read_run, return_metric
-from rljax.analysis.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
+from rljax.analysis.statistics import interquartile_mean, probability_of_improvement, spread_in_words
+from rljax.types import Refused
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; 0, or 2 after one line that says what is wrong with the input."""
+    """Runs one command; 0, or 2 after one line that says what is wrong with the input, or which file cannot be used."""
     options = _parser().parse_args(arguments)
     # A warning reads like an error: one line, without the source line that Python adds
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (Refused, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from rljax.analysis import plots
 
@@ -71,22 +73,30 @@ def _compare(options: argparse.Namespace) -> None:
     rows = [row for run in runs for row in _final_rows(run, options.metric)]
     sources = {source for _, _, _, source in rows}
     title = f"Final results ({', '.join(sources)})" if len(sources) == 1 else "Final results"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    # A plain string would be read as markup: [learning_rate=0.001], or :memo: in a name.
+    table = Table(title=Text(title, style="bold"), title_justify="left")
     table.add_column("run", overflow="fold")
-    for name in ("steps", "seeds", "mean", "IQM", "95% interval\nof IQM", "best", "seconds", "steps/s,\nall members"):
+    for name in (
+        "steps",
+        "seeds",
+        "mean",
+        "IQM",
+        "95% interval of IQM\n(below 4: range)",
+        "best",
+        "seconds",
+        "steps/s,\nall members",
+    ):
         table.add_column(name, justify="right")
     if len(sources) > 1:
         table.add_column("from")
     for label, run, values, source in rows:
-        low, high = bootstrap_interval(values, interquartile_mean)
         mean, middle, best = (_number(x) for x in (values.mean(), interquartile_mean(values), values.max()))
-        interval = f"[{_number(low)}, {_number(high)}]" if np.isfinite([low, high]).all() else "–"
+        interval = spread_in_words(values, _number, interquartile_mean).strip() or "–"
         rate = run.steps * len(run.members) / run.seconds if run.seconds > 0 else np.nan
         table.add_row(
-            # rich would read [learning_rate=0.001] as markup
-            label.replace("[", "\\["), f"{run.steps:,}", str(len(values)), mean, middle,
-            interval.replace("[", "\\["), best, _number(run.seconds), _number(rate),
-            *([source] if len(sources) > 1 else []),
+            Text(label), f"{run.steps:,}", str(len(values)), mean, middle,
+            Text(interval), best, _number(run.seconds), _number(rate),
+            *([Text(source)] if len(sources) > 1 else []),
         )  # fmt: skip
     console.print(table)
     if len(rows) == 2:

@@ -36,6 +36,7 @@ from rljax.algorithms.iql import Actor
 from rljax.data import Dataset
 from rljax.envs import Environment
 from rljax.ops import importance, running_statistics
+from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]
@@ -185,7 +186,10 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     deterministic = getattr(c, "deterministic_policy", False) or getattr(c, "policy", "gaussian") != "gaussian"
     if algorithm.name not in ("bc", "iql") or deterministic:
         raise Refused(f"{algorithm.name} has no normal distribution: take bc with policy='gaussian', or iql")
-    space: Any = algorithm.env.action_space
+    # [-1, 1] may be what the data use of the bounds; a dimension with one value has no density.
+    space = Box(*map(np.asarray, algorithm.policy(state).variables["action_range"]))
+    if (space.low == space.high).any():
+        raise Refused(f"{algorithm.name} has no density: some dimension of its data's actions never varies")
     volume = np.log((space.high - space.low) / 2).sum()
     actor = Actor(c, space.shape[0])
     params, statistics = state.params["policy"], state.obs_statistics

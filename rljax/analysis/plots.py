@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rljax.analysis.runs import Run, curve, final_values, format_value, read_run, return_metric
-from rljax.analysis.statistics import Statistic, bootstrap_band, bootstrap_interval, interquartile_mean
+from rljax.analysis.statistics import FEWEST, Statistic, interquartile_mean, spread, spread_band
+from rljax.paths import local
 from rljax.types import Refused
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def learning_curve(
     statistic: Statistic = interquartile_mean,
     confidence: float = 0.95,
 ) -> Figure:
-    """One run: the statistic over members with its bootstrap band, and each member as a thin line.
+    """One run: the statistic over members with its band (`statistics.spread`), and each member as a thin line.
 
     `metric` is "evaluation/return" by default, or "episode/return" where the run has no evaluations. A run with swept
     hyperparameters gets one line per setting. `target` draws a dashed horizontal line.
@@ -65,7 +66,7 @@ def compare(
     statistic: Statistic = interquartile_mean,
     confidence: float = 0.95,
 ) -> Figure:
-    """Several runs in one axes, all by the same metric: the statistic over members with its bootstrap band.
+    """Several runs in one axes, all by the same metric: the statistic over members with its band (`statistics.spread`).
 
     `labels` are the runs' names by default; a run with swept hyperparameters gets one line per setting.
     """
@@ -127,7 +128,7 @@ def sweep(
         places = np.unique(x[positions])
         scores = [final[positions][x[positions] == place] for place in places]
         centre = np.array([statistic(score, axis=0) for score in scores])
-        low, high = np.array([bootstrap_interval(score, statistic, confidence) for score in scores]).T
+        low, high = np.array([spread(score, statistic, confidence) for score in scores]).T
         # A percentile interval can end beside the statistic in a tiny skewed sample; a bar's length cannot be negative
         errors = np.nan_to_num(np.maximum([centre - low, high - centre], 0.0))
         # Side by side, or the intervals of two settings would hide each other
@@ -168,7 +169,8 @@ def _describe(most: int, statistic: Statistic, confidence: float, fewest: int | 
         return "1 seed"
     name = "mean" if statistic is interquartile_mean and most < 4 else _STATISTICS.get(statistic, "statistic")
     count = str(most) if fewest in (None, most) else f"{fewest} to {most}"
-    return f"{name} of {count} seeds, {confidence:.0%} interval"
+    spread = f"{confidence:.0%} interval" if most >= FEWEST else "range"
+    return f"{name} of {count} seeds, {spread}"
 
 
 def _colors(count: int) -> list[Any]:
@@ -222,7 +224,7 @@ def _draw(
         for row, mask in zip(values, present, strict=True):
             axes.plot(steps[mask], row[mask], color=color, lw=0.8, alpha=0.35, marker=marker, ms=3, zorder=2)
     if len(values) > 1:
-        low, high = bootstrap_band(values, statistic, confidence)
+        low, high = spread_band(values, statistic, confidence)
         axes.fill_between(steps, low, high, color=color, alpha=0.18, lw=0, zorder=1)
     centre = [statistic(column[mask], axis=0) for column, mask in zip(values.T, present.T, strict=True)]
     axes.plot(steps, centre, color=color, lw=2, label=label, marker=marker, solid_capstyle="round", zorder=3)
@@ -255,7 +257,10 @@ def _finish(
         owner.legend(handles, labels, **(place if outside else {"loc": "best"}), frameon=True, framealpha=0.85,
                      edgecolor="none", facecolor="white", fontsize=8.5, labelcolor=_TEXT)  # fmt: skip
     if path is not None:
-        path = Path(path)
+        path = local(path)
+        known = figure.canvas.get_supported_filetypes()
+        if path.suffix and path.suffix[1:].lower() not in known:
+            raise Refused(f"{path.name}: no such kind of picture; allowed are {', '.join(sorted(known))}")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return figure

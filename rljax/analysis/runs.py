@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rljax.paths import local
+from rljax.training.folder import run_folder
 from rljax.types import Refused
 
 RETURN_METRICS = ("evaluation/return", "episode/return")
@@ -28,7 +30,8 @@ class Run:
       folder: where it was read from.
       config: config.json.
       metrics: the columns of metrics.csv, each [rows]; NaN where a cell is empty.
-      evaluation: evaluation.json, the final evaluation of the last checkpoint; None while there is none.
+      evaluation: evaluation.json, the final evaluation of the last checkpoint; None while there is none, or an
+        older one than the last row of metrics.csv.
     """
 
     folder: Path
@@ -99,8 +102,11 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Reads a run folder. A run still in progress has no evaluation.json, and its `evaluation` is None."""
-    folder = Path(folder)
+    """Reads a run folder. A run still in progress has no evaluation.json, and its `evaluation` is None.
+
+    So it is, with a warning, where evaluation.json is older than the last row: the run went on since then.
+    """
+    folder = run_folder(folder)
     metrics = read_metrics(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.json")
@@ -109,6 +115,10 @@ def read_run(folder: str | Path) -> Run:
     members = [] if evaluation is None else evaluation.get("members")
     if not isinstance(members, list) or not all(isinstance(m, dict) and "member" in m for m in members):
         raise Refused(f"{folder / 'evaluation.json'} is damaged: `members` must list objects with a `member`")
+    steps, last = (evaluation or {}).get("steps"), int(metrics["step"].max())
+    if steps is not None and steps < last:
+        warnings.warn(f"{folder / 'evaluation.json'} is of step {steps:,}, the run at {last:,}: left out", stacklevel=2)
+        evaluation = None
     return Run(folder, config, metrics, evaluation)
 
 
@@ -118,7 +128,7 @@ def read_metrics(run_folder: str | Path) -> dict[str, np.ndarray]:
     A swept hyperparameter that is not a number stays an array of strings. A last line without its line end is being
     written, or its writer was killed: it is left out with a warning.
     """
-    folder = Path(run_folder)
+    folder = local(run_folder)
     path = folder / "metrics.csv"
     if not path.is_file():
         problem = "it has no metrics.csv" if folder.is_dir() else "there is no such folder"
@@ -185,8 +195,8 @@ def final_values(run: Run, metric: str | None = None) -> tuple[np.ndarray, str]:
         by_member = {entry["member"]: entry for entry in run.evaluation["members"]}
         entries = [by_member.get(int(member)) or {} for member in run.members]
         for mode in ("deterministic", "stochastic"):
-            means = [(entry.get(mode) or {}).get("mean") for entry in entries]
-            if any(mean is not None for mean in means):
+            means = [(entry.get(mode) or {}).get("mean") for entry in entries]  # null: of a member that diverged
+            if any("mean" in (entry.get(mode) or {}) for entry in entries):
                 episodes = run.evaluation.get("episodes")
                 source = f"final evaluation, {mode}" + (f", {episodes} episodes" if episodes else "")
                 return np.array([np.nan if mean is None else mean for mean in means], np.float64), source

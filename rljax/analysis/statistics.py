@@ -15,6 +15,10 @@ from rljax.types import Refused
 Statistic = Callable[..., Any]
 """Called as `statistic(x, axis=...)`, like `np.mean` and `interquartile_mean`."""
 
+FEWEST = 4
+"""Seeds from which on a bootstrap interval is shown; fewer have the range of their scores.
+
+With 2, 3, 4 and 5 normal scores, 0.52, 0.70, 0.80 and 0.84 of the 95 % intervals of the mean cover the true mean."""
 _BATCH_ELEMENTS = 4_000_000  # resampled scores held at once, so that memory does not grow with the number of resamples
 
 
@@ -58,18 +62,38 @@ def bootstrap_interval(
     return _interval(_strata(x), pooled, confidence, resamples, seed)
 
 
-def bootstrap_band(
+def spread(x: Any, statistic: Statistic = np.mean, confidence: float = 0.95) -> tuple[float, float]:
+    """What is shown beside a statistic of scores [seeds]: its bootstrap interval, or their range below `FEWEST` seeds.
+
+    (NaN, NaN) for one seed, and where a score is not finite.
+    """
+    x = _scores(x, "x")
+    if len(x) >= FEWEST:
+        return bootstrap_interval(x, statistic, confidence)
+    alone = len(x) < 2 or not np.isfinite(x).all()
+    return (np.nan, np.nan) if alone else (float(x.min()), float(x.max()))
+
+
+def spread_in_words(x: Any, number: Callable[[float], str], statistic: Statistic = np.mean) -> str:
+    """The 95 % interval of scores [seeds] as " [low, high]", a range as " (low to high)"; nothing for a single seed."""
+    low, high = spread(x, statistic)
+    if not np.isfinite([low, high]).all():
+        return ""
+    return f" [{number(low)}, {number(high)}]" if len(x) >= FEWEST else f" ({number(low)} to {number(high)})"
+
+
+def spread_band(
     values: Any, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise bootstrap intervals (low [points], high [points]) of curves `values` [members, points].
+    """Pointwise `spread` (low [points], high [points]) of curves `values` [members, points].
 
-    Here NaN means that a member has no value at that point, and the others are used; NaN where fewer than two have one.
+    NaN means here that a member has no value at that point, and the others are used; NaN where fewer than two have one.
     """
     from scipy import stats
 
     values = np.asarray(values, np.float64)
     if values.ndim != 2:
-        raise Refused(f"bootstrap_band needs values [members, points], got shape {values.shape}")
+        raise Refused(f"spread_band needs values [members, points], got shape {values.shape}")
     low, high = np.full((2, values.shape[1]), np.nan)
     patterns, pattern_of = np.unique(np.isfinite(values), axis=1, return_inverse=True)
     for index, present in enumerate(patterns.T):
@@ -77,6 +101,9 @@ def bootstrap_band(
         if present.sum() < 2:
             continue
         kept = values[np.ix_(present, columns)]
+        if len(kept) < FEWEST:
+            low[columns], high[columns] = kept.min(0), kept.max(0)
+            continue
         interval = stats.bootstrap(
             (kept,),
             statistic,

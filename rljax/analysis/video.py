@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rljax.paths import local
 from rljax.types import Refused
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def animate(
     progress: shows a bar on stderr if it takes more than two seconds.
     Raises ValueError for another suffix, and `render`'s own NotImplementedError where there is no drawing.
     """
-    path = Path(path)
+    path = local(path)
     most_fps = _MOST_FPS.get(path.suffix.lower())
     if most_fps is None:
         raise Refused(f"animate writes .mp4 and .gif files, got {path.name!r}")
@@ -81,7 +82,7 @@ def animate(
 
 def show(path: str | Path) -> Any:
     """What shows an MP4 or GIF in a notebook, as the last line of a cell. The file itself is put into the notebook."""
-    path = Path(path)
+    path = local(path)
     if path.suffix.lower() not in _MOST_FPS:
         raise Refused(f"show takes .mp4 and .gif files, got {path.name!r}")
     from IPython.display import Image, Video

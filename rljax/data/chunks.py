@@ -1,6 +1,7 @@
 """A dataset as sequences: what was seen until a step, and what was done from it on."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
@@ -83,8 +84,8 @@ class Chunks(struct.PyTreeNode):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What config.json says of it, and a run that is resumed must find again."""
-        return dataclasses.asdict(self.metadata)
+        """What config.json says of it, and a run that is resumed must find again: labels and weights too."""
+        return dataclasses.asdict(self.metadata) | {"label": digest(self.label), "weight": digest(self.weight)}
 
     def drawn(self, rng: np.random.Generator, size: int) -> "Chunks":
         """This many rows for a block of a `Stream`: whole episodes, one after another, in an order that is drawn.
@@ -116,19 +117,20 @@ class Chunks(struct.PyTreeNode):
         whole &= index + jnp.minimum(self.horizon - 1, self.until[index]) < self.size
         index = jnp.where(whole | (last < first), index, inner)[:, None]
         back = jnp.arange(self.history)[::-1]
-        past = index - jnp.minimum(back, self.since[index])
-        ahead = index + jnp.minimum(jnp.arange(self.horizon), self.until[index])
+        past = index - jnp.minimum(back[None], self.since[index])
+        ahead = index + jnp.minimum(jnp.arange(self.horizon)[None], self.until[index])
         obs = self.obs[jnp.maximum(past, 0)]
         action = self.action[jnp.minimum(ahead, self.size - 1)]
         at = index[:, 0]
         return ChunkBatch(obs.reshape(batch_size, -1), action, self.label[at], self.weight[at])
 
 
-def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
+def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -> Dataset:
     """A dataset whose steps are chunks, as an environment in `ObservationHistory` and `ActionChunk` has them.
 
     Args:
       dataset: on the host, observations [N, n] and actions [N, d], and rewards.
+      kept: bool [N]; a chunk that begins at another step is left out. All are kept where None.
 
     Returns:
       Observations [N, history * n], the oldest first; actions [N, executed * d]; the sum of a chunk's rewards. Each
@@ -144,6 +146,11 @@ def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
         for first in range(start, min(start + executed, end))
     ]
     at = np.concatenate(parts)
+    if kept is not None:
+        kept = np.asarray(kept, bool)
+        if kept.shape != (dataset.size,) or not kept.any():
+            raise Refused(f"{dataset.metadata.name}: kept must be bool [{dataset.size}], and true somewhere")
+        at = at[kept[at]]
     episode = np.searchsorted(dataset.ends, at, side="right")
     begin, end = dataset.starts[episode], dataset.ends[episode]
     until = np.minimum(at + executed, end)
@@ -154,12 +161,25 @@ def in_chunks(dataset: Dataset, history: int, executed: int) -> Dataset:
     last = until[:, None] - 1 - back
     later = seen[np.where(back == 0, last + len(obs), np.maximum(last + 1, begin[:, None]))]
     done = until == end
+    # What follows was left out: the episode is cut, but has not ended.
+    gap = np.append(at[1:] != until[:-1], True)
     rows: Any = (
         past.reshape(len(at), -1),
         action[np.minimum(at[:, None] + np.arange(executed), end[:, None] - 1)].reshape(len(at), -1),
         (total[until] - total[at]).astype(np.float32),
         done & np.asarray(dataset.terminated)[until - 1],
-        done & np.asarray(dataset.truncated)[until - 1],
+        (done & np.asarray(dataset.truncated)[until - 1]) | (gap & ~done),
         later.reshape(len(at), -1),
     )
-    return Dataset.of(Transition(*rows), dataset.metadata)
+    how = f"chunks of {executed} after {history} observations"
+    if kept is not None:
+        how += f", of those that begin at {kept.sum()} of {len(kept)} steps ({digest(kept)})"
+    before = dataset.metadata.normalization
+    metadata = dataclasses.replace(dataset.metadata, normalization=how if before == "none" else f"{before}, {how}")
+    return Dataset.of(Transition(*rows), metadata)
+
+
+def digest(x: Any) -> str:
+    """The first half of the SHA-256 of an array's type, shape and content, in hexadecimal."""
+    x = np.ascontiguousarray(x)
+    return hashlib.sha256(f"{x.dtype.str}{x.shape}".encode() + x.tobytes()).hexdigest()[:32]

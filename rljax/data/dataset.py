@@ -206,7 +206,7 @@ class Dataset(Transition):
             next_obs=at.next_obs,
             discount=jnp.where(at.terminated, 0.0, discount),
             index=index,
-            weight=jnp.ones(batch_size),
+            weight=jnp.ones(batch_size, jnp.float32),
             next_action=at.next_action,
             return_to_go=at.return_to_go,
         )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rljax.data import demonstrations, files
+from rljax.paths import local
 from rljax.types import Refused
 
 PUSH_T = "https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip"
@@ -37,7 +38,7 @@ def push_t(path: str | Path, url: str = PUSH_T, episodes: int = 206, steps: int 
       ValueError: the file exists, there is no network, numcodecs is missing, or what came is not what was expected; in
         one line.
     """
-    path = Path(path)
+    path = local(path)
     if path.exists():
         raise Refused(f"{path}: exists already; remove it, or choose another name")
     with tempfile.TemporaryFile() as archive:
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         push_t(options.path, options.url)
-    except (ValueError, OSError) as error:
+    except (Refused, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {options.path}")

@@ -18,6 +18,7 @@ import numpy as np
 
 from rljax.data import demonstrations, files, minari_spaces
 from rljax.data.dataset import Dataset, Metadata
+from rljax.paths import local
 from rljax.spaces import Box, Discrete, Space
 from rljax.types import PyTree, Refused, Transition
 
@@ -77,7 +78,7 @@ def load(
     for name, value, allowed in (("rewards", rewards, get_args(Rewards)), ("layout", layout, get_args(Layout))):
         if value not in allowed and (name, value) != ("layout", None):
             raise Refused(f"{path}: {name} = {value!r} is not allowed; it must be one of {', '.join(allowed)}")
-    where, file = str(path), _locate(Path(path))
+    where, file = str(path), _locate(local(path))
     with files.reading(where):
         about: dict[str, Any] = {}
         following = None
@@ -126,7 +127,7 @@ def save_d4rl(dataset: Dataset, path: str | os.PathLike[str], overwrite: bool = 
     Raises:
       ValueError: the file exists, or observations are not one array.
     """
-    path = Path(path)
+    path = local(path)
     if path.exists() and not overwrite:
         raise Refused(f"{path}: exists already; overwrite=True replaces it")
     if not hasattr(dataset.obs, "shape"):
@@ -163,7 +164,7 @@ def save_minari(
       ValueError: the folder exists, its name is none of Minari's, or the dataset does not fit the spaces or Minari's
         episodes, which hold each observation once.
     """
-    folder = Path(folder)
+    folder = local(folder)
     name = folder.name if name is None else name
     if folder.exists():
         raise Refused(f"{folder}: exists already; choose another name")

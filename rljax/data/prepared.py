@@ -1,7 +1,7 @@
 """A dataset as an agent learns from it: normalised, scaled, its actions in [-1, 1]."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,9 @@ from rljax.ops import running_statistics
 from rljax.spaces import Box
 from rljax.types import Refused
 
+ActionNormalization = Literal["minmax", "quantiles", "bounds"]
+QUANTILES = (0.01, 0.99)
+"""What becomes -1 and 1 under "quantiles"; openpi, which normalises so, has the same."""
 RewardScale = Literal["none", "returns"] | float
 """none; returns: 1000 / (highest - lowest return of an episode); or a factor."""
 
@@ -23,6 +26,7 @@ class Prepared:
       dataset: a `Dataset`, or what is sampled in its place; None is enough to load a policy.
       statistics: of the observations, with which they were normalised; of nothing where they were not.
       scale, bias: the rewards were multiplied by one, then the other was added.
+      actions: the box that is [-1, 1] to the agent, in the environment's units; None stands for the bounds.
       after_truncation: what the returns-to-go count as to come where an episode was cut.
     """
 
@@ -30,21 +34,29 @@ class Prepared:
     statistics: running_statistics.Statistics
     scale: float = 1.0
     bias: float = 0.0
+    actions: Box | None = None
     after_truncation: float = 0.0
 
 
-def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_space: Any, config: Any) -> Prepared:
+def prepare(
+    dataset: Dataset | Prepared | None,
+    observation_space: Any,
+    action_space: Any,
+    config: Any,
+    action_normalization: ActionNormalization = "bounds",
+) -> Prepared:
     """Makes a dataset ready, on the host; what is ready already stays as it is.
 
     Args:
       config: has normalize_observation, reward_scale, reward_bias, discount, calibrated and learns_from_rewards.
+      action_normalization: see `action_box`.
 
     Raises:
       ValueError: observations or actions are not of these spaces, or the rewards cannot be scaled, or there are none.
     """
     if isinstance(dataset, Prepared):
         return dataset
-    nothing = running_statistics.init(jnp.zeros(observation_space.shape))
+    nothing = running_statistics.init(jnp.zeros(observation_space.shape, jnp.float32))
     if dataset is None:
         return Prepared(None, nothing)
     name = dataset.metadata.name
@@ -57,25 +69,48 @@ def prepare(dataset: Dataset | Prepared | None, observation_space: Any, action_s
     if config.normalize_observation:
         statistics = dataset.statistics()
         obs, next_obs = (normalized(statistics, x) for x in (obs, next_obs))
-    action, next_action = (
-        np.clip(action_space.to_unit(np.asarray(x)), -1.0, 1.0).astype(np.float32)
-        for x in (dataset.action, dataset.next_action)
-    )
+    box = action_box(dataset.action, action_space, action_normalization)
+    action, next_action = (in_unit(box, x) for x in (dataset.action, dataset.next_action))
     scale = 1.0 if isinstance(config.reward_scale, str) else float(config.reward_scale)
     if config.reward_scale == "returns":
         if (spread := np.ptp(dataset.returns)) == 0:
             raise Refused(f"{name}: all episodes have the same return, so reward_scale = 'returns' is not possible")
         scale = float(1000.0 / spread)
     reward = (np.asarray(dataset.reward) * scale + config.reward_bias).astype(np.float32)
-    steps = ["observations normalised"] * config.normalize_observation
-    steps += [f"rewards times {scale:.6g} plus {config.reward_bias:g}", "actions in [-1, 1]"]
+    before = dataset.metadata.normalization
+    steps = [before] * (before != "none") + ["observations normalised"] * config.normalize_observation
+    steps += [
+        f"rewards times {scale:.6g} plus {config.reward_bias:g}",
+        f"actions in [-1, 1] of their {action_normalization}",
+    ]
     # The fingerprint is that of what was read: what is computed of it may differ by rounding from machine to machine.
     metadata = dataclasses.replace(dataset.identified().metadata, normalization=", ".join(steps))
     ready = dataset.replace(
         obs=obs, next_obs=next_obs, action=action, next_action=next_action, reward=reward, metadata=metadata
-    )  # fmt: skip
+    )
     beyond = lowest_to_come(reward, config.discount) if config.calibrated else 0.0
-    return Prepared(ready.discounted(config.discount, beyond), statistics, scale, config.reward_bias, beyond)
+    return Prepared(ready.discounted(config.discount, beyond), statistics, scale, config.reward_bias, box, beyond)
+
+
+def action_box(action: Any, space: Box, how: ActionNormalization) -> Box:
+    """The part of a space of actions that is to be [-1, 1], after the actions [N, d] of a dataset.
+
+    minmax: from the least to the greatest that the data have in each dimension, as Diffusion Policy (arXiv 2303.04137)
+    has it. quantiles: between their 1st and 99th percentile; further ones are clipped. bounds: all of the space, of
+    which data may use a small part. A dimension that never varies is one value in the first two.
+    """
+    if how not in get_args(ActionNormalization):
+        raise Refused(f"action_normalization = {how!r} is not allowed; it must be minmax, quantiles or bounds")
+    if how == "bounds":
+        return space
+    ends = (0.0, 1.0) if how == "minmax" else QUANTILES
+    low, high = np.clip(np.quantile(np.asarray(action), ends, axis=0), space.low, space.high)
+    return Box(low, high)
+
+
+def in_unit(box: Box, action: Any) -> np.ndarray:
+    """Actions [..., d] of the environment as an agent has them, which has nothing beyond the box; on the host."""
+    return np.clip(box.to_unit(np.asarray(action)), -1.0, 1.0).astype(np.float32)
 
 
 def lowest_to_come(reward: np.ndarray, discount: float) -> float:

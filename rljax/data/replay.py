@@ -68,10 +68,11 @@ class Replay:
       n_step: steps of the windows that `sample` makes.
       prioritized: keep priorities, and sample in proportion to them.
       store_as: an example with the types to keep, such as `narrow(example, jnp.bfloat16)`; None keeps all as it comes.
-      newest: half of what is drawn uniformly is of so many newest items, over all environments; 0 draws from all.
+      newest: half of each batch is drawn of so many newest items, over all environments; 0 draws from all.
+      axis_name: mesh axis over whose devices a batch is put together, each with a share of it from its own buffer.
 
     Raises:
-      ValueError: no room for one window.
+      Refused: no room for one window; fewer newest items than environments, or newest items beside priorities.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Replay:
         prioritized: bool = False,
         store_as: PyTree | None = None,
         newest: int = 0,
+        axis_name: str | None = None,
     ):
         self.length, self.num_envs, self.n_step = capacity // num_envs, num_envs, n_step
         if n_step < 1 or self.length <= n_step:
@@ -90,7 +92,10 @@ class Replay:
                 f"Replay: {capacity} items of {num_envs} environments are {self.length} steps each; windows of "
                 f"{n_step} need more"
             )
-        self.prioritized, self.newest = prioritized, newest // num_envs
+        if newest and (prioritized or newest < num_envs):
+            allowed = "0 where draws are prioritized" if prioritized else f"0, or at least num_envs = {num_envs}"
+            raise Refused(f"Replay: newest = {newest} is not allowed; it must be {allowed}")
+        self.prioritized, self.newest, self.axis_name = prioritized, newest // num_envs, axis_name
         self.example = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example)) if _concrete(example) else example
         stored = self.example if store_as is None else store_as
         self.stored = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, s.dtype), self.example, stored)
@@ -107,7 +112,7 @@ class Replay:
             count=jnp.int32(0),
             data=jax.tree.map(zeros, self.stored),
             priorities=priorities,
-            highest_priority=jnp.ones(self.num_envs),
+            highest_priority=jnp.ones(self.num_envs, jnp.float32),
         )
 
     @property
@@ -141,17 +146,26 @@ class Replay:
         )
 
     def sample(
-        self, state: ReplayState, key: Key, batch_size: int, discount: Any, importance_exponent: Any = 0.0
+        self,
+        state: ReplayState,
+        key: Key,
+        batch_size: int,
+        discount: Any,
+        importance_exponent: Any = 0.0,
+        batches: int = 1,
     ) -> Batch:
         """Draws windows of `n_step` steps, with replacement, and sums up each.
 
         Args:
+          batch_size: windows drawn; for several batches, of all of them together.
           discount: γ.
-          importance_exponent: β of prioritised replay; weights are (N p)^-β over the largest of what is drawn.
+          importance_exponent: β of prioritised replay; weights are (N p)^-β over the largest of their batch, of all
+            devices (Schaul et al. 2016, algorithm 1).
+          batches: into how many batches the draws will be dealt out in turn: number i goes to batch i % batches.
 
         The buffer must hold `n_step` columns; before, what comes back is meaningless.
         """
-        index, weight = self._draw(state, key, batch_size, self.n_step, importance_exponent)
+        index, weight = self._draw(state, key, batch_size, self.n_step, importance_exponent, batches)
         if self.n_step == 1:
             first = last = self._take(state, index)
             reward, steps = first.reward, jnp.int32(1)
@@ -159,8 +173,9 @@ class Replay:
             window: Transition = self._take(state, self._following(index, self.n_step))  # [batch, n_step, …]
             done = window.terminated | window.truncated
             # Steps after the first end of an episode belong to the next one.
-            going = jnp.cumprod(1 - jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1)
-            reward = jnp.sum(window.reward * going * discount ** jnp.arange(self.n_step), axis=1)
+            going = jnp.cumsum(jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1) == 0
+            paid = jnp.where(going, window.reward, 0.0)
+            reward = jnp.sum(paid * (discount ** jnp.arange(self.n_step))[None], axis=1)
             steps = going.sum(axis=1)
             first = jax.tree.map(lambda x: x[:, 0], window)
             last = jax.tree.map(lambda x: x[jnp.arange(batch_size), steps - 1], window)
@@ -205,10 +220,11 @@ class Replay:
         window = self._following(index, horizon)
         age = (index % self.length - (state.head - state.count)) % self.length
         env, time = window // self.length, window % self.length
-        kept = age[:, None] + jnp.arange(horizon) < state.count
+        kept = age[:, None] + jnp.arange(horizon)[None] < state.count
         done = (state.data.terminated[env, time] | state.data.truncated[env, time]) & kept
-        going = jnp.cumprod(1 - jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1)
-        total = jnp.sum(reward(state.data.reward[env, time]) * going * discount ** jnp.arange(horizon), axis=1)
+        going = jnp.cumsum(jnp.pad(done[:, :-1], ((0, 0), (1, 0))), axis=1) == 0
+        paid = jnp.where(going, reward(state.data.reward[env, time]), 0.0)
+        total = jnp.sum(paid * (discount ** jnp.arange(horizon))[None], axis=1)
         last = done.argmax(1)
         cut = ~jnp.take_along_axis(state.data.terminated[env, time], last[:, None], axis=1)[:, 0]
         total = total + jnp.where(cut, discount ** (last + 1) * after_truncation, 0.0)
@@ -222,27 +238,30 @@ class Replay:
         )  # fmt: skip
 
     def _draw(
-        self, state: ReplayState, key: Key, batch_size: int, steps: int, importance_exponent: Any
+        self, state: ReplayState, key: Key, batch_size: int, steps: int, importance_exponent: Any, batches: int
     ) -> tuple[jax.Array, jax.Array]:
         if not self.prioritized:
-            return self._draw_uniformly(state, key, batch_size, steps), jnp.ones(batch_size)
+            index = self._draw_uniformly(state, key, batch_size, steps, batches)
+            return index, jnp.ones(batch_size, jnp.float32)
         # Stratified: one draw from each of `batch_size` equal shares of the weight.
-        position = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
+        position = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,), jnp.float32)) / batch_size
         index = sum_tree.find(state.priorities, position)
         share = sum_tree.get(state.priorities, index) / sum_tree.total(state.priorities)
         number = self.num_envs * jnp.maximum(state.count - (steps - 1), 1)
-        weight = (number * share) ** -importance_exponent
-        return index, weight / weight.max()
+        weight = ((number * share) ** -importance_exponent).reshape(-1, batches)
+        # A device's own largest would weigh a share of high priorities as much as one of low ones.
+        largest = weight.max(0)
+        largest = jax.lax.pmax(largest, self.axis_name) if self.axis_name else largest
+        return index, (weight / largest[None]).reshape(-1)
 
-    def _draw_uniformly(self, state: ReplayState, key: Key, batch_size: int, steps: int) -> jax.Array:
+    def _draw_uniformly(self, state: ReplayState, key: Key, batch_size: int, steps: int, batches: int = 1) -> jax.Array:
         """Where stretches begin that hold `steps` columns and do not run over the write head: int32 [batch]."""
-        env_key, time_key = jax.random.split(key)
+        env_key, time_key, half_key = jax.random.split(key, 3)
         env = jax.random.randint(env_key, (batch_size,), 0, self.num_envs)
         whole = jnp.maximum(state.count - (steps - 1), 1)
         span = whole
         if self.newest:
-            recent = jnp.arange(batch_size) % 2 == 0
-            span = jnp.where(recent, jnp.minimum(whole, self.newest), whole)
+            span = jnp.where(halves(half_key, batch_size, batches), jnp.minimum(whole, self.newest), whole)
         age = jax.random.randint(time_key, (batch_size,), whole - span, whole)
         oldest = state.head - state.count
         return env * self.length + (oldest + age) % self.length
@@ -250,12 +269,23 @@ class Replay:
     def _following(self, index: jax.Array, steps: int) -> jax.Array:
         """[batch] to [batch, steps]: each index and its successors in time."""
         env, time = index // self.length, index % self.length
-        return env[:, None] * self.length + (time[:, None] + jnp.arange(steps)) % self.length
+        return env[:, None] * self.length + (time[:, None] + jnp.arange(steps)[None]) % self.length
 
     def _take(self, state: ReplayState, index: jax.Array) -> PyTree:
         """Items at flat indices of any shape, in the types of the example."""
         env, time = index // self.length, index % self.length
         return jax.tree.map(lambda x, like: x[env, time].astype(like.dtype), state.data, self.example)
+
+
+def halves(key: Key, size: int, batches: int) -> jax.Array:
+    """Half of each of `batches` batches that `size` draws are dealt out to in turn: bool [size].
+
+    Of each two neighbours in a batch one is drawn by lot, so that no other choice by place goes along with this one.
+    """
+    number = jnp.arange(size)
+    place, batch = number // batches, number % batches
+    lot = jax.random.bernoulli(key, 0.5, (size // batches // 2 + 1, batches))
+    return (place % 2 == 0) ^ lot[place // 2, batch]
 
 
 def narrow(transition: Transition, dtype: Any) -> Transition:

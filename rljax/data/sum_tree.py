@@ -19,7 +19,7 @@ def init(capacity: int) -> SumTree:
     levels, nodes = [], capacity
     while True:
         nodes = -(-nodes // FAN_OUT)
-        levels.append(jnp.zeros((nodes, FAN_OUT)))
+        levels.append(jnp.zeros((nodes, FAN_OUT), jnp.float32))
         if nodes == 1:
             return levels
 

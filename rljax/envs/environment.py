@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rljax.envs.identity import identity
 from rljax.spaces import Space
 from rljax.types import Key, PyTree
 
@@ -48,8 +49,19 @@ class Environment:
     """Steps of the underlying task that one call of `step` makes (more than 1 under `ActionRepeat`)."""
     max_episode_steps: int | None = None
     """Most calls of `step` before the episode is truncated; None without a time limit."""
-    spec: dict[str, Any] | None = None
-    """The arguments of `rljax.make` that made it, so that a run folder can make it again; None if made otherwise."""
+    _spec: dict[str, Any] | None = None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The arguments of `rljax.make` that made it, so that a run folder can make it again.
+
+        If it was made otherwise, "name", "class" and "constants" (see `identity`): enough to tell it from others.
+        """
+        return self._spec or {"name": self.name} | identity(self)
+
+    @spec.setter
+    def spec(self, arguments: dict[str, Any]) -> None:
+        self._spec = arguments
 
     def reset(self, key: Key) -> State:
         """Draws a first state."""
@@ -67,8 +79,18 @@ class Environment:
     def unwrapped(self) -> "Environment":
         return self
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # By its recipe, where there is one: a simulator can be neither pickled nor copied.
+        return super().__reduce_ex__(protocol) if self._spec is None else (_make_again, (self._spec,))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
+
+
+def _make_again(spec: dict[str, Any]) -> Environment:
+    from rljax.envs.registry import make  # which imports this module
+
+    return make(**spec)
 
 
 def initial_state(physics: PyTree, obs: PyTree, **metrics: Any) -> State:

@@ -67,6 +67,12 @@ def canonical(name: str) -> str:
     return _simplified.get(_simplify(name), name)
 
 
+def time_limit(name: str) -> int | None:
+    """The time limit of a registered task, from any of its names; None where it has none, or is unknown."""
+    task = _tasks.get(canonical(name))
+    return None if task is None else task.max_episode_steps
+
+
 def make(
     name: str, *, action_repeat: int = 1, mismatch: Mapping[str, float] | None = None, **kwargs: Any
 ) -> Environment:

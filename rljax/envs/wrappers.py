@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from rljax.envs.environment import Environment, State
 from rljax.spaces import Box
@@ -81,20 +82,44 @@ class PotentialShaping(Wrapper):
 
 
 class RescaleAction(Wrapper):
-    """Takes actions in [-1, 1] and maps them linearly to the bounds of `env`; values outside are clipped."""
+    """Takes actions in [-1, 1] and maps them linearly to a box; values outside are clipped.
 
-    def __init__(self, env: Environment):
+    Where an element of the box lacks a bound it stays in the units of `env`, clipped to the bound that it has.
+
+    Args:
+      onto: the box, in units of `env`; its bounds where None.
+
+    Raises:
+      Refused: actions are not a `Box`, or have no finite bound at all.
+    """
+
+    def __init__(self, env: Environment, onto: Box | None = None):
         super().__init__(env)
         space = env.action_space
-        if not isinstance(space, Box) or not space.bounded:
+        if not isinstance(space, Box) or space.unbounded:
             raise Refused(f"RescaleAction needs a Box with finite bounds, {env!r} has {space}")
-        self.action_space = Box(-1.0, 1.0, space.shape, space.dtype)
+        low, high = self.onto = (space.low, space.high) if onto is None else (onto.low, onto.high)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        dtype = space.dtype if jnp.issubdtype(space.dtype, jnp.floating) else np.float32
+        self.action_space = Box(np.where(bounded, -1.0, low), np.where(bounded, 1.0, high), space.shape, dtype)
 
-    def rescale(self, action: jax.Array) -> jax.Array:
-        """[-1, 1] to the units of the wrapped environment."""
-        low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[union-attr]
-        rescaled = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
-        return jnp.clip(rescaled, low, high)  # rounding may lead just outside
+    def rescale(self, action: jax.Array, onto: tuple[ArrayLike, ArrayLike] | None = None) -> jax.Array:
+        """[-1, 1] to the units of the wrapped environment, within its bounds; `onto`: another box, low and high."""
+        space: Box = self.env.action_space  # type: ignore[assignment]
+        action = jnp.asarray(action)
+        dtype = jnp.result_type(action, jnp.float32)
+        low, high, least, most = (
+            jnp.broadcast_to(jnp.asarray(x, dtype), action.shape)
+            for x in (*(self.onto if onto is None else onto), space.low, space.high)
+        )
+        bounded = jnp.isfinite(low) & jnp.isfinite(high)
+        # Each is halved before they are added: between large bounds high - low is infinite.
+        half_low, half_high = (jnp.where(bounded, x, 0.0) / 2 for x in (low, high))
+        inside = half_low + half_high + jnp.clip(action, -1.0, 1.0) * (half_high - half_low)
+        inside = jnp.where(action >= 1.0, high, jnp.where(action <= -1.0, low, inside))
+        rescaled = jnp.clip(jnp.where(bounded, inside, action), low, high)  # rounding may lead just outside
+        rescaled = jnp.clip(rescaled, least, most)
+        return rescaled if jnp.issubdtype(space.dtype, jnp.floating) else jnp.round(rescaled).astype(space.dtype)
 
     def step(self, state: State, action: jax.Array) -> State:
         return self.env.step(state, self.rescale(action))

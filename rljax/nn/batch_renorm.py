@@ -26,13 +26,17 @@ class BatchRenorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:
         size = x.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, size)
-        running_var = self.variable("batch_stats", "var", jnp.ones, size)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
         calls = self.variable("batch_stats", "calls", jnp.zeros, (), jnp.float32)
-        scale, bias = self.param("scale", nn.initializers.ones, size), self.param("bias", nn.initializers.zeros, size)
+        scale = self.param("scale", nn.initializers.ones, size, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, size, jnp.float32)
         running_std = jnp.sqrt(running_var.value + self.epsilon)
         if not training or self.is_initializing():
-            return (x - running_mean.value) / running_std * scale + bias
+            mean, std, scale, bias = (
+                jnp.broadcast_to(y, x.shape) for y in (running_mean.value, running_std, scale, bias)
+            )
+            return (x - mean) / std * scale + bias
 
         moments = x.mean(0), jnp.square(x).mean(0)
         mean, square = jax.lax.pmean(moments, self.axis_name) if self.axis_name else moments
@@ -48,4 +52,5 @@ class BatchRenorm(nn.Module):
         )  # fmt: skip
         running_var.value = jax.lax.stop_gradient(self.momentum * running_var.value + (1 - self.momentum) * var)
         calls.value = calls.value + 1.0
+        mean, std, r, d, scale, bias = (y[None] for y in (mean, std, r, d, scale, bias))
         return ((x - mean) / std * r + d) * scale + bias

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 def time_features(time: jax.Array, size: int) -> jax.Array:
     """[...] in [0, 1] to sines and cosines [..., size] of periods from 1/1000 to 10 (Vaswani et al. 2017)."""
-    frequency = 1000.0 * 1e-4 ** (jnp.arange(size // 2) / (size // 2 - 1))
-    angle = time[..., None] * frequency
+    frequency = 1000.0 * 1e-4 ** (jnp.arange(size // 2, dtype=jnp.float32) / (size // 2 - 1))
+    angle = time[..., None] * frequency.reshape(*(1,) * time.ndim, -1)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
@@ -52,7 +52,8 @@ class TransformerDenoiser(nn.Module):
             nn.Dense(self.width)(chunk),
         ]
         x = jnp.concatenate(tokens, axis=-2)
-        x = x + self.param("place", nn.initializers.normal(0.02), (steps + 2, self.width))
+        place = self.param("place", nn.initializers.normal(0.02), (steps + 2, self.width), jnp.float32)
+        x = x + jnp.broadcast_to(place, x.shape)
         for _ in range(self.blocks):
             x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x))
             x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))

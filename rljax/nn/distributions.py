@@ -54,10 +54,14 @@ class Gaussian(struct.PyTreeNode):
     mean: jax.Array
     log_std: jax.Array
 
+    @property
+    def _log_std(self) -> jax.Array:
+        return jnp.broadcast_to(self.log_std, self.mean.shape)
+
     def sample(self, key: Key) -> jax.Array:
         """Draws actions [..., d], differentiable in the parameters."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.exp(self.log_std) * noise
+        return self.mean + jnp.exp(self._log_std) * noise
 
     def mode(self) -> jax.Array:
         """The mean [..., d]."""
@@ -65,8 +69,8 @@ class Gaussian(struct.PyTreeNode):
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Log-density [...] of the actions [..., d]."""
-        z = (action - self.mean) * jnp.exp(-self.log_std)
-        return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * log(2 * pi), axis=-1)
+        z = (action - self.mean) * jnp.exp(-self._log_std)
+        return jnp.sum(-0.5 * z**2 - self._log_std - 0.5 * log(2 * pi), axis=-1)
 
     def sample_and_log_prob(self, key: Key) -> tuple[jax.Array, jax.Array]:
         """Draws actions [..., d] with their log-densities [...]."""
@@ -75,12 +79,12 @@ class Gaussian(struct.PyTreeNode):
 
     def entropy(self) -> jax.Array:
         """Differential entropy [...] in nats."""
-        return jnp.sum(jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * log(2 * pi * e), axis=-1)
+        return jnp.sum(self._log_std + 0.5 * log(2 * pi * e), axis=-1)
 
     def kl(self, other: "Gaussian") -> jax.Array:
         """KL(self ‖ other) [...] in nats."""
-        distance = (self.mean - other.mean) * jnp.exp(-other.log_std)
-        log_ratio = self.log_std - other.log_std
+        distance = (self.mean - other.mean) * jnp.exp(-other._log_std)
+        log_ratio = self._log_std - other._log_std
         return jnp.sum(0.5 * (jnp.exp(2 * log_ratio) + distance**2 - 1) - log_ratio, axis=-1)
 
 

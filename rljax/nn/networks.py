@@ -164,4 +164,4 @@ class GRU(nn.Module):
 
     def initial_carry(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         """Zeros [*batch_shape, units]."""
-        return jnp.zeros((*batch_shape, self.units))
+        return jnp.zeros((*batch_shape, self.units), jnp.float32)

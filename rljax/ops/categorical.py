@@ -19,7 +19,7 @@ def support(value_min: float, value_max: float, num_atoms: int) -> jax.Array:
     """
     if num_atoms < 2 or not value_min < value_max:
         raise Refused(f"categorical.support: {num_atoms} atoms from {value_min} to {value_max} are no range of values")
-    return jnp.linspace(value_min, value_max, num_atoms)
+    return jnp.linspace(value_min, value_max, num_atoms, dtype=jnp.float32)
 
 
 def project(support: jax.Array, target_atoms: jax.Array, target_probs: jax.Array) -> jax.Array:
@@ -36,8 +36,25 @@ def project(support: jax.Array, target_atoms: jax.Array, target_probs: jax.Array
     position = jnp.interp(target_atoms, support, places)  # between whole numbers; the ends hold what is beyond them
     # Dense, [..., m, n], which XLA fuses into one loop. A scatter is faster on CPUs, and at its worst on accelerators:
     # one mass after the other on TPUs, sums in another order every time on GPUs.
+    places = places.reshape(*(1,) * position.ndim, -1)
     share = jnp.maximum(1.0 - jnp.abs(position[..., None] - places), 0.0)
     return jnp.sum(share * target_probs[..., None], axis=-2)
+
+
+def bootstrapped(support: jax.Array, reward: jax.Array, discount: jax.Array, probs: jax.Array) -> jax.Array:
+    """The distribution of r + γ Z on the support, [..., n], for rewards and discounts [...] and probabilities [..., n].
+
+    Where the discount is 0 all mass lies at r, whatever the probabilities (they may be NaN).
+    """
+    certain = jnp.zeros_like(probs).at[..., 0].set(1.0)
+    probs = jnp.where(discount[..., None] == 0, certain, probs)
+    axes = (1,) * reward.ndim
+    return project(support, reward[..., None] + discount[..., None] * support.reshape(*axes, -1), probs)
+
+
+def saturation(probs: jax.Array) -> jax.Array:
+    """The share of the mass, f32 [], at the two ends of the support; near 1, the support is too narrow for the task."""
+    return (probs[..., 0] + probs[..., -1]).mean()
 
 
 def cross_entropy(logits: jax.Array, target_probs: jax.Array) -> jax.Array:
@@ -48,4 +65,4 @@ def cross_entropy(logits: jax.Array, target_probs: jax.Array) -> jax.Array:
 
 def mean(support: jax.Array, logits: jax.Array) -> jax.Array:
     """Expected value [...] of logits [..., n] over a support [n]."""
-    return jnp.sum(jax.nn.softmax(logits) * support, axis=-1)
+    return jnp.sum(jax.nn.softmax(logits) * support.reshape(*(1,) * (logits.ndim - 1), -1), axis=-1)

@@ -10,7 +10,7 @@ def epsilon_greedy(key: Key, values: jax.Array, epsilon: jax.Array | float) -> j
     """The action of the largest value, [..., actions] to int32 [...]; with probability ε any, all as likely."""
     explore_key, action_key = jax.random.split(key)
     batch = values.shape[:-1]
-    explore = jax.random.uniform(explore_key, batch) < epsilon
+    explore = jax.random.uniform(explore_key, batch, jnp.float32) < epsilon
     return jnp.where(explore, jax.random.randint(action_key, batch, 0, values.shape[-1]), jnp.argmax(values, -1))
 
 
@@ -18,5 +18,7 @@ def linear_schedule(
     start: jax.Array | float, end: jax.Array | float, step: jax.Array, steps: jax.Array | float
 ) -> jax.Array:
     """From start to end in a straight line over `steps` steps, and then the end; the end at once for 0 steps."""
+    if isinstance(steps, int):
+        steps = float(steps)  # an int32 cannot hold the steps of a long run
     share = jnp.where(jnp.asarray(steps) > 0, step / jnp.maximum(steps, 1.0), 1.0)
     return start + (end - start) * jnp.clip(share, 0.0, 1.0)

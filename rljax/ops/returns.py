@@ -15,6 +15,15 @@ from jax import lax
 from rljax.types import Refused
 
 
+def bootstrapped(reward: jax.Array, discount: jax.Array, next_value: jax.Array) -> jax.Array:
+    """r + γ v of any shape, and r alone where the discount is 0, whatever the value (it may be NaN).
+
+    The discount is that of a batch of replay: 0 after a termination, and γ to the number of steps elsewhere.
+    """
+    # A choice and not a product, for 0 times infinity is NaN; the inner one keeps gradients finite.
+    return reward + discount * jnp.where(discount == 0, 0.0, next_value)
+
+
 def _continuation(next_value: jax.Array, terminated: jax.Array, discount: Any) -> jax.Array:
     # A choice and not a product: the value of a terminal observation is arbitrary, and may even be infinite.
     return discount * jnp.where(terminated, 0.0, next_value)
@@ -25,7 +34,7 @@ def _reverse_linear_recurrence(offset: jax.Array, factor: jax.Array, last: jax.A
 
     def step(following: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         offset, factor = inputs
-        current = offset + factor * following
+        current = offset + factor * jnp.where(factor == 0, 0.0, following)
         return current, current
 
     return lax.scan(step, last, (offset, factor), reverse=True)[1]

@@ -53,18 +53,18 @@ def init(example: PyTree) -> Statistics:
 
     def zeros(leaf: Any) -> jax.Array:
         if not counts(leaf):
-            return jnp.zeros(())
+            return jnp.zeros((), jnp.float32)
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     # Two calls: a donated state must not hold one buffer twice.
-    return Statistics(jnp.zeros(()), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
+    return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
 def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Statistics:
     """Takes in a batch, whose leaves have any number of leading batch axes (the same for all).
 
-    With `axis_name`, the batches of every device (or of every member of a vmap) along that axis are taken in, and all
-    end with the same statistics, provided that they began so.
+    An element that is not finite counts as the mean so far. With `axis_name`, the batches of every device (or of every
+    member of a vmap) along that axis are taken in, and all end with the same statistics, provided that they began so.
     """
 
     def total(x: Any) -> Any:
@@ -99,10 +99,11 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
         mean, m2 = means[i], m2s[i]
         x = jnp.asarray(leaves[i], mean.dtype).reshape(size, *mean.shape)
         # Relative to the old mean, so that the difference of two large means is not rounded; and then relative to the
-        # batch's own mean, whose rounding error is measured and taken off.
-        x = x - mean
+        # batch's own mean, whose rounding error is measured and taken off. What is not finite counts as the old mean:
+        # a single NaN would stay for ever.
+        x = jnp.where(jnp.isfinite(x), x - mean[None], 0.0)
         shift = total(x.sum(0)) / added
-        x = x - shift
+        x = x - shift[None]
         error, batch_m2 = total((x.sum(0), (x**2).sum(0)))
         error = error / added
         batch_m2 = jnp.maximum(batch_m2 - added * error**2, 0.0)

@@ -2,16 +2,18 @@
 
 A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training) and `policy` (what acting
 needs, so that loading a policy does not read a replay buffer). Orbax writes it under a temporary name and renames it
-when it is complete. Then `MANIFEST.json` is added: the sum of every file, the runner's own notes and the score; and
-only then are older checkpoints deleted. A folder without a manifest was cut off before it was complete; one that does
-not match was damaged. Both are passed over, the second with a warning, and set aside under `damaged/`, so that nothing
-is lost and nothing is in the way.
+when it is complete. Once all arrays have been found in it, `MANIFEST.json` is added: the sum of every file, the
+runner's own notes and the score; and only then are older checkpoints deleted. A folder without a manifest was cut off
+before it was complete; one that does not match was damaged. Both are passed over, the second with a warning, and set
+aside under `damaged/`, so that nothing is lost and nothing is in the way.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import shutil
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -41,6 +43,9 @@ class Checkpointer:
       keep: how many of the newest are kept, at least 2 (so that one is whole while another is written); the one with
         the best score is kept besides.
       read_only: nothing is created, cleaned up or set aside.
+
+    Raises:
+      Refused: `keep` is below 2; or several processes share a folder whose path has one of the characters `*?[`.
     """
 
     def __init__(self, folder: Path, keep: int = 2, read_only: bool = False):
@@ -53,6 +58,7 @@ class Checkpointer:
         self.keep = keep
         self.read_only = read_only
         self._ocp = ocp
+        self._place, self._link = _place(self.folder)
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._saving: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -70,8 +76,8 @@ class Checkpointer:
             # There Orbax reads the live buffers while it writes, and the next training step reuses them.
             state, policy = jax.tree.map(jnp.copy, (state, policy))
         items = {"state": args.StandardSave(_storable(state)), "policy": args.StandardSave(_storable(policy))}
-        self._orbax.save(self.folder / str(iteration), args=args.Composite(**items))
-        notes = {"progress": progress, "score": score}
+        self._orbax.save(self._place / str(iteration), args=args.Composite(**items))
+        notes = {"progress": progress, "score": score if score is not None and math.isfinite(score) else None}
         self._saving = threading.Thread(target=self._finish, args=(iteration, notes), name="checkpoint-manifest")
         self._saving.start()
 
@@ -90,6 +96,8 @@ class Checkpointer:
             self.wait()
         finally:
             self._orbax.close()
+            if self._link is not None:
+                self._link.cleanup()
 
     def iterations(self) -> list[int]:
         """Complete checkpoints, oldest first."""
@@ -107,7 +115,7 @@ class Checkpointer:
           None when there is no checkpoint.
 
         Raises:
-          ValueError: the one asked for is not there or damaged, or all are damaged, or its shapes are others.
+          Refused: the one asked for is not there or damaged, or all are damaged, or its shapes are others.
         """
         candidates = self.iterations()
         if iteration is not None:
@@ -129,12 +137,13 @@ class Checkpointer:
         return None
 
     def best(self) -> int | None:
-        """The complete checkpoint with the highest score."""
+        """The complete checkpoint with the highest score; one that is not finite is no score."""
         scores = {}
         for iteration in self.iterations():
-            with contextlib.suppress(ValueError):  # a damaged manifest; `damage` reports it
-                scores[iteration] = self._manifest(iteration)["score"]
-        scores = {iteration: score for iteration, score in scores.items() if score is not None}
+            with contextlib.suppress(Refused):  # a damaged manifest; `damage` reports it
+                score = self._manifest(iteration)["score"]
+                if score is not None and math.isfinite(score):
+                    scores[iteration] = score
         return max(scores, key=lambda iteration: scores[iteration]) if scores else None
 
     def damage(self, iteration: int) -> str | None:
@@ -142,7 +151,7 @@ class Checkpointer:
         folder = self.folder / str(iteration)
         try:
             sums = self._manifest(iteration)["sha256"]
-        except ValueError as error:
+        except Refused as error:
             return str(error)
         present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
         if missing := sorted(set(sums) - set(present)):
@@ -153,22 +162,32 @@ class Checkpointer:
         return None
 
     def _manifest(self, iteration: int) -> dict[str, Any]:
-        """The manifest; a ValueError where it is damaged. It carries its own sum."""
+        """The manifest, which carries its own sum.
+
+        Raises:
+          Refused: it is damaged.
+        """
+        refused = Refused(f"{MANIFEST} does not match its own sum")
         try:
             manifest = json.loads((self.folder / str(iteration) / MANIFEST).read_text())
-            own = manifest.pop("manifest_sha256")
-            if own != _manifest_sum(manifest):
-                raise ValueError
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise Refused(f"{MANIFEST} does not match its own sum") from None
+        except (OSError, ValueError):  # not there, not text, not JSON
+            raise refused from None
+        if not isinstance(manifest, dict) or manifest.pop("manifest_sha256", None) != _manifest_sum(manifest):
+            raise refused
         return manifest
 
     def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
         abstract = jax.tree.map(_abstract, _storable(target))
         reader = self._ocp.StandardCheckpointer()
         try:
-            restored = reader.restore(self.folder / str(iteration) / item, abstract)
+            restored = reader.restore(self._place / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
+            try:
+                stored = self._stored(iteration, item)
+            except (ValueError, OSError):
+                raise Refused(f"checkpoint {iteration} cannot be read: Orbax does not find its arrays") from error
+            if _shapes(abstract) == _shapes(stored):
+                raise
             reason = str(error).strip().splitlines()[0].partition(". ")[0]
             raise Refused(
                 f"checkpoint {iteration} does not fit this program's {item}: {reason}. It was saved with other "
@@ -178,11 +197,21 @@ class Checkpointer:
             reader.close()
         return Restored(iteration, _from_stored(restored, target), self._manifest(iteration)["progress"])
 
+    def _stored(self, iteration: int, item: str) -> PyTree:
+        """The shapes of what is stored, as Orbax finds them there; its own error where it finds less than it wrote."""
+        handler = self._ocp.StandardCheckpointHandler()
+        try:
+            return handler.metadata(self._place / str(iteration) / item).tree
+        finally:
+            handler.close()
+
     def _finish(self, iteration: int, notes: dict[str, Any]) -> None:
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() != 0:
                 return
+            for item in ("state", "policy"):
+                self._stored(iteration, item)
             folder = self.folder / str(iteration)
             sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))}
             manifest = {**notes, "sha256": sums}
@@ -210,6 +239,35 @@ class Checkpointer:
         place = aside / str(iteration)
         shutil.rmtree(place, ignore_errors=True)
         (self.folder / str(iteration)).rename(place)
+
+
+def _place(folder: Path) -> tuple[Path, tempfile.TemporaryDirectory | None]:
+    """Where Orbax finds a folder, and what keeps that in being.
+
+    Orbax takes paths for patterns: given a `[`, it loses files that it wrote. So it is given another path to it.
+    """
+    if not _is_pattern(folder):
+        return folder, None
+    refused = Refused(f"{folder} is not allowed here; its path must be without the characters * ? [")
+    if jax.process_count() > 1 or _is_pattern(Path(tempfile.gettempdir())):
+        raise refused
+    link = tempfile.TemporaryDirectory(prefix="rljax-")
+    place = Path(link.name) / "checkpoints"
+    try:
+        place.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        link.cleanup()
+        raise refused from error
+    return place, link
+
+
+def _is_pattern(path: Path) -> bool:
+    return any(character in str(path) for character in "*?[")
+
+
+def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
+    """Of all arrays, sorted: trees come back from storage with other containers, and so in another order."""
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -249,9 +307,16 @@ def _from_stored(tree: PyTree, target: PyTree) -> PyTree:
     def convert(like: Any, leaf: Any) -> Any:
         if like.size == 0:
             return jnp.zeros(like.shape, like.dtype, device=getattr(like, "sharding", None))
-        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+        return jax.random.wrap_key_data(leaf, impl=_key_impl(like)) if _is_key(like) else leaf
 
     return jax.tree.map(convert, target, tree)
+
+
+def _key_impl(like: Any) -> Any:
+    """Which generator a key is of; of a shape too, which JAX tells while it traces alone."""
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
+    return found[0]
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -16,6 +16,9 @@ from rljax.types import Refused
 
 AXIS = "devices"
 
+_PLATFORMS = os.environ.get("JAX_PLATFORMS")
+"""What `jax.config` began with; where it has something else now, a program has set it."""
+
 
 def use_cpu_cores(count: int | None = None, members: int = 1) -> None:
     """Makes devices of this machine's cores (or `count` devices), for members to be split over.
@@ -33,15 +36,36 @@ def use_cpu_cores(count: int | None = None, members: int = 1) -> None:
 
 
 def expect_accelerator() -> bool:
-    """Whether JAX will run on a GPU or TPU, told without starting it (after which CPU devices cannot be set up)."""
-    chosen = os.environ.get("JAX_PLATFORMS", "")
+    """Whether JAX will run on a GPU or TPU, told without starting it (after which CPU devices cannot be set up).
+
+    It asks wherever a user can tell JAX: `JAX_PLATFORMS` and `JAX_PLATFORM_NAME`, as variables or in `jax.config`;
+    and `CUDA_VISIBLE_DEVICES` and its like, which hide GPUs.
+    """
+    set_up = jax.config.jax_platforms  # type: ignore[attr-defined]  # untyped in jax 0.10
+    platforms = set_up if (set_up or None) != (_PLATFORMS or None) else os.environ.get("JAX_PLATFORMS")
+    # The older name has no attribute in jax.config.
+    names = os.environ.get("JAX_PLATFORM_NAME"), jax.config.values.get("jax_platform_name")
+    chosen = [text.partition(",")[0].strip().lower() for text in (platforms, *names) if text]
     if chosen:
-        return not chosen.startswith("cpu")
-    has_gpu = Path("/dev/nvidiactl").exists() and any(
-        importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)
+        return "cpu" not in chosen
+    cuda = ("jax_cuda12_plugin", "jax_cuda13_plugin"), ("CUDA_VISIBLE_DEVICES",)
+    rocm = (
+        ("jax_rocm60_plugin", "jax_rocm7_plugin"),
+        ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
     )
-    has_tpu = importlib.util.find_spec("libtpu") is not None and any(Path("/dev").glob("accel*"))
-    return has_gpu or has_tpu
+    for driver, (plugins, hiding) in (("/dev/nvidiactl", cuda), ("/dev/kfd", rocm)):
+        found = Path(driver).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
+        if found and all(_shows_one(os.environ.get(name)) for name in hiding):
+            return True
+    return importlib.util.find_spec("libtpu") is not None and any(Path("/dev").glob("accel*"))
+
+
+def _shows_one(devices: str | None) -> bool:
+    """Whether a list of visible devices has one. CUDA reads it up to the first that there is not, such as "" or -1."""
+    if devices is None:
+        return True
+    first = devices.partition(",")[0].strip()
+    return first.isdigit() or first.startswith(("GPU-", "MIG-"))
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -88,7 +112,7 @@ def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
     else:
         try:
             dataclasses.replace(config, num_envs=config.num_envs // devices)
-        except ValueError as error:
+        except Refused as error:
             raise Refused(f"on each of {devices} devices: {error}") from None
     local = algorithm.make(algorithm.env, config, axis_name=AXIS)
     specs = partition_specs(state)

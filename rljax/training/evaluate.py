@@ -53,7 +53,7 @@ def evaluate(
         action, memory = policy.apply(jax.random.fold_in(act_key, count), state.obs, memory, deterministic)
         state = jax.vmap(env.step)(state, action)
         reward = jnp.where(finished, 0.0, state.reward)
-        returns, discounted = episodes.returns + reward, episodes.discounted + discount**count * reward
+        returns, discounted = episodes.returns + reward, episodes.discounted + jnp.float32(discount) ** count * reward
         steps = state.info["elapsed"] if "elapsed" in state.info else episodes.lengths + 1
         lengths = jnp.where(finished, episodes.lengths, steps)
         highest = {
@@ -63,7 +63,7 @@ def evaluate(
         return count + 1, state, memory, finished | state.done, Episodes(returns, discounted, lengths, highest)
 
     lowest = {name: jnp.full(x.shape, -jnp.inf) for name, x in state.metrics.items()}
-    zero = jnp.zeros(num_episodes)
+    zero = jnp.zeros(num_episodes, jnp.float32)
     nothing = Episodes(zero, zero, jnp.zeros(num_episodes, jnp.int32), lowest)
     carry = (jnp.int32(0), state, memory, jnp.zeros(num_episodes, bool), nothing)
     return jax.lax.while_loop(unfinished, step, carry)[-1]

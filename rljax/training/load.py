@@ -7,9 +7,10 @@ from typing import Literal
 import jax
 
 from rljax import algorithms
-from rljax.algorithms.base import Policy, config_from_dict
+from rljax.algorithms.base import Policy, config_from_dict, from_plain
 from rljax.envs import Environment, make
 from rljax.training.checkpoint import Checkpointer
+from rljax.training.folder import run_folder
 from rljax.types import Refused
 
 
@@ -31,11 +32,11 @@ def load(
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     description = read_description(folder)
     algorithm = algorithms.get(description["algorithm"])
     spec = description["env"]
-    if env is None and not spec:
+    if env is None and (not spec or "class" in spec):
         raise Refused(f"{folder} was trained on an environment that is not in the registry: pass env=...")
     env = make(**spec) if env is None else env
     made = algorithm.make(env, config_from_dict(algorithm.Config, description["config"]))
@@ -66,13 +67,16 @@ def load(
 
 def read_description(folder: Path) -> dict:
     """A run's config.json, checked for what is needed to rebuild it."""
+    folder = run_folder(folder)
     path = folder / "config.json"
     try:
         description = json.loads(path.read_text())
     except OSError:
         raise Refused(f"{folder} is not a run folder: it has no config.json") from None
-    except ValueError:
+    except ValueError:  # not text, or not JSON
         raise Refused(f"{path} cannot be read: it is not JSON") from None
+    if not isinstance(description, dict):
+        raise Refused(f"{path} cannot be read: it is not a JSON object")
     if missing := [n for n in ("algorithm", "env", "config", "keys", "key_impl") if n not in description]:
         raise Refused(f"{path} lacks {', '.join(missing)}")
-    return description
+    return description | {part: from_plain(description[part]) for part in ("env", "config")}

@@ -1,12 +1,15 @@
 """Where numbers go: a CSV file (always), TensorBoard, Weights & Biases (an extra)."""
 
 import csv
+import json
 import os
+import secrets
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rljax.training.folder import write_json
 from rljax.types import Refused
 
 Row = dict[str, float | int | None]
@@ -15,12 +18,14 @@ Row = dict[str, float | int | None]
 class CsvLog:
     """One row per log and member in `metrics.csv`; an empty cell where a quantity was not measured.
 
-    Opened again after an interruption it drops the rows past `resume_step`, for those steps are made again.
+    Opened again after an interruption it drops the rows past `resume_step`, for those steps are made again. Columns
+    that are new since then are empty in the rows before, and evaluations that are no longer made are in those to come.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], resume_step: int | None = None):
-        self.columns = list(columns)
-        kept = self._kept_rows(path, resume_step) if resume_step is not None and path.exists() else []
+        resumed = resume_step is not None and path.exists()
+        self.columns = merged_columns(path, columns) if resumed else list(columns)
+        kept = self._kept_rows(path, resume_step) if resumed and resume_step is not None else []
         temporary = path.with_suffix(".csv.tmp")
         with temporary.open("w", newline="") as file:
             self._write(file, kept, header=True)
@@ -42,12 +47,26 @@ class CsvLog:
 
     def _kept_rows(self, path: Path, resume_step: int) -> list[dict[str, Any]]:
         with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames is None or list(reader.fieldnames) != self.columns:
-                raise Refused(f"{path} has other columns than this run: {reader.fieldnames}")
             # A process killed while writing leaves at most one short row, which is past the checkpoint.
-            rows = [row for row in reader if all(value is not None for value in row.values())]
+            rows = [row for row in csv.DictReader(file) if all(value is not None for value in row.values())]
+        try:
             return [row for row in rows if int(row["step"]) <= resume_step]
+        except ValueError:
+            raise Refused(f"{path} is damaged: a row has no whole number as its step") from None
+
+
+def merged_columns(path: Path, columns: Sequence[str]) -> list[str]:
+    """The columns of a run that goes on: its own, and those of evaluations that it made before.
+
+    Raises:
+      Refused: metrics.csv has other columns besides, so it is of another run or version.
+    """
+    with path.open(newline="") as file:
+        before = csv.DictReader(file).fieldnames or []
+    only_before = [name for name in before if name not in columns]
+    if "step" not in before or any(not name.startswith("evaluation/") for name in only_before):
+        raise Refused(f"{path} has other columns than this run: {', '.join(only_before) or 'none at all'}")
+    return [*columns, *only_before]
 
 
 class TensorBoardLog:
@@ -68,18 +87,19 @@ class TensorBoardLog:
 
 
 class WandbLog:
-    """Weights & Biases. A server that cannot be reached never stops training: it warns once, and CSV goes on."""
+    """Weights & Biases. A server that cannot be reached never stops training: it warns once, and CSV goes on.
+
+    A run has an id of its own, kept in `wandb.json` in its folder: a run that is resumed is one there too, and one that
+    has the name of another is not.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise Refused("wandb is not installed: pip install 'rljax[wandb]'") from error
+        wandb = require_wandb()
         os.environ.setdefault("WANDB_SILENT", "true")
         self._run: Any = None
         try:
             self._run = wandb.init(
-                project="rljax", name=folder.name, id=folder.name, dir=str(folder), config=config, resume="allow"
+                project="rljax", name=folder.name, id=_wandb_id(folder), dir=str(folder), config=config, resume="allow"
             )
         except Exception as error:
             warnings.warn(f"W&B does not answer, so nothing is sent to it: {error}", stacklevel=2)
@@ -96,3 +116,25 @@ class WandbLog:
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
+
+
+def require_wandb() -> Any:
+    """The library.
+
+    Raises:
+      Refused: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise Refused("wandb is not installed: pip install 'rljax[wandb]'") from error
+    return wandb
+
+
+def _wandb_id(folder: Path) -> str:
+    path = folder / "wandb.json"
+    try:
+        return str(json.loads(path.read_text())["id"])
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+        write_json(path, {"id": (made := secrets.token_hex(8))})
+        return made

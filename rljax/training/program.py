@@ -13,7 +13,7 @@ from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
 from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate, score_names
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Program:
 
     Fields:
       init: `(key_data, hyper) -> (state, totals)`; key data as plain integers, which every process can hand in.
+      shapes: `(key_data, hyper) -> (state, totals)` as `init` would make them and lay them out, without making them.
       run: `(state, totals, iteration, count, *data) -> (state, totals, finite)`: `count` training steps, which add
         their metrics to the totals; the first two arguments are donated; `finite` tells whether all parameters are.
       place: puts a dataset where `run` wants it.
@@ -35,6 +36,7 @@ class Program:
     """
 
     init: Callable[..., tuple[Any, PyTree]]
+    shapes: Callable[..., tuple[Any, PyTree]]
     run: Callable[..., tuple[Any, PyTree, jax.Array]]
     place: Callable[[PyTree], PyTree]
     reset: Callable[[PyTree], PyTree]
@@ -72,7 +74,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         try:
             algorithm = shard_environments(algorithm, mesh)
             placement = f"environments over {placement}"
-        except ValueError as error:
+        except Refused as error:
             if devices is not None or jax.process_count() > 1:
                 raise
             mesh, placement = make_mesh(available[:1]), f"1 device ({error})"
@@ -161,8 +163,14 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
     # turns is twice as fast as vmap there (benchmarks/ppo.py measures both).
     in_turn = mesh.devices.flat[0].platform == "cpu"
     both = None if here is None else (state_at, totals_at)
+
+    def shapes(key_data: jax.Array, hyper: dict[str, jax.Array]) -> tuple[Any, PyTree]:
+        abstract = jax.eval_shape(over_members(init, True, True), key_data, hyper)
+        return abstract if both is None else _placed(abstract, both)
+
     return Program(
         init=compiled(over_members(init, True, True), out_shardings=both),
+        shapes=shapes,
         run=compiled(
             over_members(run, True, True, False, False, *(False for _ in data), in_turn=in_turn),
             donate_argnums=(0, 1),
@@ -197,6 +205,15 @@ def _compiler_options(mesh: Mesh, offline: bool) -> dict[str, str] | None:
     return options
 
 
+def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+    """Shapes with shardings, each of which may be that of a whole subtree."""
+
+    def place(sharding: NamedSharding, subtree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), subtree)
+
+    return jax.tree.map(place, shardings, shapes)
+
+
 def _trimmed(data: PyTree, shares: int) -> PyTree:
     """Without the last few rows, which do not divide."""
     return jax.tree.map(lambda x: x[: x.shape[0] // shares * shares], data)
@@ -208,28 +225,28 @@ def _shapes(data: PyTree, shares: int) -> PyTree:
 
 def _zero_totals(metrics: Metrics) -> PyTree:
     def fill(value: float, dtype: Any) -> dict[str, jax.Array]:
-        return {name: jnp.full(x.shape, value, dtype) for name, x in metrics.items()}
+        return {name: jnp.full((), value, dtype) for name in metrics}
 
-    return {"sum": fill(0, jnp.float32), "count": fill(0, jnp.int32), "bad": fill(-1, jnp.int32)}
+    return {"sum": fill(0, jnp.float32), "count": fill(0, jnp.float32), "bad": fill(-1, jnp.int32)}
 
 
 def add(totals: PyTree, metrics: Metrics, iteration: jax.Array) -> PyTree:
-    """Adds one step's metrics, and keeps the first iteration at which each was not finite.
+    """Adds one step's metrics, sums and counts, and keeps the first iteration at which each was not finite.
 
     Summing on the device makes the cost of metrics O(logs), not O(steps).
     """
-    finite = {name: jnp.isfinite(x) for name, x in metrics.items()}
-    learning = metrics.get("updates", 1) > 0
+    means = {name: x if isinstance(x, Mean) else Mean.of(x) for name, x in metrics.items()}
+    finite = {name: jnp.isfinite(x.total) for name, x in means.items()}
     bad = totals["bad"]
     return {
-        "sum": {name: totals["sum"][name] + jnp.where(finite[name], x, 0.0) for name, x in metrics.items()},
-        "count": {name: totals["count"][name] + finite[name] for name in metrics},
-        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name] & learning, iteration, bad[name]) for name in metrics},
+        "sum": {name: totals["sum"][name] + jnp.where(finite[name], x.total, 0.0) for name, x in means.items()},
+        "count": {name: totals["count"][name] + jnp.where(finite[name], x.count, 0.0) for name, x in means.items()},
+        "bad": {name: jnp.where((bad[name] < 0) & ~finite[name], iteration, bad[name]) for name in means},
     }
 
 
 def means(totals: PyTree) -> dict[str, np.ndarray]:
-    """Means over the steps at which a metric was finite, [members]; NaN where there was none."""
+    """Means over all that was counted in finite sums, [members]; NaN where nothing was."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {n: np.atleast_1d(np.divide(x, totals["count"][n])) for n, x in totals["sum"].items()}
 

@@ -1,7 +1,11 @@
 """The progress bar: how far, how fast, how good, how long still."""
 
+import contextlib
+import errno
+import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 
 class ProgressBar:
@@ -42,10 +46,58 @@ class ProgressBar:
     def line(self, text: str) -> None:
         """A line of its own, above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(text, highlight=False, markup=False, emoji=False)
         elif self._enabled:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class _Shielded:
+    """A stream whose reader may go: what can no longer be written is dropped, and training goes on."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # such as a full disk, which may have room again
+                return
+            # Nobody reads it any more: a pipe whose other end was closed, a terminal that went. From now on it leads
+            # nowhere, or what is left in its buffer would be an error again when Python ends.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+        except ValueError:  # it was closed
+            if not self._stream.closed:
+                raise
+
+
+@contextlib.contextmanager
+def shielded_output() -> Iterator[None]:
+    """While it lasts, no print fails because of who no longer reads it, such as `| head -1` or a closed terminal."""
+    before = sys.stdout, sys.stderr
+    # Either is None in a process without a console.
+    sys.stdout, sys.stderr = (None if stream is None else _Shielded(stream) for stream in before)  # type: ignore
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 from rljax.algorithms.base import Algorithm
 from rljax.data import Stream
@@ -24,10 +26,18 @@ from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.evaluate import Episodes, scores, summarize
-from rljax.training.folder import describe, open_folder, write_json
-from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog
+from rljax.training.folder import (
+    check_folder,
+    describe,
+    remove_results,
+    run_folder,
+    write_description,
+    write_json,
+)
+from rljax.training.lock import locked
+from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog, merged_columns, require_wandb
 from rljax.training.memory import check_memory
-from rljax.training.progress import ProgressBar
+from rljax.training.progress import ProgressBar, shielded_output
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
@@ -126,7 +136,7 @@ def train(
       total_steps: environment steps of each member, rounded up to whole iterations (those made are reported).
       hyper: swept hyperparameters, each an array [members] named as in the algorithm's `Hyper`; one key is then
         shared by all members.
-      folder: the run folder; None keeps everything in memory.
+      folder: the run folder, which no other process may write at the same time; None keeps everything in memory.
       resume: continue from the folder's newest whole checkpoint, bit for bit; starts anew where there is none.
       log_every, evaluate_every, checkpoint_every: in environment steps, rounded up to whole iterations and logs;
         by default a hundredth, a tenth and a tenth of total_steps. 0 turns the last two off (the run's end is
@@ -140,30 +150,32 @@ def train(
       initialize: changes the first state of a run that starts anew, such as `offline.continued(state)`.
 
     Raises:
-      ValueError: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed or holds
-        another run.
+      Refused: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed, holds another
+        run, or is being written by another process; before anything is written there.
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
     plan = _Plan.make(algorithm.steps_per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
     if (plan.evaluate or final_episodes) and algorithm.env.max_episode_steps is None:
         raise Refused(f"{algorithm.env!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
+    out = None if folder is None else run_folder(folder)
+    if wandb:
+        require_wandb()
     keys, swept = _check_members(algorithm, key, hyper)
+    description = describe(algorithm, keys, swept, total_steps, settings)
     members = keys.shape[0] if keys.ndim else None
     program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
-    description = describe(algorithm, keys, swept, total_steps, settings)
-    out = None if folder is None else Path(folder)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
     check_memory(example, members or 1, program.devices, out is not None, data)
-    if out is not None:
-        open_folder(out, description, resume)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(shielded_output())
         interrupt = stack.enter_context(_signals())
         runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out, algorithm.data)
-        runner.start(stack, keep_checkpoints, resume, initialize)
-        runner.open_logs(stack, progress, tensorboard, description if wandb else None)
+        runner.open_folder(stack, description, resume, keep_checkpoints)
+        runner.start(resume, initialize)
+        runner.open_logs(stack, description, progress, tensorboard, wandb)
         runner.run(interrupt, evaluation_episodes)
         return Result(
             state=runner.state,
@@ -205,32 +217,45 @@ class _Runner:
         self.checkpointer: Checkpointer | None = None
         self.stream = data if isinstance(data, Stream) else None
         self.data = () if data is None or self.stream else (program.place(data),)
+        self.columns = ["step", "member", "seed", "seconds", *(f"hyper/{name}" for name in swept)]
+        self.columns += [*(program.scores if plan.evaluate else []), *program.metrics]
 
     @property
     def steps(self) -> int:
         """Environment steps made; counted here, where an int has no largest value."""
         return self.iteration * self.steps_per_iteration
 
-    def start(
-        self, stack: contextlib.ExitStack, keep: int, resume: bool, initialize: Callable[[Any], Any] | None
-    ) -> None:
+    def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, keep: int) -> None:
+        """Takes hold of the folder, once it is sure that it is this run's; nothing is written there that says more."""
+        if self.folder is None:
+            return
+        if jax.process_index() == 0:  # which speaks for all
+            stack.enter_context(locked(self.folder))
+            check_folder(self.folder, description, resume)
+            if resume and (self.folder / "metrics.csv").exists():
+                merged_columns(self.folder / "metrics.csv", self.columns)
+        self.checkpointer = Checkpointer(self.folder / "checkpoints", keep)
+        stack.callback(self.checkpointer.close)
+
+    def start(self, resume: bool, initialize: Callable[[Any], Any] | None) -> None:
         """Makes the first state, or restores the last, and compiles the loop by running it for no steps."""
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
         swept = {name: values.astype(np.float32) for name, values in self.swept.items()}
-        self.state, self.totals = self.program.init(key_data, swept)
-        if self.folder is not None:
-            self.checkpointer = Checkpointer(self.folder / "checkpoints", keep)
-            stack.callback(self.checkpointer.close)
-            target = {"training": self.state, "totals": self.totals}
-            restored = self.checkpointer.restore("state", target) if resume else None
-            if restored is not None:
-                self.iteration = self.saved = restored.iteration
-                self.seconds = restored.progress["seconds"]
-                self.state, self.totals = restored.item["training"], restored.item["totals"]
+        restored = None
+        if self.checkpointer is not None and resume:
+            # Into shapes, so that a state as large as the memory can be resumed: there is never a second one.
+            training, totals = self.program.shapes(key_data, swept)
+            restored = self.checkpointer.restore("state", {"training": training, "totals": totals})
+        if restored is None:
+            self.state, self.totals = self.program.init(key_data, swept)
+        else:
+            self.iteration = self.saved = restored.iteration
+            self.seconds = restored.progress["seconds"]
+            self.state, self.totals = restored.item["training"], restored.item["totals"]
+            del restored
         if initialize is not None and not self.iteration:
-            # A copy, for the state is donated and what it was made from may still be in use.
-            self.state = jax.tree.map(jnp.copy, initialize(self.state))
+            self.state = _of_its_own(initialize(self.state), self.state)
         self.state, self.totals, finite = self.run_slice(0)
         jax.block_until_ready(finite)
         self.compile_seconds = time.perf_counter() - begin
@@ -242,9 +267,9 @@ class _Runner:
         return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
 
     def open_logs(
-        self, stack: contextlib.ExitStack, progress: bool, tensorboard: bool, wandb: dict[str, Any] | None
+        self, stack: contextlib.ExitStack, description: dict[str, Any], progress: bool, tensorboard: bool, wandb: bool
     ) -> None:
-        """Opens the progress bar, metrics.csv, TensorBoard and, given its config, W&B."""
+        """Opens the progress bar and, in the folder, config.json, metrics.csv, TensorBoard and W&B."""
         first_process = jax.process_index() == 0
         total = self.plan.total * self.steps_per_iteration
         self.bar = ProgressBar(total, self.steps, progress and first_process)
@@ -256,16 +281,17 @@ class _Runner:
         self.others: list[TensorBoardLog | WandbLog] = []
         if self.folder is None or not first_process:
             return
+        write_description(self.folder, description)
+        if self.iteration < self.plan.total:
+            remove_results(self.folder)
         resumed = self.steps if self.iteration else None
-        columns = ["step", "member", "seed", "seconds", *(f"hyper/{name}" for name in self.swept)]
-        columns += [*(self.program.scores if self.plan.evaluate else []), *self.program.metrics]
-        self.csv = CsvLog(self.folder / "metrics.csv", columns, resumed)
+        self.csv = CsvLog(self.folder / "metrics.csv", self.columns, resumed)
         stack.callback(self.csv.close)
         if tensorboard:
             self.others.append(TensorBoardLog(self.folder, resumed))
             stack.callback(self.others[-1].close)
-        if wandb is not None:
-            self.others.append(WandbLog(self.folder, wandb))
+        if wandb:
+            self.others.append(WandbLog(self.folder, description))
             stack.callback(self.others[-1].close)
 
     def run(self, interrupt: list[int], evaluation_episodes: int) -> None:
@@ -306,7 +332,7 @@ class _Runner:
         score = None
         if episodes:
             values |= scores(*self.evaluate(episodes))
-            score = float(np.mean(values["evaluation/return"]))
+            score = self.score(values["evaluation/return"])
         head = {"step": self.steps, "seconds": round(self.seconds, 3)}
         for member in range(self.members):
             hyper = {f"hyper/{name}": float(swept[member]) for name, swept in self.swept.items()}
@@ -324,6 +350,11 @@ class _Runner:
         elif "episode/return" in averages and not self.plan.evaluate:
             self.bar.score(f"return {averages['episode/return']:.1f}")
         return score
+
+    def score(self, returns: np.ndarray) -> float | None:
+        """The mean of the returns [members] of members that live; None where there is none."""
+        living = [x for member, x in enumerate(returns) if member not in self.lost and np.isfinite(x)]
+        return float(np.mean(living)) if living else None
 
     def evaluate(self, episodes: int) -> tuple[Episodes, Episodes]:
         """Deterministic and stochastic episodes, [members, episodes], with keys that training never uses."""
@@ -368,8 +399,6 @@ class _Runner:
         """Stops a run that diverged; of several members, warns of each and stops when none is left."""
         found: dict[int, str] = {}
         for name, iterations in bad.items():
-            if name.startswith(("episode/", "env/")):  # NaN where no episode ended, or where the task says so
-                continue
             for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
                 if iteration >= 0:
                     step = (iteration + 1) * self.steps_per_iteration
@@ -410,19 +439,63 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
                 f"{algorithm.name} cannot sweep {name!r} under this config: what it learns from depends on it"
             )
         for value in values:
-            dataclasses.replace(algorithm.config, **{name: float(value)})
+            # A whole one as an int, for the field may be one. Made, too: some settings are refused only beside an
+            # environment or a dataset.
+            value = int(value) if value.is_integer() else float(value)
+            algorithm.make(algorithm.env, dataclasses.replace(algorithm.config, **{name: value}))
+    if unread := sorted(set(swept) - _read_hyperparameters(algorithm)):
+        raise Refused(
+            f"{algorithm.name} cannot sweep {', '.join(unread)}: nothing reads it under this config, and all members "
+            "would be alike; its field in the config says what switches it on"
+        )
     members = next(iter(sizes))[0]
     return (key if key.ndim else jnp.broadcast_to(key, (members,))), swept
 
 
+def _of_its_own(state: Any, made_from: Any) -> Any:
+    """Copies what a state shares with anything but `made_from`: it will be donated, and that may still be in use."""
+    own = {id(x) for x in jax.tree.leaves(made_from)}
+
+    def copy(x: Any) -> Any:
+        if id(x) not in own:
+            return jnp.copy(x)
+        own.remove(id(x))  # no buffer is donated twice
+        return x
+
+    return jax.tree.map(copy, state)
+
+
+def _read_hyperparameters(algorithm: Algorithm) -> set[str]:
+    """The hyperparameters that the next state, or the policy, depends on: those that a trace of both does not drop.
+
+    What is carried along without being read, or read for something that is used nowhere, is not among them.
+    """
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    source = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
+    data = () if source is None else (jax.eval_shape(lambda x: x, source),)
+
+    def use(hyper: Any, rest: Any, *data: Any) -> Any:
+        state = rest.replace(hyper=hyper)
+        after, _ = algorithm.step(state, *data)
+        return after.replace(hyper=None), algorithm.policy(state)
+
+    names = list(state.hyper.__dataclass_fields__)
+    jaxpr = jax.make_jaxpr(use)(state.hyper, state.replace(hyper=None), *data).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return {name for name, read in zip(names, used) if read}
+
+
 def _seeds(keys: Key) -> list[int]:
-    """The seeds that `jax.random.key` was called with, so far as a key shows it (its last word)."""
-    return [int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
+    """The seeds that keys were made of, so far as a key shows it (its last two words)."""
+    return [int(words[-2]) << 32 | int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT while it lasts; a second SIGINT interrupts at once."""
+    """Collects SIGTERM, SIGINT and SIGHUP while it lasts; a second SIGINT interrupts at once.
+
+    SIGHUP says that the terminal has gone, unless the user wants it ignored (`nohup`).
+    """
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -430,10 +503,12 @@ def _signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread, where signals cannot be handled
-        before = {}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be handled
+        before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

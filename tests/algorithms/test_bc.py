@@ -46,7 +46,8 @@ def test_it_finds_the_linear_map_that_made_the_actions():
 
 def test_a_gaussians_deviation_is_that_of_the_data():
     data, _, _ = linear_data(noise=0.15)
-    algorithm = bc.make(ENV, dataclasses.replace(CONFIG, policy="gaussian"), data)
+    config = dataclasses.replace(CONFIG, policy="gaussian", action_normalization="bounds")  # whose units 0.15 is in
+    algorithm = bc.make(ENV, config, data)
     state, metrics = train(algorithm, 50)
     np.testing.assert_allclose(np.exp(state.params["policy"]["params"]["log_std"]), 0.15, rtol=0.15)
     # The likelihood of such data under the truth, and the squared distance of two dimensions.

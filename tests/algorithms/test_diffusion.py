@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rljax import training
 from rljax.algorithms import diffusion
 from rljax.algorithms.diffusion import Agent, Config, cosine_schedule
 from rljax.data.chunks import ChunkBatch, Chunks
 from rljax.training.evaluate import evaluate
 from tests.algorithms.test_offline import plain
-from tests.datasets import dataset_of, hyper_of
-from tests.toys import Drift, limited
+from tests.datasets import dataset_of, gates_data, hyper_of
+from tests.toys import Drift, Gates, limited
 
 OBJECTIVES = ("diffusion", "flow")
 SMALL = {"width": 32, "blocks": 1, "horizon": 2, "executed": 2, "history": 1, "normalize_observation": False}
@@ -172,7 +173,8 @@ def test_chunks_are_done_in_order_then_sampled_anew_from_the_last_observations()
         return obs[..., -1:, None] + jnp.arange(4.0)[:, None] / 10
 
     agent.sample = sample
-    policy = diffusion.chunked_policy(agent, env, {"params": {}})
+    units = (np.float32([-2.0]), np.float32([4.0]))
+    policy = diffusion.chunked_policy(agent, env, {"params": {}, "action_range": units})
     memory, actions = policy.initial_memory, []
     for time in range(5):
         action, memory = policy.apply(jax.random.key(0), jnp.array([0.0, time / 10]), memory)
@@ -192,6 +194,43 @@ def test_its_policy_is_evaluated_with_its_memory():
         assert (np.ptp(plain(episodes.returns)) > 0) == (not deterministic) or deterministic
 
 
+def test_declared_bounds_that_the_data_do_not_use_change_nothing():
+    """Data in ±1, bounds of ±50: the agent learns the same, and its policy acts within what was shown."""
+    rng = np.random.default_rng(0)
+    action = np.stack([rng.uniform(-1, 1, 60), np.full(60, 0.3)], axis=1)  # of which one never varies
+    data = dataset_of(rng.normal(size=(60, 2)), action, np.zeros(60), truncated=np.arange(60) % 10 == 9)
+    config = Config(**SMALL, sampler_steps=2)
+    learned = {bound: diffusion.make(limited(Gates(bound), 4), config, data) for bound in (1.0, 50.0)}
+    np.testing.assert_array_equal(*(np.asarray(algorithm.data.action) for algorithm in learned.values()))
+    varying, constant = np.asarray(learned[50.0].data.action).T
+    assert (varying.min(), varying.max()) == (-1.0, 1.0)
+    assert (constant == 0.0).all()
+    acted = []
+    for algorithm in learned.values():
+        policy = algorithm.policy(algorithm.init(jax.random.key(0)))
+        memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (100, *x.shape)), policy.initial_memory)
+        acted.append(policy.apply(jax.random.key(1), jnp.zeros((100, 2)), memory, False)[0])
+    np.testing.assert_allclose(*acted, atol=1e-6)
+    assert action[:, 0].min() <= acted[0][:, 0].min() < -0.9
+    assert 0.9 < acted[0][:, 0].max() <= action[:, 0].max()
+    np.testing.assert_array_equal(acted[0][:, 1], np.float32(0.3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [1.0, 2.0, 4.0, 10.0, 50.0])
+def test_gates_are_passed_whatever_bounds_are_declared(bound):
+    env = limited(Gates(bound), 10)
+    config = Config(
+        history=1, horizon=1, executed=1, width=64, blocks=2, average_rate=5e-3, anneal_steps=3000
+    )  # fmt: skip
+    algorithm = diffusion.make(env, config, gates_data())
+    policy = training.train(
+        algorithm, jax.random.key(0), 3000, final_episodes=0, evaluate_every=0, progress=False
+    ).policy  # fmt: skip
+    episodes = jax.jit(lambda policy: evaluate(env, policy, jax.random.key(9), 300, deterministic=False))(policy)
+    assert episodes.highest["success"].mean() >= 0.95
+
+
 def test_online_and_bad_settings_are_refused():
     with pytest.raises(ValueError, match="diffusion learns nothing from its own actions"):
         diffusion.make(limited(Drift(), 5), online=True)
@@ -199,6 +238,10 @@ def test_online_and_bad_settings_are_refused():
         ({"executed": 9}, r"executed = 9 is not allowed; it must be in \[1, horizon\]"),
         ({"sampler_steps": 101}, "sampler_steps = 101 is not allowed; it must be at most denoising_steps"),
         ({"objective": "score"}, "objective = 'score' is not allowed; it must be one of diffusion, flow"),
+        (
+            {"action_normalization": "max"},
+            "action_normalization = 'max' is not allowed; it must be one of minmax, quant",
+        ),
         ({"network": "unet"}, "network = 'unet' is not allowed; it must be one of mlp, transformer"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -206,7 +206,7 @@ def test_rewards_are_scaled_by_the_spread_of_returns_and_then_shifted():
     np.testing.assert_allclose(prepared.dataset.return_to_go, [49 + 99 / 2, 99, 649, -201 - 151 / 2, -151])
     np.testing.assert_array_equal(data.reward, reward)
     assert prepared.dataset.metadata.normalization == (
-        "observations normalised, rewards times 50 plus -1, actions in [-1, 1]"
+        "observations normalised, rewards times 50 plus -1, actions in [-1, 1] of their bounds"
     )
     plain = prepare(data, ENV.observation_space, ENV.action_space, iql.Config())
     np.testing.assert_allclose(plain.dataset.reward, reward)

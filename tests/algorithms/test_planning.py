@@ -9,8 +9,9 @@ import pytest
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
+from benchmarks.planning import certified
 from rljax.algorithms import planning
-from rljax.envs.finite import sparse, split_states, worlds
+from rljax.envs.finite import dense, sparse, split_states, worlds
 from tests.envs.finite.test_mdp import matrices
 
 STATES, ACTIONS, WIDTH = 15, 3, 4
@@ -48,7 +49,7 @@ def random_process(seed):
         rewards = np.round(rewards)
     if seed % 5 == 0:  # two actions that are the same
         successors[1], shares[1], rewards[1] = successors[0], shares[0], rewards[0]
-    discount = float(np.float32(rng.choice([0.0, 0.5, 0.9, 0.99])))
+    discount = float(rng.choice([0.0, 0.5, 0.9, 0.99]))
     return successors, shares, rewards, discount, np.arange(STATES) < seed % 4
 
 
@@ -78,6 +79,143 @@ def test_bounds_hold_on_hundreds_of_processes_against_a_linear_program(double):
             chosen = np.take_along_axis(np.asarray(solution.action_values), policies[..., None], -1)[..., 0]
             assert (np.abs(chosen - exact).max(1) <= 2 * np.asarray(solution.bound) + 1e-6 * size).all(), name
             assert (np.asarray(solution.sweeps) < 10_000).all(), name
+
+
+def assert_certified(*arguments):
+    for method, error, bound, size in certified(*arguments):
+        assert (error <= bound).all(), method
+        assert np.median(bound / size) < 3e-5 / (1 - arguments[1]), method  # rounding, and little more
+
+
+def test_bounds_hold_in_float32_for_a_discount_that_no_float_is():
+    """1/(1-γ) magnifies the rounding of γ = 0.9999: a state that is paid 1 was 1.66 off, and certain to 0.02."""
+    assert_certified(40, 0.9999, ("value iteration", "policy iteration"))
+    one = jax.jit(planning.value_iteration)(dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0.9999))
+    assert abs(float(one.values[0]) - 1e4) <= float(one.bound) < 0.1
+    shares = np.array([[0.5, 0.5], [0.25, 0.75]])
+    values = planning.policy_evaluation(dense(shares[None], np.array([[3.0, 5.0]]), 0.9999), jnp.zeros(2, int))
+    np.testing.assert_allclose(values, np.linalg.solve(np.eye(2) - 0.9999 * shares, [3.0, 5.0]), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discount", [0.9, 0.99, 0.999, 0.9999])
+def test_bounds_hold_on_many_processes_for_any_discount(discount):
+    assert_certified(700, discount)
+
+
+def test_bounds_of_rows_that_sum_to_one_but_nearly():
+    shares, rewards = np.array([[[0.33333] * 3, [0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]]), np.array([[1.0, 2.0, 3.0]])
+    solution = jax.jit(planning.value_iteration)(dense(shares, rewards, 0.999))
+    exact = np.linalg.solve(np.eye(3) - 0.999 * shares[0] / shares[0].sum(1, keepdims=True), rewards[0])
+    assert np.abs(solution.values - exact).max() <= float(solution.bound) < 0.3
+
+
+def equations(jaxpr):
+    """How many there are, those of loops and calls included."""
+    inner = [sub for x in jaxpr.eqns for p in x.params.values() for sub in (p if isinstance(p, tuple) else (p,))]
+    jaxprs = [getattr(x, "jaxpr", x) for x in inner if hasattr(x, "jaxpr") or hasattr(x, "eqns")]
+    return len(jaxpr.eqns) + sum(map(equations, jaxprs))
+
+
+def test_programs_do_not_grow_with_actions_and_successors():
+    """Written out, the 441 pairs of an action and a successor of a shop with 21 states compiled for 45 seconds."""
+    for solve in (planning.value_iteration, planning.policy_iteration, planning.modified_policy_iteration):
+        sizes = []
+        for actions, width in ((10, 9), (20, 40)):
+            grown = worlds.garnet(50, actions, width), dense(np.full((actions, 50, 50), 0.02), np.ones(50), 0.9)
+            sizes.append([equations(jax.make_jaxpr(solve)(mdp).jaxpr) for mdp in grown])
+        assert sizes[0] == sizes[1]
+        assert max(sizes[0]) < 1_000
+
+
+def test_backups_are_the_same_written_out_and_in_a_loop():
+    """Of two actions with nine successors, and of those twice: more pairs than are written out."""
+    mdp, values = worlds.garnet(30, 2, 9), jnp.arange(30.0)
+    twice = mdp.replace(
+        rewards=jnp.tile(mdp.rewards, (2, 1)),
+        probabilities=jnp.tile(mdp.probabilities, (2, 1, 1)),
+        successors=jnp.tile(mdp.successors, (2, 1, 1)),
+    )
+    expected = np.asarray(mdp.rewards) + 0.95 * matrices(mdp) @ np.arange(30.0)
+    np.testing.assert_allclose(mdp.action_values(values), expected, rtol=1e-5)
+    np.testing.assert_allclose(twice.action_values(values), np.tile(expected, (2, 1)), rtol=1e-5)
+    for process in (mdp, twice):
+        best, policy = process.greedy(values)
+        np.testing.assert_allclose(best, expected.max(0), rtol=1e-5)
+        np.testing.assert_array_equal(policy, expected.argmax(0))
+        np.testing.assert_allclose(process.backup(values), best, rtol=1e-6)
+
+
+def undiscounted(seed):
+    """Eight states in a row and random leaps between them; steps cost something or nothing, in a few one is paid."""
+    rng = np.random.default_rng(seed)
+    successors = rng.integers(0, 8, (3, 2, 8))
+    successors[0, 0] = np.minimum(np.arange(8) + 1, 7)  # there is always a way to the end
+    rewards = rng.choice([-2.0, -1.0, 0.0] if seed % 4 else [-2.0, 0.0, 1.0], (3, 8))
+    return successors, rng.dirichlet([1, 1], (3, 8)).swapaxes(1, 2), rewards, 1.0, np.arange(8) == 7
+
+
+def test_without_a_discount_policy_iteration_finds_what_value_iteration_does():
+    """Action 0 everywhere never ends on the cliff, and its equations have no solution."""
+    cliff = worlds.cliff_walking(discount=1.0)
+    found = jax.jit(planning.policy_iteration)(cliff)
+    assert found.converged
+    np.testing.assert_allclose(found.values, jax.jit(planning.value_iteration)(cliff).values, atol=1e-3)
+    together = jax.tree.map(lambda *x: jnp.stack(x), *[sparse(*undiscounted(seed)) for seed in range(60)])
+    found = jax.jit(jax.vmap(planning.policy_iteration))(together)
+    expected = jax.jit(jax.vmap(functools.partial(planning.value_iteration, max_sweeps=5_000)))(together)
+    assert not np.isnan(found.values).any()
+    finite = np.asarray(found.converged)
+    np.testing.assert_array_equal(finite, expected.converged)
+    assert 45 <= finite.sum() < 60
+    np.testing.assert_allclose(found.values[finite], expected.values[finite], atol=1e-3)
+
+
+def test_a_loop_that_pays_for_ever_is_not_solved_and_gives_no_nan():
+    stay, go = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
+    mdp = dense(np.array([stay, go]), np.array([[1.0, 0.0], [0.0, 0.0]]), 1.0, terminal=[False, True])
+    for solve, options in (
+        (planning.policy_iteration, {}),
+        (planning.modified_policy_iteration, {"max_sweeps": 50}),
+        (planning.value_iteration, {"max_sweeps": 50}),
+    ):
+        solution = jax.jit(functools.partial(solve, **options))(mdp)
+        assert not solution.converged
+        assert not np.isnan(solution.values).any()
+        assert np.isinf(solution.bound)
+
+
+def test_a_policy_that_never_ends_is_worth_minus_infinity_unless_nothing_is_paid():
+    lake = worlds.gridworld("S..G", discount=1.0)
+    dear = worlds.gridworld("S..G", discount=1.0, step_reward=-1.0)
+    back = jnp.array([worlds.LEFT, worlds.LEFT, worlds.RIGHT, 0])
+    for method in ("direct", "bicgstab"):
+        evaluate = jax.jit(functools.partial(planning.policy_evaluation, method=method))
+        np.testing.assert_allclose(evaluate(lake, back), [0, 0, 1, 0], atol=1e-6)  # against the edge, for nothing
+        np.testing.assert_allclose(evaluate(dear, back), [-np.inf, -np.inf, 0, 0], atol=1e-6)
+
+
+def test_missing_actions_are_never_taken_and_leave_the_bound_small():
+    shares = np.array([[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.0, 0.0]]])
+    rewards = np.array([[1.0, 2.0], [0.5, -np.inf]])
+    exact = np.linalg.solve(np.eye(2) - 0.9 * shares[0], rewards[0])
+    mdp = dense(shares, rewards, 0.9)
+    for solve in (planning.value_iteration, planning.policy_iteration, planning.modified_policy_iteration):
+        solution = jax.jit(solve)(mdp)
+        assert np.abs(solution.values - exact).max() <= float(solution.bound) < 1e-3
+        np.testing.assert_array_equal(solution.policy, 0)
+    soft = jax.jit(planning.soft_value_iteration)(mdp, 1e-3)
+    np.testing.assert_allclose(soft.policy[1], [1.0, 0.0])
+    assert float(soft.bound) < 1e-2
+    np.testing.assert_array_equal(planning.policy_evaluation(mdp, jnp.array([0, 1])), -np.inf)
+
+
+def test_backward_induction_needs_no_end():
+    mdp = dense(np.ones((1, 1, 1)), np.ones((1, 1)), 0.5)
+    np.testing.assert_array_equal(planning.backward_induction(mdp.with_discount(1.0), 3).values[:, 0], [3, 2, 1, 0])
+    with pytest.raises(ValueError, match=r"discount = 1 needs an end.*with_discount\(1\)"):
+        dense(np.ones((1, 1, 1)), np.ones((1, 1)), 1.0)
+    assert float(mdp.with_discount(0.9).one_minus_discount) == np.float32(0.1)
 
 
 def test_policy_iteration_ends_though_all_actions_are_equal():

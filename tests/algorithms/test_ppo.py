@@ -12,7 +12,9 @@ import rlax
 import rljax
 from rljax.algorithms import ppo
 from rljax.ops import running_statistics
+from rljax.spaces import Box
 from rljax.training import evaluate
+from rljax.types import Refused
 from tests.toys import Clock, Drift, Pixels, limited
 
 TINY = ppo.Config(num_envs=4, rollout_length=8, num_epochs=2, num_minibatches=2, hidden=(8,))
@@ -102,7 +104,7 @@ def test_every_option_trains_and_acts(env, changes):
     env = limited(Pixels(), 6) if env == "pixels" else rljax.make(env)
     algorithm = ppo.make(env, dataclasses.replace(TINY, **changes))
     state, metrics = run(algorithm, 3)
-    chex.assert_tree_all_finite((state.params, {k: v for k, v in metrics.items() if not k.startswith("episode/")}))
+    chex.assert_tree_all_finite((state.params, metrics))
     before = algorithm.init(jax.random.key(0)).params
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True))
     policy = algorithm.policy(state)
@@ -113,6 +115,24 @@ def test_every_option_trains_and_acts(env, changes):
         np.testing.assert_allclose(metrics["updates_taken"], 1 / 4, atol=0.26)
     if "kl_response" in changes:
         assert state.learning_rate_scale != 1.0
+
+
+def test_actions_bounded_on_one_side_are_kept_within_and_are_not_squashed():
+    """Element by element: [0, inf) is clipped, [-3, 5] rescaled."""
+    env = Drift()
+    env.action_space = Box([0.0, -3.0], [np.inf, 5.0])
+    algorithm = ppo.make(env, dataclasses.replace(TINY, num_envs=1))
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.params)
+    policy = algorithm.policy(shapes.replace(params=params, obs_statistics=()))
+    actions = jax.jit(lambda obs: policy(jax.random.key(0), obs, deterministic=False))(jnp.zeros((1000, 2)))
+    assert env.action_space.contains(np.array([actions[:, 0].min(), actions[:, 1].min()]))
+    assert env.action_space.contains(np.array([actions[:, 0].max(), actions[:, 1].max()]))
+    assert (actions[:, 0] == 0).any()
+    assert actions[:, 1].max() > 4.0
+    with pytest.raises(Refused, match="squash = True is not allowed without both bounds of every action: Box") as error:
+        ppo.make(env, dataclasses.replace(TINY, squash=True))
+    assert "\n" not in str(error.value)
 
 
 def test_learning_rate_falls_linearly_to_zero_and_stays():
@@ -262,8 +282,8 @@ def test_what_an_environment_measures_is_logged_as_its_mean():
 
     _, metrics = run(ppo.make(limited(Measured(3, False), 4), TINY), 2)
     # Eight steps are two episodes of four: times 1, 2, 3, 4 and again.
-    np.testing.assert_allclose(metrics["env/time"], 2.5)
-    np.testing.assert_allclose(metrics["episode/length"], 4.0)
+    np.testing.assert_allclose(metrics["env/time"].value, 2.5)
+    np.testing.assert_allclose(metrics["episode/length"].value, 4.0)
 
 
 def test_a_simulation_that_breaks_is_counted_and_training_goes_on():
@@ -271,6 +291,30 @@ def test_a_simulation_that_breaks_is_counted_and_training_goes_on():
     env.unwrapped.engine.model.actuator_ctrllimited[:] = 0
     env.unwrapped.engine.model.actuator_gear[:] *= 1e8
     state, metrics = run(ppo.make(env, dataclasses.replace(TINY, normalize_observation=True)), 3)
-    assert metrics["env/unstable"].min() > 0.0
+    assert metrics["env/unstable"].value.min() > 0.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.obs_statistics)))
     assert np.isfinite(metrics["loss/value"]).all()
+
+
+def test_minibatches_of_single_steps_learn_too():
+    """A single advantage less its mean is 0: those of the whole rollout are normalised instead."""
+    algorithm = ppo.make(rljax.make("cartpole"), dataclasses.replace(SINGLE, num_minibatches=8))
+    before = jax.jit(algorithm.init)(jax.random.key(0))
+    after, _ = jax.jit(algorithm.step)(before)
+    head = lambda state: state.params["params"]["policy"]["kernel"]  # noqa: E731
+    assert jnp.abs(head(after) - head(before)).max() > 1e-4
+
+
+SINGLE = ppo.Config(num_envs=2, rollout_length=4, num_epochs=1, hidden=(4,))
+
+
+def test_the_learning_rate_is_adapted_within_bounds_of_its_own():
+    """rsl_rl's: 1.5 times less or more, but not below 1e-5 nor above 1e-2 in all, and not by a KL of 0."""
+
+    def rate(scale, kl, asked=1e-3):
+        return asked * ppo.adapted_scale(jnp.float32(scale), jnp.float32(asked), jnp.float32(kl), 0.01)
+
+    np.testing.assert_allclose([rate(1.0, 0.03), rate(1.0, 0.004), rate(1.0, 0.01)], [1e-3 / 1.5, 1.5e-3, 1e-3], 1e-5)
+    np.testing.assert_allclose([rate(1.0, 0.0), rate(9.0, 0.001), rate(0.011, 0.1)], [1e-3, 1e-2, 1e-5], 1e-5)
+    # A rate that was asked for beyond the bounds goes back towards them, never further.
+    np.testing.assert_allclose([rate(1.0, 0.001, 0.05), rate(1.0, 0.1, 0.05)], [0.05, 0.05 / 1.5], 1e-5)

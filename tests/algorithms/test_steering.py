@@ -181,7 +181,8 @@ def test_the_policy_off_is_the_frozen_policy():
 
         return jax.lax.scan(step, envs.reset(key), jax.random.split(key, 4))[1].sum(0)
 
-    policy = diffusion.chunked_policy(agent.sampler, env, {"params": base.params})
+    units = (np.float32([-2.0]), np.float32([4.0]))
+    policy = diffusion.chunked_policy(agent.sampler, env, {"params": base.params, "action_range": units})
     episodes = jax.jit(lambda key: evaluate(env, policy, key, 400, False))(jax.random.key(1))
     ours = explore(jax.random.key(0))
     error = np.hypot(ours.std(), episodes.returns.std()) / 20
@@ -236,6 +237,20 @@ def test_only_the_chunk_is_executed():
     assert after.terminated
     assert isinstance(steered, Wrapper)
     assert (steered.steps_per_action, steered.max_episode_steps) == (2, 4)
+
+
+def test_a_chunk_is_executed_in_the_units_of_the_policy_that_is_steered():
+    """It was imitated from actions in [0, 3] of [-2, 4]; so are demonstrations learned from."""
+    base = base_of().replace(action_range=(np.float32([0.0]), np.float32([3.0])))
+    steered = Steered(ENV, config_of(), base.actions)
+    after = steered.step(steered.reset(jax.random.key(0)), jnp.array([0.0, 0.0, 0.0, -1.0, 0.5]))
+    np.testing.assert_allclose(after.physics, 2.25)
+    np.testing.assert_allclose(after.reward, -AIM - 0.25)
+    demos = dataset_of(np.zeros((2, 1)), [[0.0], [2.25]], np.zeros(2), terminated=[False, True])
+    algorithm = steering.make(ENV, config_of("dsrl_na", offline_share=0.5), base, demos)
+    np.testing.assert_array_equal(algorithm.data.action[0], [0, 0, 0, -1, 0.5])
+    variables = jax.eval_shape(lambda key: algorithm.policy(algorithm.init(key)).variables, jax.random.key(0))
+    assert variables["action_range"][0].shape == (1,)
 
 
 def test_the_critic_of_noise_learns_what_the_critic_of_actions_says_of_its_chunks():

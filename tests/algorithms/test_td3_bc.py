@@ -114,3 +114,17 @@ def test_online_there_is_no_next_action_to_be_near():
 def test_bad_settings_are_refused(field, value, allowed):
     with pytest.raises(ValueError, match=rf"^td3_bc\.Config: {field} = .* is not allowed; it must be {allowed}"):
         dataclasses.replace(TINY, **{field: value})
+
+
+def test_online_the_noise_is_the_one_that_is_swept():
+    """Noise of each environment's own is refused; that of all is read from the state, when acting and in the policy."""
+    with pytest.raises(ValueError, match="td3_bc: online, noise_max must be 0"):
+        td3_bc.make(limited(Drift(), 7), dataclasses.replace(TINY, noise_max=0.4), online=True)
+    agent, learner, hyper = agent_of()
+    obs, key = batch_of().obs, jax.random.key(0)
+    quiet = agent.behave(learner.params["policy"], obs, key, hyper.replace(exploration_noise=jnp.float32(0.0)))
+    np.testing.assert_array_equal(quiet, agent.policy(learner.params["policy"], obs))
+    assert jnp.abs(agent.behave(learner.params["policy"], obs, key, hyper) - quiet).max() > 0.01
+    algorithm = td3_bc.make(limited(Drift(), 7), TINY, online=True)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    assert jax.eval_shape(algorithm.policy, state).variables["noise"].shape == ()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rljax.analysis import plots
 from rljax.analysis.__main__ import main
 
 
@@ -47,12 +48,16 @@ finally:
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     run = write_run(tmp_path / "run")
     for arguments, message in [
         (["compare", str(run), str(tmp_path / "nothing")], "not a run folder"),
         (["curve", str(run), "--metric", "loss/value"], "it has: evaluation/return, loss/policy"),
         (["sweep", str(run), "learning_rate"], "did not sweep"),
+        (["curve", "gs://bucket/run"], "gs:/bucket/run is an address"),
+        (["curve", "~/nothing"], f"{tmp_path}/nothing is not a run folder"),
+        (["curve", str(run), "--output", str(tmp_path / "x.mp4")], "x.mp4: no such kind of picture; allowed are"),
         (["tables", "--results", str(tmp_path / "nothing")], "no folder of results"),
     ]:
         assert main(arguments) == 2
@@ -75,6 +80,28 @@ def test_settings_of_a_sweep_are_not_averaged(tmp_path, capsys):
     assert "102.5" in out
     assert main(["sweep", str(run), "learning_rate"]) == 0
     assert (run / "sweep.png").is_file()
+
+
+def test_names_are_printed_as_they_are(tmp_path, capsys, monkeypatch):
+    """Brackets are markup to rich, and colons emoji."""
+    monkeypatch.setattr(plots, "compare", lambda *_, **__: None)
+    run = write_run(tmp_path / "[bold]ppo" / "lr[red]1 :fire:")
+    assert main(["compare", str(run), "--output", str(tmp_path / "x.png")]) == 0
+    assert "[bold]ppo/lr[red]1 :fire:" in capsys.readouterr().out
+    metric = "loss/[/b]:fire:"
+    text = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(text.replace("loss/policy", metric))
+    assert main(["compare", str(run), "--metric", metric, "--output", str(tmp_path / "x.png")]) == 0
+    assert f"Final results (last logged {metric})" in capsys.readouterr().out
+
+
+def test_a_defect_keeps_its_traceback(tmp_path, monkeypatch):
+    def draw(*_, **__):
+        raise ValueError("Incompatible shapes for broadcasting")
+
+    monkeypatch.setattr(plots, "learning_curve", draw)
+    with pytest.raises(ValueError, match="Incompatible shapes"):
+        main(["curve", str(tmp_path)])
 
 
 def test_different_tasks_have_no_probability_of_improvement(tmp_path, capsys):

@@ -95,6 +95,25 @@ def test_final_values_prefer_the_final_evaluation(tmp_path):
     assert final_values(run)[1] == "last logged evaluation/return"
 
 
+def test_an_evaluation_from_before_the_run_went_on_is_left_out(tmp_path):
+    members = [{"member": m, "deterministic": {"mean": 500.0}} for m in (0, 1)]
+    folder = write_run(tmp_path / "run", evaluation={"steps": 100, "members": members})
+    with pytest.warns(UserWarning, match=r"evaluation\.json is of step 100, the run at 200: left out"):
+        run = read_run(folder)
+    values, source = final_values(run)
+    np.testing.assert_array_equal(values, [30, 40])
+    assert source == "last logged evaluation/return"
+    assert run.steps == 200
+
+
+def test_null_is_the_score_of_a_member_that_diverged(tmp_path):
+    members = [{"member": m, "deterministic": {"mean": None}, "stochastic": {"mean": 1.0}} for m in (0, 1)]
+    run = read_run(write_run(tmp_path / "run", evaluation={"steps": 200, "members": members}))
+    values, source = final_values(run)
+    np.testing.assert_array_equal(values, [np.nan, np.nan])
+    assert source == "final evaluation, deterministic"
+
+
 def test_swept_names_stay_text(tmp_path):
     run = read_run(write_run(tmp_path / "run", "step,member,hyper/activation,x\n1,0,relu,1\n1,1,tanh,2\n"))
     assert [label for label, _ in run.settings()] == ["activation=relu", "activation=tanh"]

@@ -5,10 +5,12 @@ import pytest
 from scipy import stats
 
 from rljax.analysis.statistics import (
-    bootstrap_band,
     bootstrap_interval,
     interquartile_mean,
     probability_of_improvement,
+    spread,
+    spread_band,
+    spread_in_words,
 )
 
 
@@ -76,14 +78,24 @@ def test_tasks_are_resampled_within_themselves():
     assert low <= interquartile_mean(x) <= high
 
 
+def test_fewer_than_four_seeds_have_a_range_and_no_interval():
+    assert spread([1.0, 5.0, 2.0]) == (1.0, 5.0)
+    assert spread([1.0, 5.0, 2.0, 3.0]) == bootstrap_interval([1.0, 5.0, 2.0, 3.0])
+    assert np.isnan(spread([3.0])).all()
+    assert np.isnan(spread([3.0, np.nan])).all()
+    assert spread_in_words([1.0, 5.0, 2.0], "{:.1f}".format) == " (1.0 to 5.0)"
+    assert spread_in_words([4.0] * 4, "{:.0f}".format) == " [4, 4]"
+    assert spread_in_words([4.0], "{:.0f}".format) == ""
+
+
 def test_band_is_the_interval_at_every_point_of_the_members_present():
     values = np.random.default_rng(2).normal(size=(6, 5))
     values[2:, 3] = np.nan
     values[1:, 4] = np.nan
-    low, high = bootstrap_band(values, resamples=200)
+    low, high = spread_band(values, resamples=200)
     for point in range(3):
         assert (low[point], high[point]) == pytest.approx(bootstrap_interval(values[:, point], resamples=200))
-    assert (low[3], high[3]) == pytest.approx(bootstrap_interval(values[:2, 3], resamples=200))
+    assert (low[3], high[3]) == (values[:2, 3].min(), values[:2, 3].max())
     assert np.isnan(low[4])
     assert np.isnan(high[4])
 

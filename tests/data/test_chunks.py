@@ -146,3 +146,21 @@ def test_a_dataset_in_chunks_stays_within_its_episodes():
     assert chunked.obs[:, 0].tolist() == [0, 1, 0, 3, 3]
     assert chunked.action.tolist() == [[0, 10], [20, 20], [10, 20], [30, 40], [40, 40]]
     assert chunked.truncated.tolist() == [False, True, True, True, True]
+
+
+def test_chunks_that_are_not_kept_are_left_out_and_what_comes_before_them_is_cut():
+    chunked = in_chunks(DATA, history=2, executed=2, kept=[1, 0, 0, 1, 1])
+    assert chunked.obs[:, -1].tolist() == [0, 3, 4]
+    assert chunked.next_obs[:, -1].tolist() == in_chunks(DATA, 2, 2).next_obs[[0, 3, 4], -1].tolist()
+    assert chunked.truncated.tolist() == [True, True, True]
+    assert not chunked.terminated.any()
+    with pytest.raises(ValueError, match=r"mine: kept must be bool \[5\], and true somewhere"):
+        in_chunks(DATA, 2, 2, kept=np.zeros(5))
+
+
+def test_labels_weights_and_what_is_kept_are_part_of_what_a_run_learns_from():
+    options = ({}, {"weight": [1, 1, 0, 1, 1]}, {"weight": [1, 0, 1, 1, 1]}, {"label": [0, 1, 0, 0, 0]})
+    specs = [Chunks.of(DATA, 1, 1, **given).spec for given in options]
+    specs += [in_chunks(DATA, 1, 1, kept).spec for kept in (None, [1, 1, 0, 1, 1], [1, 0, 1, 1, 1])]
+    assert all(a != b for i, a in enumerate(specs) for b in specs[:i])
+    assert Chunks.of(DATA, 1, 1, weight=np.ones(5)).spec == specs[0]

@@ -1,12 +1,15 @@
 """The registry: names, aliases, time limits, and errors that say what to do."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from rljax.envs import Environment, TimeLimit, make, register, registered, registry
+from rljax.envs import Environment, RescaleAction, TimeLimit, Wrapper, make, register, registered, registry
 from rljax.envs.classic import CartPole
+from rljax.envs.finite import Finite, worlds
 
 LIMITS = {
     "CartPole-v1": 500,
@@ -145,3 +148,47 @@ def test_an_unknown_prefix_is_refused_in_one_line(clean):
 def test_importing_the_package_imports_no_task():
     code = "import sys, rljax.envs; print([m for m in sys.modules if 'classic' in m or m in ('PIL', 'brax', 'mujoco')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+class Scaled(Wrapper):
+    def __init__(self, env, scale, potential=None):
+        super().__init__(env)
+        self.scale, self.potential = scale, potential
+
+
+def high(obs):
+    return obs[0]
+
+
+def low(obs):
+    return -obs[0]
+
+
+def test_the_spec_of_what_was_made_otherwise_tells_differently_wrapped_tasks_apart():
+    """A run folder compares them when a run is resumed."""
+    task = make("pendulum")
+    environments = [
+        Scaled(task, 2.0),
+        Scaled(task, 3.0),
+        Scaled(make("pendulum", max_episode_steps=7), 2.0),
+        Scaled(TimeLimit(task, 100), 2.0),
+        Scaled(Scaled(task, 2.0), 2.0),
+        Scaled(task, 2.0, high),
+        Scaled(task, 2.0, low),
+        Scaled(task, 2.0, lambda obs: obs[1]),
+        Scaled(task, 2.0, lambda obs: obs[2]),
+        Scaled(task, np.arange(20.0)),
+        Scaled(task, np.arange(20.0) + 1),
+        RescaleAction(task),
+        CartPole(),
+        Finite(worlds.frozen_lake(slip=0.5)),
+        Finite(worlds.frozen_lake(slip=0.6)),
+    ]
+    specs = [json.dumps(env.spec) for env in environments]
+    assert len(set(specs)) == len(specs)
+    assert json.loads(specs[0]) == Scaled(make("pendulum"), 2.0).spec
+    assert environments[0].spec == {
+        "name": "pendulum",
+        "class": "tests.envs.test_registry:Scaled",
+        "constants": {"env": {"name": "pendulum"}, "potential": None, "scale": 2.0},
+    }

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rljax.envs import (
@@ -114,6 +114,50 @@ def test_rescaled_actions_keep_their_order_and_stay_within_bounds(interval, acti
     assert env.env.action_space.contains(first)
     assert env.env.action_space.contains(second)
     assert np.all(first <= second)
+
+
+largest = np.nextafter(np.finfo(np.float32).max, np.float32(0)).item()  # the one above it stands for no bound
+large = st.floats(-largest, largest, width=32, allow_subnormal=False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(large, large).map(sorted), st.floats(-1, 1, width=32, allow_subnormal=False))
+@example([-largest, largest], 0.25)
+@example([-largest, largest], -1.0)
+def test_rescaled_actions_are_finite_and_map_back_whatever_the_bounds(interval, action):
+    space = Box(*interval, (1,))
+    rescaled = np.asarray(RescaleAction(Counter(action_space=space)).rescale(np.full(1, action, np.float32)))
+    assert np.isfinite(rescaled).all()
+    assert space.contains(rescaled)
+    low, high = np.float64(interval)
+    if high - low > 1e-3 * max(abs(low), abs(high)) > 1e-30:
+        np.testing.assert_allclose(space.to_unit(rescaled), action, atol=1e-3)
+
+
+def test_an_action_that_lacks_a_bound_keeps_its_units_and_is_clipped_to_the_bound_it_has():
+    env = RescaleAction(Counter(action_space=Box([0.0, -np.inf, 2.0, -np.inf], [np.inf, 5.0, 4.0, np.inf])))
+    np.testing.assert_array_equal(env.action_space.low, [0, -np.inf, -1, -np.inf])
+    np.testing.assert_array_equal(env.action_space.high, [np.inf, 5, 1, np.inf])
+    np.testing.assert_array_equal(env.rescale(jnp.array([-3.0, -9.0, -1.0, -9.0])), [0.0, -9.0, 2.0, -9.0])
+    np.testing.assert_array_equal(env.rescale(jnp.array([7.0, 9.0, 0.5, 9.0])), [7.0, 5.0, 3.5, 9.0])
+
+
+def test_actions_are_rescaled_onto_another_box_within_the_bounds():
+    """As where a policy imitates data that do not use the whole of the bounds."""
+    env = RescaleAction(Counter(), Box([-1.0, 0.25], [1.0, 7.0]))
+    np.testing.assert_array_equal(env.action_space.low, [-1, -1])
+    np.testing.assert_array_equal(env.rescale(jnp.array([0.5, -1.0])), [0.5, 0.25])
+    np.testing.assert_array_equal(env.rescale(jnp.array([[1.0, 1.0]])), [[1.0, 1.0]])  # the bound is 1
+    other = env.rescale(jnp.array([0.5, 0.0]), (np.zeros(2), np.ones(2)))
+    np.testing.assert_array_equal(other, [0.75, 0.5])
+
+
+def test_integer_actions_are_rescaled_to_the_nearest():
+    env = RescaleAction(Counter(action_space=Box(0, 10, (2,), np.uint8)))
+    assert env.action_space.dtype == np.float32
+    rescaled = env.rescale(jnp.array([0.19, 1.0]))
+    assert rescaled.dtype == jnp.uint8
+    assert rescaled.tolist() == [6, 10]
 
 
 @pytest.mark.parametrize("space", [Discrete(2), Box(-np.inf, np.inf, (1,))])

@@ -106,3 +106,14 @@ def test_wrong_shapes_are_refused():
         categorical.project(SUPPORT, jnp.zeros((2, N)), jnp.zeros(N))
     with pytest.raises(AssertionError):
         categorical.cross_entropy(jnp.zeros((2, N)), jnp.zeros(N))
+
+
+def test_a_return_after_which_nothing_follows_is_certain_whatever_the_probabilities():
+    support = categorical.support(0.0, 2.0, 3)
+    probs = jnp.array([[jnp.nan] * 3, [0.0, 0.5, 0.5]])
+    found = categorical.bootstrapped(support, jnp.array([1.5, 0.0]), jnp.array([0.0, 0.5]), probs)
+    np.testing.assert_allclose(found, [[0.0, 0.5, 0.5], [0.25, 0.75, 0.0]])
+
+
+def test_saturation_is_the_mass_at_the_ends():
+    np.testing.assert_allclose(categorical.saturation(jnp.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]])), 0.375)

@@ -19,3 +19,5 @@ def test_epsilon_greedy_by_counts():
 def test_linear_schedule_goes_to_its_end_and_stays(step, expected):
     np.testing.assert_allclose(linear_schedule(1.0, 0.1, jnp.int32(step), 100), expected, rtol=1e-6)
     np.testing.assert_allclose(linear_schedule(1.0, 0.1, jnp.int32(step), 0), 0.1, rtol=1e-6)
+    # A number of steps that int32 cannot hold.
+    np.testing.assert_allclose(linear_schedule(1.0, 0.0, jnp.float32(3e9), 6 * 10**9), 0.5, rtol=1e-6)

@@ -64,3 +64,13 @@ def test_approximate_kl_is_unbiased_and_never_negative():
     np.testing.assert_allclose(approximate_kl(x / 2 - 1 / 8), 1 / 8, rtol=0.02)
     samples = jax.vmap(approximate_kl)(jnp.linspace(-5, 5, 1001)[:, None])
     assert float(samples.min()) >= 0.0
+
+
+def test_explained_variance_over_devices_is_that_of_all_their_elements():
+    """Each device's own says nothing of the difference between them, which here is nearly all there is."""
+    target = jnp.array([[0.0, 1.0, 2.0], [100.0, 101.0, 102.0]])
+    prediction = jnp.array([[1.0, 1.0, 1.0], [101.0, 101.0, 101.0]])
+    over = jax.vmap(lambda p, t: explained_variance(p, t, "devices"), axis_name="devices")(prediction, target)
+    np.testing.assert_allclose(over, explained_variance(prediction, target), rtol=1e-6)
+    assert over[0] > 0.99
+    np.testing.assert_allclose(jax.vmap(explained_variance)(prediction, target), 0.0, atol=1e-6)

@@ -199,3 +199,17 @@ def test_accumulated_returns_begin_anew_after_each_episode_and_go_on_where_they_
     first, between = returns.accumulated_returns(reward[:2], done[:2], 0.5, start)
     second, _ = returns.accumulated_returns(reward[2:], done[2:], 0.5, between)
     np.testing.assert_allclose(jnp.concatenate([first, second]), expected)
+
+
+def test_what_follows_a_termination_is_not_multiplied_but_left_out():
+    def total(value):
+        return returns.bootstrapped(jnp.ones(3), jnp.array([0.0, 0.9, 0.0]), value).sum()
+
+    value = jnp.array([jnp.nan, 2.0, jnp.inf])
+    np.testing.assert_allclose(returns.bootstrapped(jnp.ones(3), jnp.array([0.0, 0.9, 0.0]), value), [1.0, 2.8, 1.0])
+    np.testing.assert_allclose(jax.grad(total)(value), [0.0, 0.9, 0.0])
+    # An advantage that is not finite stays in its own episode.
+    flags = jnp.array([False, True, False]), jnp.zeros(3, bool)
+    reward = jnp.array([1.0, 1.0, jnp.nan])
+    found = returns.gae(reward, jnp.zeros(3), jnp.zeros(3), *flags, 0.9, 1.0)
+    np.testing.assert_allclose(found[:2], [1.9, 1.0], rtol=1e-6)

@@ -233,3 +233,11 @@ def test_a_fresh_state_shares_no_buffer_so_that_it_can_be_donated():
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(stats)]
     assert len(set(pointers)) == len(pointers)
     jax.jit(rs.update, donate_argnums=0)(stats, jnp.ones((2, 3)))
+
+
+def test_a_number_that_is_not_finite_does_not_stay_for_ever():
+    """It counts as the mean so far; all other elements count as they are."""
+    seen = rs.update(rs.init(jnp.zeros(2)), jnp.array([[1.0, 4.0], [3.0, 8.0]]))
+    after = rs.update(seen, jnp.array([[jnp.nan, 6.0], [jnp.inf, 10.0]]))
+    np.testing.assert_allclose(after.mean, [2.0, 7.0])
+    np.testing.assert_allclose(after.m2, [2.0, 20.0], rtol=1e-6)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.training import checkpoint
 from rljax.training.checkpoint import MANIFEST, Checkpointer, _manifest_sum
+from rljax.types import Refused
 
 
 def state(value):
@@ -185,3 +187,74 @@ def test_the_manifest_lists_every_file(two):
     sums = json.loads((two / "2" / MANIFEST).read_text())["sha256"]
     files = {p.relative_to(two / "2").as_posix() for p in (two / "2").rglob("*") if p.is_file()}
     assert set(sums) == files - {MANIFEST}
+
+
+NAN = float("nan")
+
+
+def test_a_score_that_is_not_a_number_is_none(tmp_path):
+    """It compares with nothing, so that it stayed the best for ever, and the true best was deleted."""
+    folder = saved(tmp_path / "checkpoints", 1, 2, 3, 4, scores=(NAN, 10.0, 500.0, 400.0))
+    checkpointer = Checkpointer(folder, read_only=True)
+    assert checkpointer.iterations() == [3, 4]
+    assert checkpointer.best() == 3
+    checkpointer.close()
+    for path in folder.glob(f"*/{MANIFEST}"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_a_manifest_with_a_score_that_is_not_a_number_is_whole_but_not_the_best(copy):
+    """As they were written before."""
+    for iteration, score in ((1, 5.0), (2, NAN)):
+        path = copy / str(iteration) / MANIFEST
+        manifest = json.loads(path.read_text()) | {"score": score}
+        del manifest["manifest_sha256"]
+        path.write_text(json.dumps(manifest | {"manifest_sha256": _manifest_sum(manifest)}))
+    checkpointer = Checkpointer(copy, read_only=True)
+    assert checkpointer.best() == 1
+    assert checkpointer.damage(2) is None
+    checkpointer.close()
+
+
+def test_no_character_of_a_path_is_taken_for_a_pattern(tmp_path):
+    """Orbax looks for its files by patterns: below "[old]" it finds none, and says nothing."""
+    folder = saved(tmp_path / "runs [old] *?#%{c} é" / "checkpoints", 1)
+    chex.assert_trees_all_equal(restored(folder).item, state(1))
+    assert restored(shutil.copytree(folder, tmp_path / "moved" / "checkpoints")).iteration == 1
+
+
+def test_what_cannot_be_found_after_it_was_written_is_not_called_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_place", lambda folder: (folder, None))  # as Orbax would have it by itself
+    checkpointer = Checkpointer(tmp_path / "[old]" / "checkpoints")
+    checkpointer.save(1, state(1), state(1), {}, None)
+    with pytest.raises(ValueError, match="does not exist"):
+        checkpointer.wait()
+    assert checkpointer.iterations() == []
+    checkpointer.close()
+    # As a folder was left before, called whole.
+    (tmp_path / "[old]" / "checkpoints" / "1" / MANIFEST).touch()
+    monkeypatch.undo()
+    monkeypatch.setattr(Checkpointer, "damage", lambda *_: None)
+    checkpointer = Checkpointer(tmp_path / "[old]" / "checkpoints", read_only=True)
+    with pytest.raises(Refused, match="checkpoint 1 cannot be read: Orbax does not find its arrays"):
+        checkpointer.restore("state", state(1))
+    checkpointer.close()
+
+
+def test_an_error_that_is_not_of_shapes_keeps_its_name(copy, monkeypatch):
+    checkpointer = Checkpointer(copy, read_only=True)
+
+    def broken(*_):
+        raise ValueError("a defect elsewhere")
+
+    monkeypatch.setattr(checkpointer._ocp.StandardCheckpointer, "restore", broken)
+    with pytest.raises(ValueError, match="a defect elsewhere") as error:
+        checkpointer.restore("state", state(0))
+    assert not isinstance(error.value, Refused)
+    checkpointer.close()
+
+
+def test_restoring_into_shapes_makes_what_restoring_into_arrays_does(copy):
+    checkpointer = Checkpointer(copy, read_only=True)
+    chex.assert_trees_all_equal(checkpointer.restore("state", jax.eval_shape(lambda: state(0))).item, state(2))
+    checkpointer.close()

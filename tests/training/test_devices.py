@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import chex
@@ -15,8 +16,10 @@ import pytest
 
 from rljax import training
 from rljax.algorithms import ppo, sac
+from rljax.training import devices
 from rljax.training import program as programs
 from rljax.training.devices import make_mesh, shard_environments
+from rljax.types import Refused
 from tests.toys import Clock, ContinuousClock, limited
 from tests.training.test_runner import train
 
@@ -130,6 +133,54 @@ def test_a_cpu_is_as_many_devices_as_occupy_its_cores(monkeypatch, cores, member
     training.use_cpu_cores(members=members)
     training.use_cpu_cores(3, members)
     assert made == [("jax_num_cpu_devices", devices), ("jax_num_cpu_devices", 3)]
+
+
+HIDDEN = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("driver", "environment", "settings", "expected"),
+    [
+        ("/dev/nvidiactl", {}, {}, True),
+        ("/dev/nvidiactl", {"CUDA_VISIBLE_DEVICES": "1,0"}, {}, True),
+        ("/dev/nvidiactl", {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, {}, True),
+        ("/dev/nvidiactl", {"CUDA_VISIBLE_DEVICES": ""}, {}, False),
+        ("/dev/nvidiactl", {"CUDA_VISIBLE_DEVICES": "-1"}, {}, False),
+        ("/dev/nvidiactl", {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, {}, False),
+        ("/dev/nvidiactl", {"JAX_PLATFORM_NAME": "cpu"}, {}, False),
+        ("/dev/nvidiactl", {"JAX_PLATFORMS": "cpu"}, {}, False),
+        ("/dev/nvidiactl", {"JAX_PLATFORMS": "cuda,cpu"}, {}, True),
+        ("/dev/nvidiactl", {"JAX_PLATFORMS": "cuda"}, {"jax_platform_name": "cpu"}, False),
+        ("/dev/nvidiactl", {}, {"jax_platforms": "cpu"}, False),
+        ("/dev/nvidiactl", {"JAX_PLATFORMS": "cuda"}, {"jax_platforms": "cpu"}, False),
+        ("/dev/kfd", {}, {}, True),
+        ("/dev/kfd", {"HIP_VISIBLE_DEVICES": ""}, {}, False),
+        ("/dev/null", {}, {}, False),
+    ],
+)
+def test_an_accelerator_is_expected_where_jax_would_use_one(driver, environment, settings, expected, monkeypatch):
+    """A machine with a GPU, on which a user may have asked for the CPU in any of the ways that JAX has."""
+    for name in HIDDEN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(devices, "_PLATFORMS", environment.get("JAX_PLATFORMS"))
+    held = {"jax_platforms": environment.get("JAX_PLATFORMS"), "jax_platform_name": None} | settings
+    config = types.SimpleNamespace(**held, values=held)
+    monkeypatch.setattr(devices, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(devices, "Path", lambda path: types.SimpleNamespace(exists=lambda: path == driver, glob=iter))
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name.startswith("jax_") or None)
+    assert training.expect_accelerator() == expected
+
+
+def test_a_defect_in_an_algorithm_does_not_pass_for_environments_that_do_not_divide(tiny, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # on a CPU nothing is split unless that is asked for
+    with pytest.raises(ValueError, match="a defect") as error:
+        programs.build(tiny._replace(make=broken), None, None, "threefry2x32")
+    assert not isinstance(error.value, Refused)
 
 
 def test_two_processes_train_one_agent(tmp_path):

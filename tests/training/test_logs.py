@@ -6,6 +6,7 @@ import types
 import pytest
 
 from rljax.training.logs import CsvLog, TensorBoardLog, WandbLog
+from rljax.types import Refused
 
 NAN = float("nan")
 
@@ -30,6 +31,22 @@ def test_csv_drops_rows_past_the_checkpoint_and_a_line_cut_off_by_a_crash(tmp_pa
 def test_csv_of_another_run_is_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,c\n1,2\n")
     with pytest.raises(ValueError, match="has other columns than this run"):
+        CsvLog(tmp_path / "metrics.csv", ["step", "a"], resume_step=1)
+
+
+def test_csv_gains_columns_and_keeps_those_of_evaluations(tmp_path):
+    """A run may be resumed with evaluations that it began without, or without those that it began with."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,evaluation/return,a\n1,9.0,0.5\n2,,0.6\n")
+    log = CsvLog(path, ["step", "evaluation/length", "a", "new"], resume_step=2)
+    log.write([{"step": 3, "a": 0.8, "evaluation/length": 7, "new": 1}])
+    log.close()
+    assert path.read_text() == ("step,evaluation/length,a,new,evaluation/return\n1,,0.5,,9.0\n2,,0.6,,\n3,7,0.8,1,\n")
+
+
+def test_csv_that_is_damaged_is_refused_in_one_line(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,a\nx,2\n")
+    with pytest.raises(Refused, match="is damaged: a row has no whole number as its step"):
         CsvLog(tmp_path / "metrics.csv", ["step", "a"], resume_step=1)
 
 
@@ -80,3 +97,21 @@ def test_wandb_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"pip install 'rljax\[wandb\]'"):
         WandbLog(tmp_path, {})
+
+
+def test_wandb_knows_a_run_by_an_id_of_its_own_and_a_resumed_one_again(tmp_path, monkeypatch):
+    """By the name of its folder, runs of two algorithms, machines or settings were one."""
+    ids = []
+
+    def init(id, **_):
+        ids.append(id)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for folder in (tmp_path / "ppo" / "cartpole-seed0", tmp_path / "pqn" / "cartpole-seed0"):
+        folder.mkdir(parents=True)
+        for _ in range(2):
+            WandbLog(folder, {}).close()
+    first, again, second, _ = ids
+    assert first == again
+    assert first != second

@@ -3,6 +3,11 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
+import sys
+import types
+import warnings
 
 import chex
 import jax
@@ -12,10 +17,13 @@ import pytest
 
 import rljax
 from rljax import training
-from rljax.algorithms import ppo
+from rljax.algorithms import dqn, ppo, sac, td3
 from rljax.envs import Environment, TimeLimit, initial_state
 from rljax.spaces import Box, Discrete
-from rljax.training import runner
+from rljax.training import checkpoint, runner
+from rljax.training.lock import locked
+from rljax.types import Refused
+from tests.toys import CounterConfig, counter
 
 
 def train(algorithm, steps, key=None, **options):
@@ -141,6 +149,16 @@ def test_resuming_another_config_is_refused_and_names_what_differs(whole, tiny):
         train(other, 640, folder=whole.folder, resume=True)
 
 
+def test_a_task_wrapped_otherwise_is_another_run_and_is_not_made_again_by_name(whole, tiny, tmp_path):
+    env = TimeLimit(tiny.env, 10)
+    with pytest.raises(ValueError, match=r"holds another run: env\.\w+ was .* and is now"):
+        train(ppo.make(env, tiny.config), 640, folder=whole.folder, resume=True)
+    config = json.loads((whole.folder / "config.json").read_text()) | {"env": env.spec}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trained on an environment that is not in the registry: pass env="):
+        rljax.load(tmp_path)
+
+
 def test_a_resumed_run_may_go_on_for_longer(tiny, tmp_path):
     train(tiny, 320, folder=tmp_path / "run", log_every=64)
     longer = train(tiny, 640, folder=tmp_path / "run", log_every=64, resume=True)
@@ -231,3 +249,205 @@ def test_an_environment_without_time_limit_can_train_but_not_be_evaluated():
     algorithm = ppo.make(rljax.make("cartpole", max_episode_steps=None))
     with pytest.raises(ValueError, match="has no time limit"):
         train(algorithm, 64, final_episodes=10)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_is_being_written_is_refused(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(Refused, match="is being written by process"):
+        train(counter(), 2, folder=tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+    train(counter(), 2, folder=tmp_path / "run", resume=True)
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_folder_is_held_while_training_lasts(tmp_path, monkeypatch):
+    log = runner._Runner.log
+
+    def probe(self, *arguments):
+        with pytest.raises(Refused, match=f"process {os.getpid()} on"), locked(tmp_path / "run"):
+            pass
+        return log(self, *arguments)
+
+    monkeypatch.setattr(runner._Runner, "log", probe)
+    assert train(counter(), 2, folder=tmp_path / "run").steps == 2
+
+
+def test_other_settings_are_refused_before_anything_is_written(tmp_path):
+    """Two policies to be steered, say, which nothing else in config.json tells apart."""
+    train(counter(), 2, folder=tmp_path / "run", settings={"base": "a"})
+    before = contents(tmp_path)
+    with pytest.raises(Refused, match=r"holds another run: settings\.base was 'a' and is now 'b'"):
+        train(counter(), 4, folder=tmp_path / "run", settings={"base": "b"}, resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_other_columns_are_refused_before_anything_is_written(tmp_path):
+    train(counter(), 2, folder=tmp_path / "run")
+    path = tmp_path / "run" / "metrics.csv"
+    path.write_text(path.read_text().replace("loss", "loss/old"))
+    before = contents(tmp_path)
+    with pytest.raises(Refused, match="has other columns than this run: loss/old"):
+        train(counter(), 4, folder=tmp_path / "run", resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_wandb_that_is_not_installed_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(Refused, match="wandb is not installed"):
+        train(counter(), 4, folder=tmp_path / "run", wandb=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_goes_on_leaves_no_evaluation_of_its_first_leg(tmp_path):
+    """It may begin without evaluations, too, and be resumed with them."""
+    run = tmp_path / "run"
+    train(counter(), 2, folder=run, log_every=1, final_episodes=1)
+    assert json.loads((run / "evaluation.json").read_text())["steps"] == 2
+    (run / "learning_curve.png").touch()
+    train(counter(), 2, folder=run, log_every=1, resume=True)  # it is at its end already
+    assert (run / "evaluation.json").exists()
+    train(counter(), 4, folder=run, log_every=1, resume=True, evaluate_every=1, evaluation_episodes=1)
+    assert not (run / "evaluation.json").exists()
+    assert not (run / "learning_curve.png").exists()
+    rows = read(run)
+    assert [(row["step"], row["evaluation/return"]) for row in rows] == [
+        ("1", ""), ("2", ""), ("3", "3.0"), ("4", "3.0")
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_holds_one_state_and_not_two(tmp_path, monkeypatch):
+    """A replay buffer of more than half the memory can be trained, and must not be lost to a resumption."""
+    algorithm = counter(CounterConfig(size=1_000_000))
+    train(algorithm, 2, folder=tmp_path / "run")
+    most, before = [], sum(x.nbytes for x in jax.live_arrays())
+    read, run_slice = checkpoint.Checkpointer._read, runner._Runner.run_slice
+
+    def watched(function):
+        def call(*arguments):
+            result = function(*arguments)
+            most.append(sum(x.nbytes for x in jax.live_arrays() if not x.is_deleted()) - before)
+            return result
+
+        return call
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "_read", watched(read))
+    monkeypatch.setattr(runner._Runner, "run_slice", watched(run_slice))
+    result = train(algorithm, 4, folder=tmp_path / "run", resume=True, checkpoint_every=0)  # a save holds a copy
+    np.testing.assert_array_equal(result.state.params, 4.0)
+    assert len(most) >= 3
+    assert 4_000_000 <= max(most) < 1.1 * 4_000_000
+
+
+def test_initialize_copies_what_it_shares_with_others_and_nothing_else():
+    mine, other = jnp.zeros(3), jnp.ones(3)
+    state = runner._of_its_own({"a": mine, "b": mine, "c": other}, {"x": mine})
+    assert state["a"] is mine
+    assert state["b"] is not mine
+    assert state["c"] is not other
+    chex.assert_trees_all_equal(state, {"a": mine, "b": mine, "c": other})
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="only where terminals hang up")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_goes_stops_the_run_with_all_saved_unless_that_is_ignored(tmp_path, monkeypatch, ignored):
+    log = runner._Runner.log
+
+    def hang_up(self, *arguments):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return log(self, *arguments)
+
+    monkeypatch.setattr(runner._Runner, "log", hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        result = train(counter(), 100, folder=tmp_path / "run", log_every=10)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.interrupted == (None if ignored else signal.SIGHUP)
+    assert result.steps == (100 if ignored else 10)
+    assert (tmp_path / "run" / "checkpoints" / str(result.steps) / "MANIFEST.json").exists()
+
+
+def test_output_that_nobody_reads_any_more_does_not_end_training(tmp_path, monkeypatch):
+    """As in `ppo.py 2>&1 | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        result = train(counter(), 4, folder=tmp_path / "run", progress=True)
+        assert sys.stderr is stream
+        stream.flush()  # as Python does when it ends: it leads nowhere now
+        monkeypatch.undo()
+    assert result.steps == 4
+    with os.fdopen(os.dup(1), "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        stream.close()
+        assert train(counter(), 4, progress=True).steps == 4
+        monkeypatch.undo()
+
+
+def test_the_score_is_of_members_that_live():
+    lost = types.SimpleNamespace(lost={1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert runner._Runner.score(lost, np.array([1.0, 5.0, 3.0, np.nan])) == 2.0
+        assert runner._Runner.score(lost, np.array([np.nan, 5.0])) is None
+
+
+def test_a_config_may_hold_numbers_of_numpy_and_jax_and_infinity(tmp_path):
+    config = CounterConfig(size=np.int64(2), anneal_steps=jnp.int32(3), limit=np.inf)
+    train(counter(config), 2, folder=tmp_path / "run")
+    text = (tmp_path / "run" / "config.json").read_text()
+    held = json.loads(text, parse_constant=pytest.fail)["config"]
+    assert held == {"size": 2, "anneal_steps": 3, "limit": "inf"}
+    train(counter(CounterConfig(2, 3)), 2, folder=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (CounterConfig(size=2.0), r"toys\.CounterConfig: size = 2\.0 is not allowed; it must be whole"),
+        (CounterConfig(limit=np.zeros(2)), r"toys\.CounterConfig\.limit is a ndarray, which config\.json cannot hold"),
+        (CounterConfig(limit={1}), r"toys\.CounterConfig\.limit is a set"),
+    ],
+)
+def test_a_config_that_cannot_be_written_down_is_refused_by_its_field(config, message, tmp_path):
+    with pytest.raises(Refused, match=message):
+        train(counter(CounterConfig())._replace(config=config), 2, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fraction_is_refused_where_a_config_is_made():
+    for field in ("num_envs", "rollout_length"):
+        with pytest.raises(Refused, match=rf"ppo\.Config: {field} = 8\.0 is not allowed; it must be whole"):
+            ppo.Config(**{field: 8.0})
+    assert ppo.Config(num_envs=np.int64(8), num_minibatches=1).num_envs == 8
+
+
+UNREAD = {
+    "td3, all alike": (td3, {}, "pendulum", {"noise_min", "noise_max"}),
+    "td3, each its own": (td3, {"noise_max": 0.4}, "pendulum", {"exploration_noise"}),
+    "dqn": (dqn, {}, "cartpole", {"priority_exponent", "importance_exponent"}),
+    "noisy": (
+        dqn, {"exploration": "noisy", "prioritized": True}, "cartpole",
+        {"exploration_start", "exploration_end", "exploration_steps"},
+    ),
+    "sac": (sac, {"learn_temperature": False}, "pendulum", {"target_entropy_per_dim", "temperature_learning_rate"}),
+    "sac, all read": (sac, {}, "pendulum", set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_what_nothing_reads_cannot_be_swept(case):
+    """Members would be equal bit for bit, and a sweep's curves would show noise, or nothing."""
+    module, settings, env, unread = UNREAD[case]
+    config = module.Config(num_envs=2, batch_size=4, replay_size=64, learning_starts=4, hidden=(4,), **settings)
+    algorithm = module.make(rljax.make(env), config)
+    known = set(jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__)
+    assert known - runner._read_hyperparameters(algorithm) == unread
+    if unread:
+        name = min(unread)
+        with pytest.raises(rljax.types.Refused, match=f"{algorithm.name} cannot sweep {name}: nothing reads it under"):
+            train(algorithm, 64, hyper={name: [0.1, 0.2]})

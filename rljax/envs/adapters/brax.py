@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.adapters.common import import_package, like, unknown_name
+from rljax.envs.adapters.common import end_unstable, import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import TimeLimit
 from rljax.spaces import Box
@@ -19,8 +19,9 @@ _EPISODE_LENGTH = 1000
 class BraxEnvironment(Environment):
     """A raw Brax environment, that is one without Brax's episode and auto-reset wrappers.
 
-    Physics is Brax's whole state. Its `done` is `terminated`: a raw environment has no clock. Actions are in [-1, 1].
-    Where the observation is a dict, the agent sees its entry "state"; the others stay in `physics.obs`.
+    Physics is Brax's whole state. Its `done` is `terminated`: a raw environment has no clock. A simulation that broke
+    ends its episode (see `end_unstable`). Actions are in [-1, 1]. Where the observation is a dict, the agent sees its
+    entry "state"; the others stay in `physics.obs`.
     """
 
     def __init__(self, env: Any, name: str = ""):
@@ -37,7 +38,12 @@ class BraxEnvironment(Environment):
     def step(self, state: State, action: jax.Array) -> State:
         # tree.map rebuilds the dicts in the state: some tasks write to those that they are handed.
         before = jax.tree.map(lambda x: x, state.physics)
-        return self._state(like(self.env.step(before, action), state.physics), state.info)
+        after = self._state(like(self.env.step(before, action), state.physics), state.info)
+        return end_unstable(after, self._observe(state.physics))
+
+    def rekey(self, state: State, key: Key) -> State:
+        """`state` with its random keys drawn anew, and nothing else changed."""
+        return state.replace(physics=rekey(state.physics, key))
 
     def _observe(self, physics: Any) -> jax.Array:
         if not isinstance(physics.obs, dict):
@@ -53,7 +59,7 @@ class BraxEnvironment(Environment):
             reward=jnp.asarray(physics.reward, jnp.float32),
             terminated=jnp.asarray(physics.done, bool),
             truncated=jnp.zeros((), bool),
-            metrics=dict(physics.metrics),
+            metrics=dict(physics.metrics) | {"unstable": jnp.zeros((), jnp.float32)},
             info=info,
         )
 

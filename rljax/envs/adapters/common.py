@@ -1,4 +1,4 @@
-"""What the adapters share: packages that may be missing, names that may be wrong."""
+"""What the adapters share: packages that may be missing, names and spaces that may be wrong, steps that may break."""
 
 import difflib
 import importlib
@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rljax.types import PyTree, Refused
+from rljax.envs.environment import State
+from rljax.spaces import Box
+from rljax.types import Key, PyTree, Refused
 
 
 def import_package(prefix: str, package: str, install: str) -> Any:
@@ -23,13 +25,13 @@ def import_package(prefix: str, package: str, install: str) -> Any:
         raise Refused(f"{prefix}: needs {package}: pip install {install} ({error})") from error
 
 
-def unknown_name(prefix: str, name: str, known: Iterable[str]) -> ValueError:
+def unknown_name(prefix: str, name: str, known: Iterable[str]) -> Refused:
     """The error for a task that the library does not have, in one line, with the near ones first."""
     names = {other.lower(): other for other in known}
     near = [names[other] for other in difflib.get_close_matches(name.lower(), names)]
     suggestion = f"did you mean {' or '.join(near)}? " if near else ""
     listed = ", ".join(sorted(names.values()))
-    return ValueError(f"unknown environment '{prefix}:{name}'; {suggestion}known: {listed}")
+    return Refused(f"unknown environment '{prefix}:{name}'; {suggestion}known: {listed}")
 
 
 def like(new: PyTree, old: PyTree) -> PyTree:
@@ -39,3 +41,55 @@ def like(new: PyTree, old: PyTree) -> PyTree:
         return new if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jnp.asarray(new, old.dtype)
 
     return jax.tree.map(convert, new, old)
+
+
+def box(name: str, low: Any, high: Any, shape: Any, dtype: Any = jnp.float32) -> Box:
+    """A library's bounds as a `Box`, which are not a fact before they were looked at.
+
+    Raises:
+      Refused: they are no bounds; `name` is that of the environment and of its space.
+    """
+    try:
+        return Box(low, high, tuple(shape), dtype)
+    except Refused as error:
+        raise Refused(f"{name}: {error}") from None
+
+
+def check_observation(name: str, declared: Any, observed: Any) -> None:
+    """Raises `Refused` where what a reset shows has another shape than the observation space."""
+    if tuple(declared) != tuple(observed):
+        raise Refused(
+            f"{name}: a reset shows {list(observed)}, but the observation space is {list(declared)}; they must agree"
+        )
+
+
+def end_unstable(after: State, last_obs: PyTree) -> State:
+    """The step that led to `after`, made the last of its episode where the simulation broke.
+
+    Where an observation or the reward is not finite, the step ends with `last_obs`, the observation before it, and
+    reward 0, and `metrics["unstable"]` is 1. As in `MujocoTask` it is terminated where the task's own rule says so,
+    else truncated.
+    """
+    leaves = [x for x in jax.tree.leaves((after.obs, after.reward)) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    unstable = ~jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    metrics = {name: jnp.where(unstable, jnp.zeros_like(x), x) for name, x in after.metrics.items()}
+    return after.replace(
+        obs=jax.tree.map(lambda old, new: jnp.where(unstable, old, new), last_obs, after.obs),
+        reward=jnp.where(unstable, 0.0, after.reward),
+        truncated=after.truncated | (unstable & ~after.terminated),
+        metrics=metrics | {"unstable": unstable.astype(jnp.float32)},
+    )
+
+
+def rekey(tree: PyTree, key: Key) -> PyTree:
+    """`tree` with every random key in it drawn anew, and nothing else changed.
+
+    A reset state may be copied, and copies that keep its key see the same noise.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    for i, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            key, own = jax.random.split(key)
+            bits = jax.random.bits(own, jax.random.key_data(leaf).shape, jnp.uint32)
+            leaves[i] = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+    return jax.tree.unflatten(structure, leaves)

@@ -1,13 +1,14 @@
 """Tasks of Gymnasium, and of all that register with it, on the host: `make("gymnasium:LunarLander-v3")`.
 
 A Gymnasium environment is an object that changes; a `State` is a value. So the objects stay on the host, and a state
-names the one it stands for: by the seed it was reset with, by a checksum of the actions since, and by its position in
-the batch, since auto-reset may hand one reset state to several positions.
+names the one it stands for: by the number of an episode, which is drawn where the episode begins and never again, and
+by the steps since. Two states that begin with the same seed are two episodes, whoever steps them and in what order.
 """
 
+import itertools
+import secrets
 import threading
 import warnings
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.adapters.common import import_package
+from rljax.envs.adapters.common import box, check_observation, import_package
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.host_call import host_call
 from rljax.spaces import Box, Discrete
@@ -30,8 +31,14 @@ _OVER = -1
 class GymnasiumEnvironment(Environment):
     """A Gymnasium environment, stepped on the host in a batch, one after the other.
 
-    Physics: {"seed": i32 [], "elapsed": i32 [], "history": u32 [], "obs", "frame" if it is drawn}. An episode is
-    determined by its seed and its actions. `terminated` and `truncated` are Gymnasium's own; both may be set.
+    Physics: {"seed": i32 [], "noise": u32 [], "episode": u32 [2], "elapsed": i32 [], "obs", "frame" if it is drawn}. An
+    episode is determined by its seed and its actions, and by "noise" where `rekey` has set it, which then seeds
+    `np_random` after the reset. `terminated` and `truncated` are Gymnasium's own; both may be set. A step whose
+    observation or reward is not finite ends its episode, as in `MujocoTask`.
+
+    A reset state may begin several episodes, so each episode is reset once to be seen and once more, from the same
+    seed, when its first step is made. Where `reset` does not follow its seed, the two would differ: a warning is given,
+    and the simulation of each reset is kept for the one episode that it can begin.
 
     What it cannot preserve: a state is worth something only while its simulation is alive. A state that was stepped
     already (rewound), or that comes from another process (a resumed run), is truncated at once with the observation it
@@ -43,6 +50,9 @@ class GymnasiumEnvironment(Environment):
       make: makes one Gymnasium environment; or the name of a registered one.
       max_live: simulations kept alive; past it (or twice the largest batch, if that is more), the one that was not
         used for the longest time is given up. It must hold all that is trained and evaluated at once.
+
+    Raises:
+      Refused: Gymnasium is missing, or a space is neither Box nor Discrete, or observations are not of their space.
     """
 
     def __init__(self, make: Callable[[], Any] | str, name: str = "", max_live: int = 1024):
@@ -55,7 +65,9 @@ class GymnasiumEnvironment(Environment):
         self.name = name
         self.max_live = max_live
         self._lock = threading.Lock()  # several devices may call at once
-        self._live: OrderedDict[tuple[int, int, int, int], Any] = OrderedDict()
+        # By the episode's number. The first half tells this process's from those that a checkpoint brings.
+        self._live: OrderedDict[tuple[int, int], tuple[int, Any]] = OrderedDict()
+        self._process, self._numbers = secrets.randbits(32), itertools.count()
         self._warned = False
         first = self._make()
         self._free = [first]
@@ -69,7 +81,7 @@ class GymnasiumEnvironment(Environment):
             self.observation_space = Box(0.0, 1.0, (int(space.n),))
         elif isinstance(space, spaces.Box):
             dtype = np.uint8 if space.dtype == np.uint8 else np.float32
-            self.observation_space = Box(space.low, space.high, space.shape, dtype)
+            self.observation_space = _box(f"{self.name}: observation_space", space, dtype)
         else:
             raise Refused(f"{self.name}: observations are Box or Discrete here, it has {type(space).__name__}")
         space = first.action_space
@@ -78,36 +90,58 @@ class GymnasiumEnvironment(Environment):
         if isinstance(space, spaces.Discrete):
             self.action_space = Discrete(int(space.n))
         elif isinstance(space, spaces.Box):
-            self.action_space = Box(space.low, space.high, space.shape)
+            self.action_space = _box(f"{self.name}: action_space", space, np.float32)
         else:
             raise Refused(f"{self.name}: actions are Box or Discrete here, it has {type(space).__name__}")
         self._seen = {"obs": jax.ShapeDtypeStruct(self.observation_space.shape, self.observation_space.dtype)}
+        one, other = (np.array(first.reset(seed=0)[0]) for _ in range(2))
+        check_observation(self.name, first.observation_space.shape, one.shape)
+        self._follows_seed = np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+        if not self._follows_seed:
+            warnings.warn(
+                f"{self.name}: two resets with one seed differ, so a run cannot be repeated; reset(seed=…) should call "
+                "super().reset(seed=seed) and draw from self.np_random",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         if first.render_mode == "rgb_array":
-            first.reset(seed=0)
             self._seen["frame"] = jax.ShapeDtypeStruct(np.shape(first.render()), np.uint8)
 
     def reset(self, key: Key) -> State:
         seed = jax.random.randint(key, (), 0, np.iinfo(np.int32).max, jnp.int32)
-        seen = dict(zip(self._seen, host_call(self._reset_on_host, [seed], list(self._seen.values())), strict=True))
-        physics = {"seed": seed, "elapsed": jnp.zeros((), jnp.int32), "history": jnp.zeros((), jnp.uint32), **seen}
-        return initial_state(physics, physics["obs"]).replace(info={"elapsed": physics["elapsed"]})
+        results = [jax.ShapeDtypeStruct((2,), jnp.uint32), *self._seen.values()]
+        episode, *values = host_call(self._reset_on_host, [seed], results, effect=True)
+        zero, noise = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32)
+        seen = dict(zip(self._seen, values, strict=True))
+        physics = {"seed": seed, "noise": noise, "episode": episode, "elapsed": zero, **seen}
+        return initial_state(physics, physics["obs"], unstable=jnp.float32(0.0)).replace(info={"elapsed": zero})
 
     def step(self, state: State, action: jax.Array) -> State:
         physics = state.physics
-        results = [jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, bool, bool, bool, jnp.int32, jnp.uint32)]
-        operands = [physics["seed"], physics["elapsed"], physics["history"], jnp.asarray(action)]
-        reward, terminated, truncated, alive, elapsed, history, *values = host_call(
+        results = [
+            *(jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, bool, bool, bool, bool, jnp.int32)),
+            jax.ShapeDtypeStruct((2,), jnp.uint32),
+        ]
+        operands = [*(physics[name] for name in ("seed", "noise", "episode", "elapsed")), jnp.asarray(action)]
+        reward, terminated, truncated, alive, unstable, elapsed, episode, *values = host_call(
             self._step_on_host, operands, [*results, *self._seen.values()], effect=True
         )
-        seen = {name: jnp.where(alive, value, physics[name]) for name, value in zip(self._seen, values, strict=True)}
+        new = alive & ~unstable
+        seen = {name: jnp.where(new, value, physics[name]) for name, value in zip(self._seen, values, strict=True)}
         return state.replace(
-            physics={"seed": physics["seed"], "elapsed": elapsed, "history": history, **seen},
+            physics=physics | {"episode": episode, "elapsed": elapsed, **seen},
             obs=seen["obs"],
             reward=reward,
             terminated=terminated,
             truncated=truncated,
+            metrics={"unstable": unstable.astype(jnp.float32)},
             info=state.info | {"elapsed": state.info["elapsed"] + alive},
         )
+
+    def rekey(self, state: State, key: Key) -> State:
+        """`state`, which was just reset, with the noise of its steps drawn anew, and nothing else changed."""
+        noise = jax.random.randint(key, (), 1, np.iinfo(np.int32).max, jnp.int32).astype(jnp.uint32)
+        return state.replace(physics=state.physics | {"noise": noise})
 
     def render(self, state: State) -> np.ndarray:
         if "frame" not in self._seen:
@@ -115,45 +149,58 @@ class GymnasiumEnvironment(Environment):
         return np.asarray(state.physics["frame"])
 
     def _reset_on_host(self, seeds: np.ndarray) -> list[np.ndarray]:
-        seen = self._buffers(len(seeds))
+        count = len(seeds)
+        episode, seen = np.zeros((count, 2), np.uint32), self._buffers(count)
         with self._lock:
-            env = self._take(len(seeds))
             for i, seed in enumerate(seeds):
+                env = self._take(count)
                 self._see(env, env.reset(seed=int(seed))[0], seen, i)
-            self._free.append(env)
-        return seen
+                episode[i] = self._number()
+                if self._follows_seed:
+                    self._free.append(env)
+                else:
+                    self._keep(episode[i], 0, env)
+        return [episode, *seen]
 
     def _step_on_host(
-        self, seeds: np.ndarray, elapsed: np.ndarray, history: np.ndarray, actions: np.ndarray
+        self, seeds: np.ndarray, noises: np.ndarray, episode: np.ndarray, elapsed: np.ndarray, actions: np.ndarray
     ) -> list[np.ndarray]:
         count = len(seeds)
         reward = np.zeros(count, np.float32)
-        terminated, truncated, alive = np.zeros((3, count), bool)
-        elapsed, history, seen = elapsed.copy(), history.copy(), self._buffers(count)
+        terminated, truncated, alive, unstable = np.zeros((4, count), bool)
+        episode, elapsed, seen = episode.copy(), elapsed.copy(), self._buffers(count)
         with self._lock:
             for i in range(count):
-                place = (i, int(seeds[i]), int(elapsed[i]), int(history[i]))
-                if elapsed[i] == 0:
+                if elapsed[i] == 0 and self._follows_seed:
                     env = self._take(count)
                     env.reset(seed=int(seeds[i]))
+                    episode[i] = self._number()
                 else:
-                    env = self._live.pop(place, None)
+                    env = self._find(episode[i], elapsed[i])
                 if env is None:
                     self._warn(elapsed[i])
                     truncated[i], elapsed[i] = True, _OVER
                     continue
-                action = np.array(actions[i], self._action_dtype) + self._first_action
-                obs, reward[i], terminated[i], truncated[i], _ = env.step(action)
+                if elapsed[i] == 0 and noises[i]:
+                    env.unwrapped.np_random = np.random.default_rng(int(noises[i]))
+                obs, reward[i], terminated[i], truncated[i] = self._advance(env, actions[i])
                 self._see(env, obs, seen, i)
                 alive[i] = True
+                if not (np.isfinite(seen[0][i]).all() and np.isfinite(reward[i])):
+                    unstable[i], reward[i], truncated[i] = True, 0.0, truncated[i] or not terminated[i]
                 if terminated[i] or truncated[i]:
                     elapsed[i] = _OVER
                     self._free.append(env)
                 else:
                     elapsed[i] += 1
-                    history[i] = zlib.crc32(action.tobytes(), history[i])
-                    self._keep((i, int(seeds[i]), int(elapsed[i]), int(history[i])), env)
-        return [reward, terminated, truncated, alive, elapsed, history, *seen]
+                    self._keep(episode[i], elapsed[i], env)
+        return [reward, terminated, truncated, alive, unstable, elapsed, episode, *seen]
+
+    def _advance(self, env: Any, action: np.ndarray) -> tuple[Any, float, bool, bool]:
+        rounded = np.rint(action) if np.issubdtype(self._action_dtype, np.integer) else action
+        obs, reward, terminated, truncated, _ = env.step(np.array(rounded, self._action_dtype) + self._first_action)
+        with np.errstate(over="ignore"):  # beyond single precision: infinite, and so unstable
+            return obs, np.asarray(reward).astype(np.float32).item(), bool(terminated), bool(truncated)
 
     def _buffers(self, count: int) -> list[np.ndarray]:
         return [np.zeros((count, *seen.shape), seen.dtype) for seen in self._seen.values()]
@@ -163,23 +210,32 @@ class GymnasiumEnvironment(Environment):
         if self._discrete is not None:
             seen[0][i, int(obs) - int(self._discrete.start)] = 1.0
         else:
-            seen[0][i] = obs
+            with np.errstate(over="ignore"):
+                seen[0][i] = obs
         if len(seen) > 1:
             seen[1][i] = env.render()
+
+    def _number(self) -> tuple[int, int]:
+        """Of an episode; no other has it."""
+        return self._process, next(self._numbers) % 2**32
 
     def _take(self, batch: int) -> Any:
         """An environment that is free, new, or was not used for the longest time."""
         if self._free:
             return self._free.pop()
         if len(self._live) >= max(self.max_live, 2 * batch):
-            return self._live.popitem(last=False)[1]
+            return self._live.popitem(last=False)[1][1]
         return self._make()
 
-    def _keep(self, place: tuple[int, int, int, int], env: Any) -> None:
-        double = self._live.pop(place, None)
-        if double is not None:  # left over from the same episode, played before and not to its end
-            self._free.append(double)
-        self._live[place] = env
+    def _keep(self, episode: np.ndarray, elapsed: int, env: Any) -> None:
+        self._live[episode[0].item(), episode[1].item()] = (int(elapsed), env)
+
+    def _find(self, episode: np.ndarray, elapsed: int) -> Any:
+        """The episode's environment, taken out; None where there is none, or it has gone on without this state."""
+        number = (episode[0].item(), episode[1].item())
+        if number in self._live and self._live[number][0] == elapsed:
+            return self._live.pop(number)[1]
+        return None
 
     def _warn(self, elapsed: int) -> None:
         if elapsed != _OVER and not self._warned:
@@ -190,6 +246,13 @@ class GymnasiumEnvironment(Environment):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _box(name: str, space: Any, dtype: Any) -> Box:
+    """A Gymnasium Box; an integer one may be without bounds too, which its `low` and `high` do not say."""
+    low = np.where(space.bounded_below, space.low, -np.inf if dtype == np.float32 else 0)
+    high = np.where(space.bounded_above, space.high, np.inf if dtype == np.float32 else 255)
+    return box(name, low, high, space.shape, dtype)
 
 
 def make(name: str, *, max_live: int = 1024, **kwargs: Any) -> Environment:

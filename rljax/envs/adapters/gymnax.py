@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.adapters.common import import_package, like, unknown_name
+from rljax.envs.adapters.common import box, check_observation, end_unstable, import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.spaces import Box, Discrete, Space
 from rljax.types import Key, Refused
@@ -15,7 +15,7 @@ _NO_LIMIT = np.iinfo(np.int32).max
 
 
 class GymnaxEnvironment(Environment):
-    """A gymnax environment with its parameters. Physics: {"state": gymnax's state, "key": of the next step}.
+    """A gymnax environment with its parameters. Physics: {"state": gymnax's state, "key": of the next step, "obs"}.
 
     Steps are gymnax's `step_env`, which does not reset, so that the last observation survives. Observations are f32,
     images [height, width, channels] as they are, a `Discrete` one as one-hot.
@@ -23,7 +23,8 @@ class GymnaxEnvironment(Environment):
     The time limit is gymnax's own, `max_steps_in_episode`. gymnax 1.x tells it apart from termination. Before, `done`
     is both: there `terminated` is what `done` would be without the limit, and a step that ends for the limit alone is
     `truncated`. What gymnax itself counts as termination stays so: UmbrellaChain and MemoryChain end by their own
-    length. DeepSea's totals over many episodes start anew in each.
+    length. DeepSea's totals over many episodes start anew in each. A step that is not finite ends its episode
+    (see `end_unstable`).
     """
 
     def __init__(self, env: Any, params: Any, name: str = ""):
@@ -33,23 +34,25 @@ class GymnaxEnvironment(Environment):
         limit = int(params.max_steps_in_episode)
         self.max_episode_steps = None if limit == _NO_LIMIT else limit
         self._num_observations = getattr(env.observation_space(params), "n", None)
-        self.observation_space = self._space(env.observation_space(params))
+        self.observation_space = self._space("observation_space", env.observation_space(params))
         if isinstance(self.observation_space, Discrete):
             self.observation_space = Box(0.0, 1.0, (self.observation_space.n,))
-        self.action_space = self._space(env.action_space(params))
+        self.action_space = self._space("action_space", env.action_space(params))
+        observed = jax.eval_shape(self.reset, jax.random.key(0)).obs
+        check_observation(name, self.observation_space.shape, observed.shape)
 
-    def _space(self, space: Any) -> Space:
+    def _space(self, which: str, space: Any) -> Space:
         if hasattr(space, "n"):
             return Discrete(int(space.n))
         if hasattr(space, "low"):
-            return Box(np.asarray(space.low), np.asarray(space.high), space.shape)
+            return box(f"{self.name}: {which}", np.asarray(space.low), np.asarray(space.high), space.shape)
         raise Refused(f"{self.name}: spaces are Box or Discrete here, it has a {type(space).__name__}")
 
     def reset(self, key: Key) -> State:
         reset_key, step_key = jax.random.split(key)
         obs, state = self.env.reset_env(reset_key, self.params)
-        physics = {"state": jax.tree.map(jnp.asarray, state), "key": step_key}
-        return initial_state(physics, self._observe(obs)).replace(info=self._info(state))
+        physics = {"state": jax.tree.map(jnp.asarray, state), "key": step_key, "obs": self._observe(obs)}
+        return initial_state(physics, physics["obs"], unstable=jnp.float32(0.0)).replace(info=self._info(state))
 
     def step(self, state: State, action: jax.Array) -> State:
         before = state.physics["state"]
@@ -63,14 +66,19 @@ class GymnaxEnvironment(Environment):
             unlimited = self.params.replace(max_steps_in_episode=_NO_LIMIT)
             terminated, truncated = self.env.step_env(step_key, before, action, unlimited)[3], done
         terminated = jnp.asarray(terminated, bool)
-        return state.replace(
-            physics={"state": like(after, before), "key": key},
+        stepped = state.replace(
             obs=self._observe(obs),
             reward=jnp.asarray(reward, jnp.float32),
             terminated=terminated,
             truncated=jnp.asarray(truncated, bool) & ~terminated,
             info=state.info | self._info(after),
         )
+        stepped = end_unstable(stepped, state.physics["obs"])
+        return stepped.replace(physics={"state": like(after, before), "key": key, "obs": stepped.obs})
+
+    def rekey(self, state: State, key: Key) -> State:
+        """`state` with its random keys drawn anew, and nothing else changed."""
+        return state.replace(physics=rekey(state.physics, key))
 
     def _observe(self, obs: jax.Array) -> jax.Array:
         if self._num_observations is not None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rljax.envs.adapters.brax import BraxEnvironment
@@ -18,16 +17,10 @@ _INSTALL = '"rljax[playground]"'
 class PlaygroundEnvironment(BraxEnvironment):
     """A raw Playground environment; its state and its functions are shaped like Brax's, and so is what holds of them.
 
-    Its `done` is `terminated`. That includes a simulation that has diverged, which Playground ends at its first NaN:
-    of such a step the observation stays the one before and the reward is 0, so that no NaN reaches a value target.
-    The repetition of actions that Playground's training settings ask for is left to `ActionRepeat`.
+    Its `done` is `terminated`. That includes a simulation that has diverged, which Playground ends at its first NaN; of
+    such a step no NaN reaches a value target (see `end_unstable`). The repetition of actions that Playground's training
+    settings ask for is left to `ActionRepeat`.
     """
-
-    def step(self, state: State, action: jax.Array) -> State:
-        after = super().step(state, action)
-        diverged = after.terminated & ~(jnp.isfinite(after.obs).all() & jnp.isfinite(after.reward))
-        before = self._observe(state.physics)
-        return after.replace(obs=jnp.where(diverged, before, after.obs), reward=jnp.where(diverged, 0.0, after.reward))
 
     def render(self, state: State) -> np.ndarray:
         return np.asarray(self.env.render(state.physics))

@@ -1,5 +1,6 @@
 """The other direction: one of our environments as a Gymnasium environment, for libraries that train on those."""
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State
+from rljax.envs.registry import make
 from rljax.spaces import Discrete, Space
 from rljax.types import Refused
 
@@ -18,7 +20,8 @@ class GymnasiumEnv(gymnasium.Env):
 
     Observations are NumPy arrays of the type of `env.observation_space`; `terminated` and `truncated` are those of
     `env`, whose time limit stays its own; `info` holds its metrics. The generator that `reset(seed=…)` seeds draws the
-    key of each episode.
+    key of each episode. It can be copied and pickled in the middle of an episode, as far as `env` can: what
+    `rljax.make` made can.
     """
 
     def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int | None = None):
@@ -32,15 +35,29 @@ class GymnasiumEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = _space(env.observation_space)
         self.action_space = _space(env.action_space)
-        self.spec = EnvSpec(
+        self._state: State | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Sets what can neither be copied nor pickled."""
+        env, render_fps = self.env, self.metadata["render_fps"]
+        self.spec = _Spec(
             "rljax/" + (env.name or type(env).__name__).replace("/", "-"),
             max_episode_steps=env.max_episode_steps,
             entry_point=lambda **kwargs: GymnasiumEnv(env, **{"render_fps": render_fps, **kwargs}),
             disable_env_checker=True,
         )
+        self.spec.recipe = None if "class" in env.spec else {"spec": env.spec, "render_fps": render_fps}
         self._cpu = jax.devices("cpu")[0]
         self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
-        self._state: State | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("spec", "_cpu", "_reset", "_step")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+        self._state = jax.device_put(self._state, self._cpu)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -68,6 +85,22 @@ class GymnasiumEnv(gymnasium.Env):
 
     def _info(self, state: State) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in state.metrics.items()}
+
+
+class _Spec(EnvSpec):
+    """Makes environments on the very `env` it is of; as JSON, on one like it, where `rljax.make` made that."""
+
+    recipe: dict[str, Any] | None
+
+    def to_json(self) -> str:
+        if self.recipe is None:
+            return super().to_json()
+        entry_point = f"{_remade.__module__}:{_remade.__name__}"
+        return EnvSpec.to_json(dataclasses.replace(self, entry_point=entry_point, kwargs=self.recipe | self.kwargs))
+
+
+def _remade(spec: dict[str, Any], **kwargs: Any) -> GymnasiumEnv:
+    return GymnasiumEnv(make(**spec), **kwargs)
 
 
 def _space(space: Space) -> gymnasium.Space:

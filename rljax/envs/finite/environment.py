@@ -21,6 +21,9 @@ class Finite(Environment):
     Args:
       mdp: the process; its discount is the learner's affair.
       observation: "index", int32 [], for tables; or "one_hot", f32 [S], for networks.
+
+    Raises:
+      Refused: another observation, and a process in which some state lacks some action.
     """
 
     name = "finite"
@@ -28,6 +31,7 @@ class Finite(Environment):
     def __init__(self, mdp: MDP, observation: Literal["index", "one_hot"] = "index"):
         if observation not in ("index", "one_hot"):
             raise Refused(f"Finite: observation must be index or one_hot, got {observation!r}")
+        mdp.refuse_missing("Finite")
         self.mdp, self.observation = mdp, observation
         self.action_space = Discrete(mdp.num_actions)
         self.observation_space = (
@@ -59,7 +63,7 @@ def world(name: str, **kwargs: Any) -> MDP:
     """The world of that name, with the arguments of its function in `worlds`.
 
     Raises:
-      ValueError: an unknown name, or an argument that the world does not take.
+      Refused: an unknown name, an argument that the world does not take, or one that it needs and that is not given.
     """
     if name not in WORLDS:
         near = difflib.get_close_matches(name, WORLDS, n=1)
@@ -68,6 +72,9 @@ def world(name: str, **kwargs: Any) -> MDP:
     taken = inspect.signature(WORLDS[name]).parameters
     if unknown := sorted(set(kwargs) - set(taken)):
         raise Refused(f"{name} does not take {', '.join(unknown)}; it takes: {', '.join(taken)}")
+    needed = [key for key, parameter in taken.items() if parameter.default is parameter.empty and key not in kwargs]
+    if needed:
+        raise Refused(f"{name} needs {', '.join(needed)}; it takes: {', '.join(taken)}")
     return WORLDS[name](**kwargs)
 
 

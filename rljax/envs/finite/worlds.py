@@ -41,7 +41,7 @@ def gridworld(
     Args:
       rows: lines of one length, as a sequence or as one string.
       slip: probability of going to either side instead, half of it to each.
-      rewards: for entering a cell, by its letter; {"G": 1} by default.
+      rewards: for entering a cell from another, by its letter; {"G": 1} by default.
       step_reward: for every step besides.
       terminal: letters of cells where the episode ends.
       walls: letters of cells that cannot be entered, as what lies outside cannot.
@@ -51,7 +51,7 @@ def gridworld(
         6.5).
 
     Raises:
-      ValueError: lines of different lengths, a slip that is no probability, wind that does not fit.
+      Refused: lines of different lengths, a slip that is no probability, wind that does not fit, nowhere to start.
     """
     lines = rows.strip("\n").splitlines() if isinstance(rows, str) else list(rows)
     if not lines or len({len(line) for line in lines}) != 1:
@@ -87,6 +87,8 @@ def gridworld_of_cells(
     starts = (letters == start) & ~solid
     if not starts.any():
         starts = ~ends
+    if not starts.any():
+        raise Refused("gridworld: there is no cell to start from: all are walls or terminal")
     if back_to_start and starts.sum() != 1:
         raise Refused(f"gridworld: back_to_start needs one start, there are {starts.sum()}")
 
@@ -107,12 +109,18 @@ def gridworld_of_cells(
         gain[letters == letter] += reward
     sides = ((-1, slip / 2), (0, 1 - slip), (1, slip / 2)) if slip else ((0, 1.0),)
     successors = np.stack([np.stack([targets[(move + turn) % 4] for turn, _ in sides]) for move in range(4)])
-    shares = np.array([share for _, share in sides], dtype)
+    shares = np.array([share for _, share in sides])
     probabilities = np.broadcast_to(shares[:, None], successors.shape)
-    expected = np.stack([sum(p * gain[s] for p, s in zip(shares, of_move, strict=True)) for of_move in successors])
+
+    returning = np.isin(letters, list(back_to_start))
+
+    def paid(target: np.ndarray) -> np.ndarray:
+        # Who is against a wall has not entered anything, but no one stays in a cell that leads back.
+        return np.where((target == cell) & ~returning, step_reward, gain[target])
+
+    expected = np.stack([sum(p * paid(s) for p, s in zip(shares, of_move, strict=True)) for of_move in successors])
     if back_to_start:
-        returned = np.isin(letters, list(back_to_start))
-        successors = np.where(returned[successors], np.argmax(starts), successors)
+        successors = np.where(returning[successors], np.argmax(starts), successors)
     return sparse(successors, probabilities, expected, discount, ends, starts / starts.sum(), dtype)
 
 
@@ -189,8 +197,13 @@ def garnet(
         raise Refused(f"garnet: successors must be from 1 to num_states = {num_states}, got {successors}")
     rng = np.random.default_rng(seed)
     shape = (num_actions, num_states)
-    # Distinct, for any number of states: sorted draws with replacement from a smaller range, moved apart.
-    drawn = np.sort(rng.integers(0, num_states - successors + 1, (*shape, successors)), axis=-1) + np.arange(successors)
+    # Different ones, all sets as likely, for any number of states: a draw made before stands for the last state of its
+    # range, which no earlier range had (Floyd; Bentley and Floyd 1987, "A sample of brilliance").
+    drawn = np.empty((*shape, successors), np.int32)
+    for k, last in enumerate(range(num_states - successors, num_states)):
+        draw = rng.integers(0, last + 1, shape)
+        drawn[..., k] = np.where((drawn[..., :k] == draw[..., None]).any(-1), last, draw)
+    drawn.sort(axis=-1)
     cuts = np.sort(rng.uniform(size=(*shape, successors - 1)), axis=-1)
     shares = np.diff(np.concatenate([np.zeros((*shape, 1)), cuts, np.ones((*shape, 1))], -1), axis=-1)
     return sparse(drawn.swapaxes(1, 2), shares.swapaxes(1, 2), rng.normal(size=shape), discount, dtype=dtype)

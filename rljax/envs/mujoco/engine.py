@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 from flax import struct
 
+from rljax.paths import local
 from rljax.types import Refused
 
 ENGINES = ("auto", "native", "mjx", "warp")
@@ -117,7 +118,7 @@ def load_model(path: str | Path) -> mujoco.MjModel:
     Raises:
       ValueError: there is no such file, or MuJoCo refuses it.
     """
-    path = Path(path)
+    path = local(path)
     if not path.is_file():
         raise Refused(f"there is no MJCF file {path}")
     messages: list[str] = []

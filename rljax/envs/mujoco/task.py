@@ -30,6 +30,8 @@ class MujocoTask(Environment):
     last good observation: terminated where the task's own rule says so, else truncated, so that its value is neither
     lost nor gained. `metrics["unstable"]` is 1 on that step.
 
+    Actions are the model's controls, within their `ctrlrange` where an actuator has one, else without bounds.
+
     Args:
       model: compiled MJCF.
       frame_skip: physics steps of one control step.
@@ -57,7 +59,8 @@ class MujocoTask(Environment):
         """Control steps per second."""
         self.initial_qpos: Any = self.engine.initial["qpos"]
         self.initial_qvel: Any = self.engine.initial["qvel"]
-        self.action_space = Box(*model.actuator_ctrlrange.T)
+        limited = model.actuator_ctrllimited.astype(bool)  # else the range, [0, 0] where none was given, means nothing
+        self.action_space = Box(*np.where(limited, model.actuator_ctrlrange.T, [[-np.inf], [np.inf]]))
         shape = jax.eval_shape(self.reset, jax.random.key(0)).obs.shape
         self.observation_space = Box(-np.inf, np.inf, shape)
         self._renderer: Any = None

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import ppo
+from rljax.algorithms.base import Policy
 from rljax.envs import AutoReset, TimeLimit, make
+from rljax.training.evaluate import evaluate
 
 brax_envs = pytest.importorskip("brax.envs")
 fast = pytest.importorskip("brax.envs.fast")
@@ -24,6 +26,64 @@ class Short(fast.Fast):
         after = super().step(state, action)
         after.metrics["steps"] += 1
         return after.replace(done=jnp.where(after.metrics["steps"] >= 3, 1.0, 0.0))
+
+
+class Broken(fast.Fast):
+    """Breaks at the second step, and goes on; its noise comes from a key in its state."""
+
+    def reset(self, rng):
+        state = super().reset(rng)
+        return state.replace(info={"rng": rng}, metrics={"noise": jnp.zeros(())})
+
+    def step(self, state, action):
+        rng, own = jax.random.split(state.info["rng"])
+        broken = jnp.where(state.obs[0] > 0, jnp.nan, 1.0)
+        after = super().step(state, action)
+        metrics = {"noise": broken * jax.random.normal(own)}
+        return after.replace(obs=broken * after.obs, reward=jnp.ones(()), info={"rng": rng}, metrics=metrics)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    monkeypatch.setitem(brax_envs._envs, "broken", Broken)
+    return make("brax:broken")
+
+
+def test_a_simulation_that_broke_ends_its_own_episode_and_reaches_nothing_else(broken):
+    step = jax.jit(broken.step)
+    first = step(broken.reset(jax.random.key(0)), jnp.ones(broken.action_space.shape))
+    after = step(first, jnp.ones(broken.action_space.shape))
+    assert (bool(first.done), first.metrics["unstable"].item()) == (False, 0.0)
+    assert first.metrics["noise"] != 0
+    assert (bool(after.terminated), bool(after.truncated), after.reward.item()) == (False, True, 0.0)
+    np.testing.assert_array_equal(after.obs, first.obs)
+    assert {name: value.item() for name, value in after.metrics.items()} == {"noise": 0.0, "unstable": 1.0}
+    assert after.info["elapsed"] == 2
+
+
+def test_an_evaluation_sees_a_simulation_that_broke_as_the_end_of_its_episode(broken):
+    def apply(variables, key, obs, memory, deterministic):
+        return jnp.ones((len(obs), *broken.action_space.shape)), memory
+
+    episodes = evaluate(broken, Policy((), (), apply), jax.random.key(0), 2)
+    assert episodes.lengths.tolist() == [2, 2]
+    assert episodes.returns.tolist() == [1.0, 1.0]
+    assert episodes.highest["unstable"].tolist() == [1.0, 1.0]
+
+
+def test_states_rekeyed_differently_see_other_noise_and_nothing_else_is_changed(broken):
+    step, start = jax.jit(broken.step), broken.reset(jax.random.key(0))
+    rekey = broken.unwrapped.rekey
+    states = [start, rekey(start, jax.random.key(1)), rekey(start, jax.random.key(2)), rekey(start, jax.random.key(1))]
+    own, one, other, one_again = (step(s, jnp.ones(broken.action_space.shape)).metrics["noise"].item() for s in states)
+    assert one == one_again
+    assert len({own, one, other}) == 3
+    assert jax.tree.structure(states[1]) == jax.tree.structure(start)
+    for before, after in zip(jax.tree.leaves(start), jax.tree.leaves(states[1]), strict=True):
+        if jnp.issubdtype(before.dtype, jax.dtypes.prng_key):
+            assert before.dtype == after.dtype
+        else:
+            np.testing.assert_array_equal(before, after)
 
 
 @pytest.fixture
@@ -93,7 +153,7 @@ def test_ppo_learns_from_it_without_nan(task):
     state = jax.jit(algorithm.init)(jax.random.key(0))
     for _ in range(2):
         state, metrics = step(state)
-    assert all(jnp.isfinite(value) for name, value in metrics.items() if not name.startswith("episode/"))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(metrics))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 

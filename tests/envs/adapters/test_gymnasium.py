@@ -11,6 +11,7 @@ import pytest
 from rljax.algorithms import ppo
 from rljax.envs import AutoReset, make
 from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
+from rljax.types import Refused
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -151,6 +152,99 @@ def test_an_episode_played_otherwise_from_the_same_seed_is_another_simulation():
     assert step(other, jnp.zeros(1, jnp.int32)).obs[0, 1] == 21
 
 
+def test_members_that_share_a_seed_and_their_actions_are_simulations_of_their_own():
+    """As those of a sweep, which take turns or run on devices of their own, beside an evaluation."""
+    env = GymnasiumEnvironment(Count)
+    reset, step = batch_of(env)
+    members = [reset(0, 2) for _ in range(3)]
+    copied = members[0]
+    for count in (1, 11, 111):
+        members = [step(member, jnp.zeros(2, jnp.int32)) for member in members]
+        copied = step(copied, jnp.zeros(2, jnp.int32))
+        for member in (*members, copied):
+            assert member.obs[:, 1].tolist() == [count] * 2
+            assert not member.truncated.any()
+
+
+class Unseeded(Count):
+    """Draws what it observes, for the whole of an episode, from what no seed reaches."""
+
+    observation_space = gymnasium.spaces.Box(0.0, np.inf, (1,), np.float32)
+    drawn = 0
+
+    def reset(self, *, seed=None, options=None):
+        Unseeded.drawn += 1
+        self.seen, self.steps = np.array([Unseeded.drawn], np.float32), 0
+        return self.seen, {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.seen, 1.0, self.steps == self.goal, False, {}
+
+
+def test_where_a_reset_does_not_follow_its_seed_its_simulation_is_kept_for_one_episode():
+    with pytest.warns(
+        RuntimeWarning, match=r"unseeded: two resets with one seed differ.*super\(\)\.reset\(seed=seed\)"
+    ):
+        env = GymnasiumEnvironment(Unseeded, "unseeded")
+    reset, step = batch_of(env)
+    first, other = reset(0, 2), reset(0, 2)
+    state = first
+    for _ in range(3):
+        state = step(state, jnp.zeros(2, jnp.int32))
+        np.testing.assert_array_equal(state.obs, first.obs)
+    assert state.terminated.all()
+    np.testing.assert_array_equal(step(other, jnp.zeros(2, jnp.int32)).obs, other.obs)
+    with pytest.warns(RuntimeWarning, match="a state has no simulation any more"):
+        again = jax.block_until_ready(step(first, jnp.zeros(2, jnp.int32)))
+    assert again.truncated.all()
+    np.testing.assert_array_equal(again.obs, first.obs)
+
+
+class Noisy(Count):
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, self.np_random.normal(), terminated, truncated, info
+
+
+def test_a_reset_state_that_begins_several_episodes_can_be_given_other_noise():
+    env = GymnasiumEnvironment(Noisy)
+    reset, step = batch_of(env)
+    start = reset(0, 1)
+
+    def rewards(state):
+        noise = []
+        for _ in range(2):
+            state = step(state, jnp.zeros(1, jnp.int32))
+            noise.append(state.reward.item())
+        return noise
+
+    rekeyed = [jax.vmap(env.rekey)(start, jax.random.split(jax.random.key(key), 1)) for key in (1, 2, 1)]
+    assert all(np.array_equal(state.obs, start.obs) for state in rekeyed)
+    own, one, other, one_again = (rewards(state) for state in (start, *rekeyed))
+    assert own == rewards(start)
+    assert one == one_again
+    assert len({*own, *one, *other}) == 6
+
+
+class Breaking(Count):
+    def step(self, action):
+        _, _, terminated, truncated, info = super().step(action)
+        seen = np.array([0.0, np.inf if self.steps == 2 else 1.0])
+        return seen, np.array([1.5]), terminated, truncated, info
+
+
+def test_a_simulation_that_broke_ends_its_own_episode_with_the_last_good_observation():
+    reset, step = batch_of(GymnasiumEnvironment(Breaking))
+    first = step(reset(0, 2), jnp.zeros(2, jnp.int32))
+    after = step(first, jnp.zeros(2, jnp.int32))
+    assert (first.reward.tolist(), first.metrics["unstable"].tolist()) == ([1.5, 1.5], [0.0, 0.0])
+    assert (after.reward.tolist(), after.metrics["unstable"].tolist()) == ([0.0, 0.0], [1.0, 1.0])
+    assert (after.terminated.tolist(), after.truncated.tolist()) == ([False, False], [True, True])
+    np.testing.assert_array_equal(after.obs, first.obs)
+    assert after.info["elapsed"].tolist() == [2, 2]
+
+
 def test_the_number_of_live_environments_is_bounded_and_the_one_longest_unused_goes_first():
     env = GymnasiumEnvironment(Count, max_live=4)
     reset, step = batch_of(env)
@@ -184,6 +278,25 @@ class Place(Count):
         return 6, {}
 
 
+class Whole(Count):
+    """Integers without bounds as observations, integers with bounds as actions."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.int64)
+    action_space = gymnasium.spaces.Box(0, 3, (1,), np.int64)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.zeros(2, np.int64), action.item(), False, False, {}
+
+
+class Misshapen(Count):
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (3,), np.float32)
+
+
+class Nowhere(Count):
+    action_space = gymnasium.spaces.Box(np.inf, np.inf, (1,), np.float32)
+
+
 class Both(Count):
     observation_space = gymnasium.spaces.Dict({"x": gymnasium.spaces.Discrete(2)})
 
@@ -200,6 +313,24 @@ def test_spaces():
     assert env.action_space.n == 3
     with pytest.raises(ValueError, match="observations are Box or Discrete here, it has Dict"):
         GymnasiumEnvironment(Both)
+
+
+def test_the_spaces_of_a_library_are_looked_at_before_they_are_believed():
+    env = GymnasiumEnvironment(Whole)
+    assert env.observation_space.unbounded
+    assert env.action_space.bounded
+    # An integer action is the nearest, not the one below.
+    assert env.step(env.reset(jax.random.key(0)), jnp.array([1.8])).reward == 2.0
+    for wrong, words in (
+        (Misshapen, r"wrong: a reset shows \[2\], but the observation space is \[3\]; they must agree"),
+        (
+            Nowhere,
+            r"wrong: action_space: Box: low must not be above high, nor NaN; element \[0\] has low=inf, high=inf",
+        ),
+    ):
+        with pytest.raises(Refused, match=words) as error:
+            GymnasiumEnvironment(wrong, "wrong")
+        assert "\n" not in str(error.value)
 
 
 def test_it_draws_if_asked_to():
@@ -220,7 +351,7 @@ def test_ppo_learns_from_it_without_nan():
         for _ in range(2):
             state, metrics = step(state)
         ends.append(jax.tree.leaves(state.params))
-    assert jnp.isfinite(metrics["episode/return"])
+    assert jnp.isfinite(metrics["episode/return"].value)
     assert all(jnp.isfinite(value) for value in metrics.values())
     assert all(np.array_equal(one, other) for one, other in zip(*ends, strict=True))
 

@@ -12,6 +12,7 @@ import pytest
 from rljax.algorithms import ppo
 from rljax.envs import AutoReset, make
 from rljax.envs.adapters.gymnax import GymnaxEnvironment
+from rljax.types import Refused
 
 LIMIT, GOAL = 4, 3
 
@@ -87,6 +88,56 @@ def test_termination_and_time_limit_are_told_apart_and_the_last_observation_surv
     assert state.info["elapsed"].tolist() == [0, 0]
 
 
+class Broken(Separate):
+    """Its reward is noise, and at the third step nothing that is finite."""
+
+    def step_env(self, key, state, action, params):
+        obs, after, _, done, info = super().step_env(key, state, action, params)
+        return obs, after, jnp.where(after.time == 3, jnp.inf, jax.random.normal(key)), done, info
+
+
+def test_a_simulation_that_broke_ends_its_own_episode_with_the_last_good_observation():
+    env = GymnaxEnvironment(Broken(), Parameters(goal=9))
+    state, step = env.reset(jax.random.key(0)), jax.jit(env.step)
+    for _ in range(3):
+        assert not state.done
+        assert state.metrics["unstable"] == 0
+        state = step(state, jnp.zeros(1))
+    assert (bool(state.terminated), bool(state.truncated), state.reward.item()) == (False, True, 0.0)
+    assert state.metrics["unstable"] == 1
+    assert state.obs.argmax() == 2
+
+
+def test_states_rekeyed_differently_see_other_noise():
+    env = GymnaxEnvironment(Broken(), Parameters())
+    start, step = env.reset(jax.random.key(0)), jax.jit(env.step)
+    states = [start, *(env.rekey(start, jax.random.key(key)) for key in (1, 2))]
+    assert len({step(state, jnp.zeros(1)).reward.item() for state in states}) == 3
+    assert all(state.physics["state"] == start.physics["state"] for state in states)
+
+
+class Misshapen(Separate):
+    def observation_space(self, params):
+        del params
+        return types.SimpleNamespace(low=0.0, high=jnp.inf, shape=(2,))
+
+
+class Nan(Separate):
+    def action_space(self, params):
+        del params
+        return types.SimpleNamespace(low=jnp.nan, high=1.0, shape=(1,))
+
+
+def test_the_spaces_of_a_library_are_looked_at_before_they_are_believed():
+    for wrong, words in (
+        (Misshapen, r"wrong: a reset shows \[\], but the observation space is \[2\]; they must agree"),
+        (Nan, r"wrong: action_space: Box: low must not be above high, nor NaN; element \[0\] has low=nan, high=1.0"),
+    ):
+        with pytest.raises(Refused, match=words) as error:
+            GymnaxEnvironment(wrong(), Parameters(), "wrong")
+        assert "\n" not in str(error.value)
+
+
 @pytest.fixture(scope="module")
 def gymnax():
     # Not pytest.importorskip: it skips for a missing gymnax only, and gymnax imports more than it asks for.
@@ -157,7 +208,7 @@ def test_ppo_learns_from_images_without_nan(gymnax):
     state = jax.jit(algorithm.init)(jax.random.key(0))
     for _ in range(2):
         state, metrics = step(state)
-    assert all(jnp.isfinite(value) for name, value in metrics.items() if not name.startswith("episode/"))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(metrics))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 

@@ -1,5 +1,7 @@
 """Our environments as Gymnasium's, checked by Gymnasium."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -8,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from rljax.envs import AutoReset, make, to_gymnasium
+from rljax.envs import AutoReset, TimeLimit, make, to_gymnasium
 
 gymnasium = pytest.importorskip("gymnasium")
 env_checker = pytest.importorskip("gymnasium.utils.env_checker")
@@ -44,6 +46,28 @@ def test_an_episode_is_that_of_the_environment_and_seeds_repeat_it():
         assert type(terminated) is type(truncated) is bool
     assert wrapped.spec.max_episode_steps == 3
     assert wrapped.spec.make().unwrapped.env is env
+
+
+@pytest.mark.parametrize(("copied", "limit"), [(copy.deepcopy, None), (lambda env: pickle.loads(pickle.dumps(env)), 9)])
+def test_it_can_be_copied_and_pickled_in_the_middle_of_an_episode(copied, limit):
+    env = make("reacher")
+    env = to_gymnasium(TimeLimit(env, limit) if limit else env)
+    env.reset(seed=1)
+    env.step(np.ones(2))
+    other = copied(env)
+    for _ in range(2):
+        for ours, theirs in zip(env.step(np.ones(2))[:4], other.step(np.ones(2))[:4], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
+    assert other.spec.id == env.spec.id
+
+
+def test_its_spec_can_be_sent_as_json():
+    spec = to_gymnasium(make("cartpole", max_episode_steps=3), render_fps=7).spec
+    again = gymnasium.envs.registration.EnvSpec.from_json(spec.to_json()).make(render_mode="rgb_array")
+    assert again.unwrapped.env.spec == {"name": "cartpole", "max_episode_steps": 3}
+    assert again.unwrapped.metadata["render_fps"] == 7
+    assert again.unwrapped.render_mode == "rgb_array"
 
 
 def test_in_a_vector_environment():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.algorithms import planning
+from rljax.algorithms import planning, tabular
 from rljax.envs.finite import Finite, dense, from_lists, shaped, sparse
 from rljax.envs.finite.worlds import garnet
 from rljax.envs.wrappers import PotentialShaping
@@ -73,12 +73,43 @@ def test_rewards_may_depend_on_the_state_the_action_or_the_successor():
         ({"rewards": np.where(REWARDS == 2, np.inf, REWARDS)}, "reward of state 1, action 0 is inf"),
         ({"terminal": [True]}, "terminal must be"),
         ({"start": [0.5, 0.0, 0.0]}, "start must be a distribution"),
+        ({"start": [np.nan, 1.0, 0.0]}, "start must be a distribution"),
+        ({"terminal": [True] * 3}, "all states are terminal"),
+        ({"rewards": np.array([[0.0, -np.inf, 0.0]] * 2)}, "state 1 has no action: all of its rewards are -inf"),
+        ({"rewards": REWARDS * 1e39}, "reward of state 0, action 0 is too large for float32"),
+        ({"discount": 1 - 1e-9}, "discount = 0.999999999 is 1 in float32; give dtype = float64"),
     ],
 )
 def test_what_is_no_process_is_refused(changes, message):
     arguments = {"successors": SUCCESSORS, "probabilities": SHARES, "rewards": REWARDS, "discount": 0.9} | changes
     with pytest.raises(ValueError, match=message):
         sparse(**arguments)
+
+
+def test_probabilities_are_divided_by_their_sum():
+    mdp = sparse(SUCCESSORS, SHARES * 0.99995, REWARDS, 0.5)
+    np.testing.assert_array_equal(mdp.probabilities, SHARES.astype(np.float32))
+    np.testing.assert_allclose(sparse(SUCCESSORS, SHARES * 0.99995, 10.0 * SUCCESSORS, 0.5).rewards[0], [5, 20, 20])
+
+
+def test_rewards_of_what_never_follows_do_not_count():
+    """A table r(s, a, s') that was made by a division has no numbers there."""
+    rewards = np.where(SHARES > 0, 10.0 * SUCCESSORS, np.nan)
+    plain = sparse(SUCCESSORS, SHARES, 10.0 * SUCCESSORS, 0.5)
+    np.testing.assert_array_equal(sparse(SUCCESSORS, SHARES, rewards, 0.5).rewards, plain.rewards)
+    rewards[1, 0, 2] = np.nan
+    with pytest.raises(ValueError, match="reward of state 2, action 1 is nan"):
+        sparse(SUCCESSORS, SHARES, rewards, 0.5)
+    sparse(SUCCESSORS, SHARES, rewards, 0.5, terminal=[False, False, True])
+
+
+def test_who_samples_needs_every_action():
+    rewards = np.where(REWARDS == -1, -np.inf, REWARDS)
+    mdp = sparse(SUCCESSORS, SHARES, rewards, 0.5, terminal=[False, False, True])
+    with pytest.raises(ValueError, match="Finite needs every action in every state, and state 1 has no action 1"):
+        Finite(mdp)
+    with pytest.raises(ValueError, match="control needs every action in every state, and state 1 has no action 1"):
+        tabular.control(mdp, jax.random.key(0), 10)
 
 
 def test_without_discount_an_end_that_can_be_reached_is_enough():

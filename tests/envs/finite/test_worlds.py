@@ -48,9 +48,22 @@ def test_walls_wind_and_letters_of_a_grid():
         ({"rows": "S.G", "slip": 2.0}, "slip"),
         ({"rows": "S.G", "wind": [1]}, "wind"),
         ({"rows": "..C", "back_to_start": "C"}, "needs one start"),
+        ({"rows": "GH\nHG"}, "no cell to start from"),
     ):
         with pytest.raises(ValueError, match=message):
             worlds.gridworld(**arguments)
+
+
+def test_who_bumps_into_a_wall_does_not_enter_the_cell_again():
+    mdp = worlds.gridworld("SRG", rewards={"R": 1.0, "G": 0.0}, step_reward=-0.5)
+    np.testing.assert_allclose(mdp.rewards[worlds.UP], [-0.5, -0.5, 0])
+    np.testing.assert_allclose(mdp.rewards[worlds.RIGHT], [0.5, -0.5, 0])
+
+
+def test_garnet_draws_all_sets_of_successors_alike():
+    """Sorted draws moved apart had the outer two of three states in 3/4 of the pairs, and the inner one in 1/2."""
+    drawn = np.asarray(worlds.garnet(3, 4_000, 2).successors)
+    np.testing.assert_allclose(np.bincount(drawn.ravel()) / 12_000, 2 / 3, atol=0.02)
 
 
 def test_the_gambler_should_be_bold():
@@ -117,3 +130,5 @@ def test_worlds_by_name():
         rljax.make("finite:txi")
     with pytest.raises(ValueError, match="taxi does not take slip"):
         rljax.make("finite:taxi", slip=0.1)
+    with pytest.raises(ValueError, match="garnet needs num_states, num_actions, successors; it takes: "):
+        rljax.make("finite:garnet")

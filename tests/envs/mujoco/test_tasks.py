@@ -9,6 +9,7 @@ import pytest
 
 import rljax
 from rljax.envs import AutoReset
+from rljax.envs.mujoco.task import MujocoTask, Score
 from rljax.ops import running_statistics
 
 TASKS = {
@@ -212,3 +213,35 @@ def test_an_action_that_breaks_the_simulation_is_counted_and_over():
     np.testing.assert_array_equal(state.truncated, [True, False])
     assert np.isfinite(state.obs).all()
     assert np.isfinite(state.reward).all()
+
+
+class Slides(MujocoTask):
+    """Two masses on rails; of their motors one has a range, the other none."""
+
+    xml = """<mujoco><worldbody>
+      <body><joint name="a" type="slide" axis="1 0 0"/><geom size=".1"/></body>
+      <body pos="0 1 0"><joint name="b" type="slide" axis="1 0 0"/><geom size=".1"/></body></worldbody>
+    <actuator><motor joint="a" ctrlrange="-2 3"/><motor joint="b"/></actuator></mujoco>"""
+
+    def __init__(self):
+        super().__init__(mujoco.MjModel.from_xml_string(self.xml), 5, engine="native")
+
+    def initial(self, key):
+        return jnp.zeros(2), jnp.zeros(2)
+
+    def observe(self, physics):
+        return physics.qvel
+
+    def score(self, before, after, action):
+        return Score(after.qvel.sum(), jnp.zeros((), bool), {})
+
+
+def test_an_actuator_without_a_range_has_no_bounds():
+    task = Slides()
+    assert task.action_space.low.tolist() == [-2.0, -np.inf]
+    assert task.action_space.high.tolist() == [3.0, np.inf]
+    env = rljax.envs.RescaleAction(task)
+    state, step = env.reset(jax.random.key(0)), jax.jit(env.step)
+    less, more = (step(state, jnp.array([-1.0, force])).obs for force in (1.0, 20.0))
+    assert less[0] == more[0] < 0
+    assert 0 < less[1] < more[1]
