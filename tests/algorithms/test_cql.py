@@ -269,7 +269,7 @@ def test_values_of_actions_that_are_not_in_the_data_are_below_those_that_are():
         state = algorithm.init(jax.random.key(0))
         return jax.lax.scan(lambda s, _: algorithm.step(s, data), state, None, 600)
 
-    state, metrics = train(algorithm.data)
+    state, metrics = run(algorithm.data)
     agent = cql.Agent(config, 1, 1)
     obs = jnp.zeros((3, 1))
     near, *far = agent.values(state.params["critic"], obs, jnp.array([[0.0], [0.9], [-0.9]]), jax.random.key(0)).min(0)
@@ -325,7 +325,7 @@ def test_cal_ql_online_takes_returns_of_its_own_finished_episodes():
     def run(data):
         return jax.lax.scan(lambda s, _: algorithm.step(s, data), algorithm.init(jax.random.key(0)), None, 6)
 
-    state, metrics = train(algorithm.data)
+    state, metrics = run(algorithm.data)
     assert np.isfinite(metrics["loss/critic"].value[-3:]).all()
     assert metrics["updates"].tolist() == [0.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     assert int(state.experience.replay.count) == 48
