@@ -269,7 +269,7 @@ def test_values_of_actions_that_are_not_in_the_data_are_below_those_that_are():
         state = algorithm.init(jax.random.key(0))
         return jax.lax.scan(lambda s, _: algorithm.step(s, data), state, None, 600)
 
-    state, metrics = run(algorithm.data)
+    state, metrics = train(algorithm.data)
     agent = cql.Agent(config, 1, 1)
     obs = jnp.zeros((3, 1))
     near, *far = agent.values(state.params["critic"], obs, jnp.array([[0.0], [0.9], [-0.9]]), jax.random.key(0)).min(0)
