@@ -61,8 +61,10 @@ def main(settings: Settings) -> experiment.Result:
     extra = {"weight": None if weight is None else digest(weight), "mirror": settings.mirror}
 
     def make() -> rlpd.Algorithm:
-        env, data, kept = rljax.make(task, **options), dataset, None if weight is None else weight > 0
-        pipeline.check_rewards(settings.dataset, data, env)
+        env, kept = rljax.make(task, **options), None if weight is None else weight > 0
+        data = pipeline.rewarded(settings.dataset, dataset, env)
+        if kept is not None and data.size < dataset.size:  # without the last step of each demonstration
+            kept = np.delete(kept, dataset.ends - 1)
         if settings.mirror:
             data, kept = mirrored(env, data), None if kept is None else np.tile(kept, 2)
         return rlpd.make(env, settings.config, data, kept=kept)

@@ -59,7 +59,7 @@ def main(settings: Settings) -> experiment.Result:
     extra, dataset = {"base": str(settings.base)}, None
     if settings.demos is not None:
         dataset = experiment.load_dataset(settings.demos)
-        pipeline.check_rewards(settings.demos, dataset, rljax.make(**spec))
+        dataset = pipeline.rewarded(settings.demos, dataset, rljax.make(**spec))
         config = dataclasses.replace(config, offline_share=config.offline_share or 0.5)
         extra["demos"] = str(settings.demos)
 

@@ -5,6 +5,7 @@ Each stage has a folder of its own in the run folder; what is done already is no
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rljax import training
 from rljax.algorithms.base import Algorithm, plain
 from rljax.analysis.plots import learning_curve
 from rljax.analysis.statistics import bootstrap_interval
-from rljax.data import Dataset, Metadata, files, formats
+from rljax.data import Dataset, Metadata, demonstrations, files, formats
 from rljax.envs import Environment
 from rljax.envs.manipulation import ManipulationTask, demonstrators
 from rljax.training.folder import write_json
@@ -40,6 +41,17 @@ def check_rewards(path: Path, dataset: Dataset, env: Environment) -> None:
         sparse = bool(np.isin(dataset.reward, (-1.0, 0.0)).all())
         if sparse != (task.reward == "sparse"):
             raise Refused(f"{path}: its rewards are not those of --reward {task.reward}")
+
+
+def rewarded(path: Path, dataset: Dataset, env: Environment) -> Dataset:
+    """A dataset to learn values of `env` from: with its rewards, where they can be worked out, or refused.
+
+    PushT's demonstrations end in success as a human saw it, which the task denies.
+    """
+    if dataset.metadata.version == demonstrations.HUMAN and zipfile.is_zipfile(path):
+        return formats.load(path, dataset.metadata.task, push_t=env.unwrapped.reward)  # type: ignore[attr-defined]
+    check_rewards(path, dataset, env)
+    return dataset
 
 
 def pin(

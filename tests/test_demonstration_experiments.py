@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import rljax
+from rljax import pipeline
 from rljax.algorithms import steering
+from rljax.data import formats
 from tests.test_offline_experiments import cli  # noqa: F401
 
 TINY = ["--devices", "1", "--no-progress", "--evaluation-episodes", "2", "--final-episodes", "2"]
@@ -60,14 +62,29 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
     assert policy.initial_memory["chunk"].shape == (2, 2)
     assert env.action_space.contains(policy.apply(None, np.zeros(6, np.float32), policy.initial_memory)[0])
 
-    code, _, err = cli("steer", "--base", base, *TINY, "--method", "dsrl_na", "--demos", demonstrations)
-    assert (code, err) == (2, f"error: {demonstrations}: its rewards are not those of --reward dense\n")
-    code, _, err = cli("rlpd", "--dataset", demonstrations, "--reward", "dense", "--delay", "1")
-    assert (code, err) == (2, f"error: {demonstrations}: its rewards are not those of --reward dense\n")
+    sparse = tmp_path / "sparse.hdf5"
+    formats.save_d4rl(formats.load(demonstrations), sparse)
+    code, _, err = cli("steer", "--base", base, *TINY, "--method", "dsrl_na", "--demos", sparse)
+    assert (code, err) == (2, f"error: {sparse}: its rewards are not those of --reward dense\n")
+    code, _, err = cli("rlpd", "--dataset", sparse, "--reward", "dense", "--delay", "1")
+    assert (code, err) == (2, f"error: {sparse}: its rewards are not those of --reward dense\n")
     code, _, err = cli("steer", "--base", folder, *TINY)
     assert (code, err) == (2, f"error: {folder} is of steering; only a diffusion or flow policy has noise\n")
     code, _, err = cli("steer", "--base", tmp_path / "none", *TINY)
     assert (code, err) == (2, f"error: {tmp_path / 'none'} is not a run folder: it has no config.json\n")
+
+
+@pytest.mark.parametrize("reward", ["dense", "sparse"])
+def test_critics_do_not_learn_a_success_that_the_task_denies(demonstrations, reward):
+    """A human's ends are successes to imitate; values are learned from the task's own rewards and ends."""
+    imitated, env = formats.load(demonstrations), rljax.make("push_t", reward=reward)
+    data = pipeline.rewarded(demonstrations, imitated, env)
+    assert imitated.terminated.sum() == 3
+    assert not data.terminated.any()
+    assert data.truncated.sum() == len(imitated.ends) == 3
+    assert data.size == imitated.size - 3
+    assert (data.reward == -1.0).all() == (reward == "sparse")
+    assert data.spec["content"] != imitated.spec["content"]
 
 
 def test_another_task_than_manipulation_is_refused(cli):  # noqa: F811

@@ -240,7 +240,7 @@ def test_a_run_leaves_its_folder_goes_on_online_and_resumes_only_as_itself(cli, 
     formats.save_d4rl(pendulum.replace(reward=pendulum.reward + 1), path, overwrite=True)
     code, _, err = cli("iql", "--dataset", path, *two, *ONLINE, "--resume")
     assert code == 2
-    assert "holds another run: data.sha256 was" in err
+    assert "holds another run: data.content was" in err
     assert err.count("\n") == 1
 
 

@@ -155,6 +155,7 @@ def importance_sampling(
     Returns:
       "wis", "per_decision_wis", each with "…_low" and "…_high", and "effective_sample_size".
     """
+    dataset.require_rewards()
     reward, target, behavior = (padded(dataset, x) for x in (dataset.reward, target_log_prob, behavior_log_prob))
     mask = padded(dataset, np.ones(dataset.size, bool))
 

@@ -99,7 +99,7 @@ class Dataset(Transition):
         truncated = t.truncated & ~t.terminated
         truncated[-1] |= ~t.terminated[-1]
         last = t.terminated | truncated
-        following = t.action[np.arange(len(last)) + ~last] if next_action is None else _narrow(next_action)
+        following: Any = t.action[np.arange(len(last)) + ~last] if next_action is None else _narrow(next_action)
         if following.shape != t.action.shape or not np.isfinite(following).all():
             raise Refused(f"{metadata.name}: next_action must be finite and of the shape {t.action.shape}")
         to_go = _returns_to_go(t.reward, np.flatnonzero(last) + 1, 1.0)
@@ -216,7 +216,7 @@ def concatenate(datasets: Sequence[Dataset], metadata: Metadata | None = None) -
     """One after the other, as one."""
     arrays = [d.replace(metadata=Metadata()) for d in datasets]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *arrays)
-    return joined.replace(metadata=metadata or datasets[0].metadata)
+    return joined.replace(metadata=metadata or dataclasses.replace(datasets[0].metadata, content=None))
 
 
 def fingerprint(tree: Any) -> str:

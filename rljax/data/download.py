@@ -52,7 +52,7 @@ def push_t(path: str | Path, url: str = PUSH_T, episodes: int = 206, steps: int 
             ) from None
         with files.reading(url), zipfile.ZipFile(archive) as store:
             arrays: dict[str, Any] = {name: _zarr(url, store, place) for name, place in _ARRAYS.items()}
-    transitions, _ = demonstrations.read_push_t(url, arrays)
+    transitions, *_ = demonstrations.read_push_t(url, arrays)
     found = len(arrays["episode_ends"]), len(transitions.reward)
     if found != (episodes, steps):
         raise Refused(f"{url}: {found[0]} episodes of {found[1]} steps, and there must be {episodes} of {steps}")

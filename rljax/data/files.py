@@ -98,7 +98,7 @@ def rows(where: str, holder: Any, required: Sequence[str], optional: Sequence[st
     """Arrays of one length, [N, …] for observations and actions, [N] for all others."""
     found = {name: array(where, holder, name) for name in [*required, *(k for k in optional if k in holder)]}
     for name, x in found.items():
-        if name not in ("observations", "next_observations", "actions") and x.ndim != 1:
+        if name not in ("observations", "next_observations", "actions", "next_actions") and x.ndim != 1:
             if x.shape[1:] != (1,):  # which some of D4RL's files have
                 raise Refused(f"{where}: {name} has the shape {x.shape}, and must have one axis")
             found[name] = x[:, 0]

@@ -1,30 +1,38 @@
 """Files of offline data: D4RL's HDF5, Minari's folders, OGBench's npz and PushT's, checked where they come in.
 
 Nothing is unpickled or evaluated. What does not fit is refused in one line: which file, what is wrong, what is allowed.
+What a file leaves open is not guessed: which layout an npz has been taken for is said on standard error, in one line.
 """
 
 import json
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import h5py
 import jax
 import numpy as np
 
-from rljax.data import demonstrations, files
+from rljax.data import demonstrations, files, minari_spaces
 from rljax.data.dataset import Dataset, Metadata
 from rljax.paths import local
 from rljax.spaces import Box, Discrete, Space
 from rljax.types import PyTree, Refused, Transition
 
 _ABOUT = ("name", "task", "policy", "version", "normalization")  # the fields of `Metadata` that files keep
-_ROWS = ("observations", "actions", "rewards", "terminals")
+_ROWS = ("observations", "actions", "terminals")
+_OGBENCH = ("masks", "valids", "qpos", "qvel", "button_states")  # what only OGBench's files have
 _MAIN, _METADATA = "main_data.hdf5", "metadata.json"
 _MINARI_NAME = re.compile(r"(?:[-\w/]+/)?[-\w]+-v\d+")
 _MINARI_VERSION = "0.5.0"  # the first release with this layout, which later ones read
+_MARKED = "ends_are_marked"  # the attribute of files of our own, whose episodes have no further ends
+_GAP = 1e-6  # how far apart two observations are that are not the same, as IQL's and RLPD's loaders have it
+
+Layout = Literal["d4rl", "ogbench", "minari", "push_t"]
+Rewards = Literal["required", "optional"]
 
 
 def load(
@@ -33,48 +41,88 @@ def load(
     action_space: Space | None = None,
     observation_space: PyTree | None = None,
     max_episode_steps: int | None = None,
+    *,
+    rewards: Rewards = "required",
+    layout: Layout | None = None,
+    flatten: bool = False,
+    push_t: demonstrations.PushTReward = "human",
 ) -> Dataset:
     """Reads a file of D4RL's, OGBench's or PushT's layout, or a folder of Minari's; arrays are NumPy's.
 
-    Without `next_observations` a step's successor is the observation of the row below, which the last row of a
-    truncated episode does not have: as in D4RL's `qlearning_dataset`, that row is left out, and the episode truncated
-    one step earlier. (OGBench's files hold nothing there but the last observation.) Minari's hold all successors.
+    d4rl: `terminals` end the task, `timeouts` or max_episode_steps the episode. Without `next_observations` a step's
+    successor is the observation of the row below, which the last row of a truncated episode does not have: as in D4RL's
+    `qlearning_dataset`, that row is left out, and the episode truncated one step earlier; its action stays, as the next
+    one of the row before. With `next_observations` an episode ends as well where the row below begins elsewhere.
+
+    ogbench: `terminals` mark the rows that hold an episode's last observation and nothing else, in compact sets those
+    that `valids` do not; `masks` are 0 where the task is done. As published they have no rewards.
+
+    minari: all successors are there. Text is left out of observations, and images are read from JPEG.
+
+    push_t: see `demonstrations.read_push_t`.
 
     Args:
       task: for the metadata, in place of what the file says.
       action_space: what actions must lie in; they are clipped to it, if they exceed it by no more than 1e-4.
       observation_space: what observations must be shaped as; a dict of spaces where they are a dict.
       max_episode_steps: the time limit of D4RL's oldest files, which have no `timeouts`.
+      rewards: required refuses a file without them; optional reads zeros, and says so in `metadata.rewards`.
+      layout: of an npz that may be read in several ways, or to be sure.
+      flatten: joins Minari's observations of several parts into a vector, as Gymnasium's `flatten` does: parts sorted
+        by name, choices as ones among zeros.
+      push_t: which rewards and ends PushT's demonstrations are given.
 
     Raises:
       ValueError: whatever in the file does not fit; in one line.
     """
+    for name, value, allowed in (("rewards", rewards, get_args(Rewards)), ("layout", layout, get_args(Layout))):
+        if value not in allowed and (name, value) != ("layout", None):
+            raise Refused(f"{path}: {name} = {value!r} is not allowed; it must be one of {', '.join(allowed)}")
     where, file = str(path), _locate(local(path))
     with files.reading(where):
-        about: dict[str, str] = {}
+        about: dict[str, Any] = {}
+        following = None
         if not h5py.is_hdf5(file):
             with np.load(file, allow_pickle=False) as arrays:
-                if demonstrations.is_push_t(arrays):
-                    transitions, about = demonstrations.read_push_t(where, arrays)
+                found = _layout_of(where, arrays, layout)
+                has = "rewards" in arrays or found == "push_t"
+                if found == "push_t":
+                    transitions, about, following = demonstrations.read_push_t(where, arrays, push_t)
+                elif found == "ogbench":
+                    transitions, following = _read_ogbench(where, arrays)
                 else:
-                    transitions = _read_ogbench(where, arrays)
+                    transitions, following = _read_d4rl(where, arrays, max_episode_steps)
         else:
             with h5py.File(file) as group:
-                if file.name == _MAIN or "episode_0" in group:
-                    transitions, about = _read_minari(where, group, file.with_name(_METADATA))
+                found = "minari" if file.name == _MAIN or "episode_0" in group else "d4rl"
+                if layout not in (None, found):
+                    raise Refused(f"{where}: is of the layout {found}, and not {layout}")
+                if found == "minari":
+                    transitions, about = _read_minari(where, group, file.with_name(_METADATA), flatten)
+                    has = about.pop("rewards")
                 else:
-                    transitions, about = _read_d4rl(where, group, max_episode_steps)
+                    about = {k: files.text(group.attrs[k]) for k in _ABOUT if k in group.attrs}
+                    if isinstance(algorithm := group.get("metadata/algorithm"), h5py.Dataset):
+                        about.setdefault("policy", files.text(algorithm[()]))
+                    marked = group.attrs.get(_MARKED, False)
+                    transitions, following = _read_d4rl(where, group, max_episode_steps, bool(marked))
+                    has = "rewards" in group
+    if rewards == "required" and not has:
+        raise Refused(f"{where}: no rewards, as sets to imitate or of many goals have none; bc and diffusion need none")
     if len(transitions.reward) == 0:
         raise Refused(f"{where}: no step has a successor; at least one must")
     transitions = files.fit(where, transitions, action_space, observation_space)
-    about = {"name": file.stem, **about, "sha256": files.sha256(file)} | ({} if task is None else {"task": task})
-    return Dataset.of(transitions, Metadata(**about))
+    if following is not None and isinstance(action_space, Box):
+        following = np.clip(following, action_space.low, action_space.high)
+    about = {"name": file.stem, **about, "rewards": has, "sha256": files.sha256(file)}
+    return Dataset.of(transitions, Metadata(**about | ({} if task is None else {"task": task})), following)
 
 
 def save_d4rl(dataset: Dataset, path: str | os.PathLike[str], overwrite: bool = False) -> str:
     """Writes a file of D4RL's layout, with `next_observations`, which `load` reads back exactly; returns its sha256.
 
-    The file is there whole or not at all. Returns to go are not kept: those of the file are not discounted.
+    The file is there whole or not at all. Returns to go are not kept: those of the file are not discounted. Rewards
+    that are not known are not written.
 
     Raises:
       ValueError: the file exists, or observations are not one array.
@@ -87,9 +135,13 @@ def save_d4rl(dataset: Dataset, path: str | os.PathLike[str], overwrite: bool = 
     d = jax.tree.map(np.asarray, dataset)
     with files.whole(path) as part, h5py.File(part, "w") as file:
         file["observations"], file["next_observations"] = d.obs, d.next_obs
-        file["actions"], file["rewards"] = d.action, d.reward
-        file["terminals"], file["timeouts"] = d.terminated, d.truncated
+        file["actions"], file["terminals"], file["timeouts"] = d.action, d.terminated, d.truncated
+        if d.metadata.rewards:
+            file["rewards"] = d.reward
+        if not np.array_equal(d.next_action, d.action[np.arange(d.size) + ~(d.terminated | d.truncated)]):
+            file["next_actions"] = d.next_action
         file.attrs.update(_about(d))
+        file.attrs[_MARKED] = True
     return files.sha256(path)
 
 
@@ -131,7 +183,7 @@ def save_minari(
         "observation_space": json.dumps(_described(observation_space)),
         "action_space": json.dumps(_described(action_space)),
         "algorithm_name": d.metadata.policy or "",
-        "rljax": _about(d),
+        "rljax": _about(d) | ({} if d.metadata.rewards else {"rewards": False}),
     }
     with files.whole(folder) as part:
         data = part / "data"
@@ -177,53 +229,102 @@ def _locate(path: Path) -> Path:
     return path
 
 
-def _read_d4rl(where: str, file: h5py.File, max_episode_steps: int | None) -> tuple[Transition, dict[str, str]]:
-    rows = files.rows(where, file, _ROWS, ["timeouts", "next_observations"])
+def _layout_of(where: str, arrays: Any, layout: Layout | None) -> Layout:
+    """The layout of an npz, which is said on standard error where it was not asked for; refused where it is open."""
+    names = set(arrays)
+    if layout == "minari":
+        raise Refused(f"{where}: is an npz, and Minari's sets are folders; allowed are d4rl, ogbench and push_t")
+    if layout is not None:
+        return layout
+    if demonstrations.is_push_t(arrays):
+        return "push_t"
+    if missing := [name for name in _ROWS if name not in names]:
+        raise Refused(f"{where}: no {missing[0]}; there is {', '.join(sorted(names)) or 'nothing'}")
+    theirs = [name for name in _OGBENCH if name in names]
+    if bool(theirs) == ("timeouts" in names):
+        raise Refused(
+            f"{where}: terminals may mark the last step of a task that is done, as D4RL's do, or a row with the last "
+            "observation alone, as OGBench's; say which: layout='d4rl' or layout='ogbench'"
+        )
+    found: Layout = "ogbench" if theirs else "d4rl"
+    print(f"{where}: read as of the layout {found}, for it has {[*theirs, 'timeouts'][0]}", file=sys.stderr)
+    return found
+
+
+def _required(file: Any) -> list[str]:
+    """What a file of rows must hold, with the rewards where it has some."""
+    return [name for name in ("observations", "actions", "rewards", "terminals") if name != "rewards" or name in file]
+
+
+def _read_d4rl(
+    where: str, file: Any, max_episode_steps: int | None, marked: bool = False
+) -> tuple[Transition, np.ndarray | None]:
+    rows = files.rows(where, file, _required(file), ["timeouts", "next_observations", "next_actions"])
     terminated = files.flags(where, rows, "terminals")
+    ended = np.zeros_like(terminated)
     if "timeouts" in rows:
         ended = files.flags(where, rows, "timeouts")
-    elif max_episode_steps is None or max_episode_steps < 1:
-        raise Refused(f"{where}: no timeouts, as in D4RL's oldest files; give max_episode_steps, of at least 1")
-    else:
+    elif max_episode_steps is not None and max_episode_steps >= 1:
         number = np.arange(len(terminated))
         begins = np.maximum.accumulate(np.where(np.append(True, terminated[:-1]), number, 0))
         ended = (number - begins) % max_episode_steps == max_episode_steps - 1
-    about = {k: files.text(file.attrs[k]) for k in _ABOUT if k in file.attrs}
-    if isinstance(algorithm := file.get("metadata/algorithm"), h5py.Dataset):
-        about.setdefault("policy", files.text(algorithm[()]))
-    return _with_successors(rows, terminated, ended), about
+    elif "next_observations" not in rows:
+        raise Refused(f"{where}: no timeouts, as in D4RL's oldest files; give max_episode_steps, of at least 1")
+    return _with_successors(rows, terminated, ended, marked)
 
 
-def _read_ogbench(where: str, arrays: Any) -> Transition:
-    """As published, without `next_observations`, `terminals` mark rows that hold an episode's last observation only."""
-    if "rewards" not in arrays:
-        raise Refused(
-            f"{where}: no rewards, as in goal-conditioned sets; allowed are sets with the rewards of one task"
-        )
-    rows = files.rows(where, arrays, _ROWS, ["masks", "next_observations"])
+def _read_ogbench(where: str, arrays: Any) -> tuple[Transition, np.ndarray | None]:
+    rows = files.rows(where, arrays, _required(arrays), ["masks", "valids", "next_observations"])
     ended = files.flags(where, rows, "terminals")
     # OGBench's episodes may go on where the task is done; ours are parted there, for nothing is to be gained after it.
     done = ~files.flags(where, rows, "masks") if "masks" in rows else np.zeros_like(ended)
-    return _with_successors(rows, done if "next_observations" in rows else done & ~ended, ended)
+    if "next_observations" in rows:
+        return _with_successors(rows, done, ended)
+    # In a compact set terminals mark the last step as well, and valids tell the two apart.
+    last_observation = ~files.flags(where, rows, "valids") if "valids" in rows else ended
+    return _with_successors(rows, done & ~last_observation, last_observation)
 
 
-def _with_successors(rows: dict[str, Any], terminated: Any, ended: Any) -> Transition:
-    """Transitions of rows in order, whose episodes end where either says; for which are left out see `load`."""
-    obs, lost = rows["observations"], ended & ~terminated
+def _with_successors(
+    rows: dict[str, Any], terminated: Any, ended: Any, marked: bool = False
+) -> tuple[Transition, np.ndarray | None]:
+    """Transitions of rows in order, whose episodes end where either says; for which are left out see `load`.
+
+    Args:
+      marked: whether episodes end nowhere else.
+
+    Returns:
+      The transitions, and what was done next where the rows tell.
+    """
+    obs, lost, following = rows["observations"], ended & ~terminated, rows.get("next_actions")
     if "next_observations" in rows:
         kept, truncated, next_obs = np.ones_like(lost), lost, rows["next_observations"]
+        if not marked:
+            truncated = truncated | (_gaps(obs, next_obs) & ~terminated)
     else:
         lost[-1] |= ~terminated[-1]
         kept, truncated = ~lost, np.append(lost[1:], False) & ~terminated
         # The value of a terminated step's successor is never used: its own observation will do.
-        next_obs = obs[(np.arange(len(obs)) + ~terminated)[kept]]
+        below = (np.arange(len(obs)) + ~terminated)[kept]
+        next_obs, following = obs[below], rows["actions"][below]
     if not kept.all():
         rows = {name: x[kept] for name, x in rows.items()}
-    obs, action, reward = rows["observations"], rows["actions"], rows["rewards"]
-    return Transition(obs, action, reward, terminated[kept], truncated[kept], next_obs)
+    obs, action = rows["observations"], rows["actions"]
+    reward = rows.get("rewards", np.zeros(len(obs), np.float32))
+    return Transition(obs, action, reward, terminated[kept], truncated[kept], next_obs), following
 
 
-def _read_minari(where: str, file: h5py.File, metadata: Path) -> tuple[Transition, dict[str, str]]:
+def _gaps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """After which rows [N] another episode begins: the next observation is not that of the row below."""
+    gaps, step = np.zeros(len(obs), bool), max(1, 2**24 // max(1, obs[:1].nbytes))
+    for start in range(0, len(obs) - 1, step):
+        end = min(start + step, len(obs) - 1)
+        apart = obs[start + 1 : end + 1].astype(np.float64) - next_obs[start:end]
+        gaps[start:end] = np.sqrt(np.square(apart).reshape(end - start, -1).sum(1)) > _GAP
+    return gaps
+
+
+def _read_minari(where: str, file: h5py.File, metadata: Path, flatten: bool) -> tuple[Transition, dict[str, Any]]:
     said = files.read_json(metadata)
     count = sum(name.startswith("episode_") for name in file)
     names = [f"episode_{i}" for i in range(count)]
@@ -233,24 +334,29 @@ def _read_minari(where: str, file: h5py.File, metadata: Path) -> tuple[Transitio
         raise Refused(
             f"{where}: {count} episodes; there must be some, and {_METADATA} says {said.get('total_episodes')}"
         )
-    shapes = {
-        "observations": _space_shape(metadata, said, "observation_space"),
-        "actions": _space_shape(metadata, said, "action_space"),
-    }
-    episodes = [_read_episode(f"{where}: {name}", file[name], shapes) for name in names]
+    spaces = minari_spaces.of(metadata, said)
+    if spaces.observation is None and flatten:
+        raise Refused(f"{metadata}: no observation_space, so that observations cannot be flattened")
+    if left_out := spaces.text:
+        print(f"{where}: left out, for it is text: {', '.join(left_out)}", file=sys.stderr)
+    shapes = {"observations": spaces.shape, "actions": spaces.action_shape}
+    episodes = [_read_episode(f"{where}: {name}", file[name], shapes, spaces) for name in names]
     own = said["rljax"] if isinstance(said.get("rljax"), dict) else {}
-    about = {"policy": said.get("algorithm_name"), **own, "name": said.get("dataset_id")}
+    about = {"policy": said.get("algorithm_name"), "task": spaces.task, **own, "name": said.get("dataset_id")}
     joined = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
-    return joined, {k: str(about[k]) for k in _ABOUT if about.get(k)}
+    if flatten:
+        obs, next_obs = (spaces.flattened(where, x) for x in (joined.obs, joined.next_obs))
+        joined = joined.replace(obs=obs, next_obs=next_obs)
+    return joined, {k: str(about[k]) for k in _ABOUT if about.get(k)} | {"rewards": own.get("rewards", True)}
 
 
-def _read_episode(where: str, group: h5py.Group, shapes: dict[str, Any]) -> Transition:
+def _read_episode(where: str, group: h5py.Group, shapes: dict[str, Any], spaces: minari_spaces.Spaces) -> Transition:
     """One that neither terminates nor is truncated is truncated by its end.
 
     Args:
       shapes: of each step; what is None or missing is learnt from the first episode.
     """
-    found: dict[str, Any] = {"observations": _tree(where, group, "observations")}
+    found: dict[str, Any] = {"observations": _tree(where, group, "observations", spaces.observation, spaces.jpeg)}
     found |= {name: files.array(where, group, name) for name in ("actions", "rewards", "terminations", "truncations")}
     steps = len(found["rewards"])
     if steps == 0:
@@ -274,10 +380,19 @@ def _read_episode(where: str, group: h5py.Group, shapes: dict[str, Any]) -> Tran
     return Transition(obs, found["actions"], found["rewards"], terminated, truncated, next_obs)
 
 
-def _tree(where: str, group: h5py.Group, name: str) -> PyTree:
-    """An array, or a group as a dict of them."""
-    if isinstance(inner := group.get(name), h5py.Group) and len(inner):
-        return {key: _tree(f"{where}/{name}", inner, key) for key in inner}
+def _tree(where: str, group: h5py.Group, name: str, space: Any, jpeg: bool) -> PyTree:
+    """An array, or a group as a dict of them, without text; images are decoded.
+
+    Args:
+      space: as Minari writes it; None where it says nothing of it.
+    """
+    inner = group.get(name)
+    if isinstance(inner, h5py.Group) and len(inner):
+        parts = minari_spaces.parts(space)
+        kept = [key for key in inner if not minari_spaces.is_text(parts.get(key))]
+        return {key: _tree(f"{where}/{name}", inner, key, parts.get(key), jpeg) for key in kept}
+    if jpeg and minari_spaces.is_image(space) and isinstance(inner, h5py.Dataset) and inner.ndim <= 2:
+        return minari_spaces.decoded(f"{where}: {name}", inner[()], space)
     return files.array(where, group, name)
 
 
@@ -316,27 +431,3 @@ def _described(space: PyTree) -> dict[str, Any]:
         raise Refused(f"save_minari: {space!r} is not a space; allowed are a Box, a Discrete and a dict of them")
     bounds = {"low": space.low.tolist(), "high": space.high.tolist()}
     return {"type": "Box", "dtype": np.dtype(space.dtype).name, "shape": list(space.shape), **bounds}
-
-
-def _space_shape(metadata: Path, said: dict[str, Any], key: str) -> Any:
-    """The shape of a space as Minari writes it, a tuple or a dict of shapes; None where it says nothing of it."""
-
-    def shape(space: Any) -> Any:
-        match space["type"]:
-            case "Dict":
-                return {k: shape(v) for k, v in space["subspaces"].items()}
-            case "Tuple":
-                return {f"_index_{i}": shape(v) for i, v in enumerate(space["subspaces"])}
-            case "Box":
-                return tuple(space["shape"])
-            case "MultiBinary":
-                return tuple(np.atleast_1d(space["n"]).tolist())
-            case "MultiDiscrete":
-                return np.shape(space["nvec"])
-            case _:
-                return ()
-
-    try:
-        return shape(json.loads(said[key])) if key in said else None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise Refused(f"{metadata}: {key} does not describe a space of Minari's") from None

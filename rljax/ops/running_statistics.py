@@ -164,7 +164,7 @@ def normalize(
         if not _kept(x, mean):
             return x
         dtype = jnp.result_type(x) if _is_float(x) else jnp.float32
-        mean, deviation = (xp.broadcast_to(y, x.shape) for y in (mean, deviation))
+        mean, deviation = (xp.broadcast_to(y, jnp.shape(x)) for y in (mean, deviation))
         return xp.clip((x - mean) / deviation, -clip, clip).astype(dtype)
 
     return jax.tree.map(normalize_leaf, x, means, deviations)

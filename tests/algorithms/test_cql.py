@@ -325,7 +325,7 @@ def test_cal_ql_online_takes_returns_of_its_own_finished_episodes():
     def run(data):
         return jax.lax.scan(lambda s, _: algorithm.step(s, data), algorithm.init(jax.random.key(0)), None, 6)
 
-    state, metrics = train(algorithm.data)
+    state, metrics = run(algorithm.data)
     assert np.isfinite(metrics["loss/critic"].value[-3:]).all()
     assert metrics["updates"].tolist() == [0.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     assert int(state.experience.replay.count) == 48

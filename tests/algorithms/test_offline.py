@@ -273,6 +273,11 @@ def test_another_dataset_is_not_resumed_with(tmp_path):
     with pytest.raises(ValueError, match=f"holds another run: data.sha256 was '{'a' * 64}' and is now 'bb") as error:
         train(bc.make(ENV, config, drift_data(sha256="b" * 64)), 4, folder=tmp_path / "run", resume=True)
     assert "\n" not in str(error.value)
+    # Nor with arrays that differ in one number, whatever the file.
+    other = drift_data(sha256="a" * 64)
+    other.reward[3] += 1
+    with pytest.raises(ValueError, match=r"holds another run: data\.content was '"):
+        train(bc.make(ENV, config, other), 4, folder=tmp_path / "run", resume=True)
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rljax.algorithms import bc, diffusion, iql
 from rljax.data import Dataset, Metadata, concatenate, normalized_score
+from rljax.data.chunks import in_chunks
+from rljax.data.dataset import fingerprint
+from rljax.data.prepared import prepare
+from rljax.envs.spaces_only import SpacesOnly
 from rljax.ops import running_statistics
 from rljax.types import Transition
 
@@ -137,6 +142,68 @@ def test_statistics_normalize_to_mean_0_and_variance_1():
     np.testing.assert_allclose(scaled["x"].mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(scaled["x"].std(0), 1, atol=1e-3)
     np.testing.assert_array_equal(scaled["category"], tree["category"])
+
+
+def test_whole_numbers_are_observed_as_numbers_and_what_hardly_varies_is_not_scaled_up():
+    rng = np.random.default_rng(0)
+    obs = np.stack([rng.integers(0, 100, 500), np.full(500, 7), 1000 + rng.integers(0, 2, 500)], 1)
+    data = Dataset.of(transitions(np.zeros(500)).replace(obs=obs, next_obs=obs))
+    env = SpacesOnly(3, [0.0], [5000.0])
+    prepared = prepare(data, env.observation_space, env.action_space, bc.Config())
+    floats = Dataset.of(transitions(np.zeros(500)).replace(obs=np.float32(obs), next_obs=np.float32(obs)))
+    found = prepared.dataset.obs
+    assert found.dtype == np.float32
+    same = prepare(floats, env.observation_space, env.action_space, bc.Config())
+    np.testing.assert_array_equal(found, same.dataset.obs)
+    np.testing.assert_allclose(found.std(0), [1.0, 0.0, obs[:, 2].std()], rtol=1e-3)
+    # As the policy sees them when it acts.
+    for seen in (obs, np.float32(obs)):
+        np.testing.assert_allclose(running_statistics.normalize(prepared.statistics, seen), found, atol=1e-5)
+    off = obs[:1] + np.array([0.0, 0.001, 0.0])  # a millimetre
+    assert abs(running_statistics.normalize(prepared.statistics, off)[0, 1]) < 0.0011
+
+
+def test_the_fingerprint_is_of_every_array_and_of_what_was_read(data):
+    prints = {data.identified().metadata.content}
+    for name in ("obs", "action", "reward", "next_obs", "next_action", "return_to_go"):
+        x = np.array(getattr(data, name))
+        x.flat[-1] += 1
+        prints.add(data.replace(**{name: x}).spec["content"])
+    for name in ("terminated", "truncated"):
+        prints.add(data.replace(**{name: ~getattr(data, name)}).spec["content"])
+    assert len(prints) == 9
+    assert all(len(x) == 64 for x in prints)
+    on_device = jax.tree.map(jnp.asarray, data).replace(metadata=Metadata("by another name"))
+    assert fingerprint(on_device.replace(metadata=Metadata())) == data.spec["content"]
+    # In parts, too.
+    large = np.arange(2**23, dtype=np.float32).reshape(-1, 2)
+    assert fingerprint({"x": large}) == fingerprint({"x": large.copy()}) != fingerprint({"x": large[::-1]})
+    # Settings change what is computed, and not what was read.
+    env = SpacesOnly(2, [0.0], [50.0])
+    for config in (bc.Config(), bc.Config(normalize_observation=False, reward_bias=1.0)):
+        ready = prepare(data, env.observation_space, env.action_space, config).dataset
+        assert ready.spec["content"] == data.spec["content"]
+    assert concatenate([data.identified(), data]).metadata.content is None
+
+
+def test_without_rewards_it_is_imitated_and_nothing_else(data):
+    bare = data.replace(reward=np.zeros(6, np.float32), metadata=Metadata("bare", rewards=False))
+    env = SpacesOnly(2, [0.0], [50.0])
+    assert bc.make(env, bc.Config(), bare).data.size == 6
+    assert diffusion.make(env, diffusion.Config(), bare).data.size == 6
+    for use in (
+        lambda: iql.make(env, iql.Config(), bare),
+        lambda: bc.make(env, bc.Config(top=0.5), bare),
+        lambda: in_chunks(bare, 1, 2),
+    ):
+        with pytest.raises(ValueError, match=r"^bare: no rewards, which this learns from; bc and"):
+            use()
+
+
+def test_choices_are_not_taken_for_continuous_actions(data):
+    chosen = data.replace(action=np.zeros((6, 1), np.int64), metadata=Metadata("choices"))
+    with pytest.raises(ValueError, match=r"^choices: actions are of type int64, as choices are; they must be floating"):
+        bc.make(SpacesOnly(2, [0.0], [50.0]), bc.Config(), chosen)
 
 
 def test_concatenated_in_order(data):

@@ -91,10 +91,7 @@ class PushT(ManipulationTask):
         return observation_of(self.pose(physics))
 
     def progress(self, physics: Physics) -> Progress:
-        pose = self.pose(physics)
-        covered = coverage(pose[2:])
-        stages = (covered > jnp.array([*STAGES, SUCCESS])).mean()
-        return Progress(covered / SUCCESS, stages, covered > SUCCESS, {"coverage": covered})
+        return progress_of(self.pose(physics))
 
     def render(self, state: State) -> np.ndarray:
         from rljax.envs.classic.drawing import ACCENT, GREY, WARM, Canvas
@@ -110,6 +107,13 @@ class PushT(ManipulationTask):
         if target.any():
             canvas.circle((target[0], -target[1]), RADIUS / 3, WARM)
         return canvas.frame()
+
+
+def progress_of(pose: jax.Array) -> Progress:
+    """How far the task is in a pose [5]."""
+    covered = coverage(pose[2:])
+    stages = (covered > jnp.array([*STAGES, SUCCESS])).mean()
+    return Progress(covered / SUCCESS, stages, covered > SUCCESS, {"coverage": covered})
 
 
 def observation_of(pose: jax.Array) -> jax.Array:

@@ -62,13 +62,16 @@ class ManipulationTask(MujocoTask):
 
     def score(self, before: Physics, after: Physics, action: jax.Array) -> Score:
         progress = self.progress(after)
-        success = progress.success.astype(jnp.float32)
-        done = {"dense": progress.quality, "staged": progress.stages, "sparse": success}[self.reward]
-        metrics = {"success": success, "stages": progress.stages, **progress.metrics}
-        # Success is all of it, whatever rounding leaves missing.
-        reward = jnp.where(progress.success, 0.0, jnp.clip(done, 0.0, 1.0) - 1.0)
-        return Score(reward, progress.success & self.terminates_at_success, metrics)
+        metrics = {"success": progress.success.astype(jnp.float32), "stages": progress.stages, **progress.metrics}
+        return Score(reward_of(progress, self.reward), progress.success & self.terminates_at_success, metrics)
 
     def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
         """The larger value: metrics tell how far the task has come, and evaluation reports the highest."""
         return jnp.maximum(earlier, later)
+
+
+def reward_of(progress: Progress, kind: Reward) -> jax.Array:
+    """What is missing, in [-1, 0] and of the shape of the progress's leaves."""
+    done = {"dense": progress.quality, "staged": progress.stages, "sparse": progress.success.astype(jnp.float32)}[kind]
+    # Success is all of it, whatever rounding leaves missing.
+    return jnp.where(progress.success, 0.0, jnp.clip(done, 0.0, 1.0) - 1.0)
