@@ -35,7 +35,7 @@ test: install-dev ## Set up, then run the tests (ARGS are for pytest)
 	@$(bin)/python -m pytest $(ARGS)
 
 test-slow: install-dev ## The tests that train for minutes
-	@$(bin)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(bin)/python -m pytest -m slow -o faulthandler_timeout=3600 $(ARGS)
 
 lint: install-dev ## Check style, format and types
 	@$(bin)/ruff check .

@@ -13,6 +13,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # Most of a test's time is compilation, and most programs are the same from run to run and from worker to worker.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Tests run tiny programs once: making them fast costs more than it saves. `make test-slow` trains, and has it off.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 
