@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Settings:
     """Where the runs of the seeds lie."""
 
 
-def main(algorithm: str, targets: dict[str, float | None], settings: Settings) -> None:
+def main(algorithm: str, targets: Mapping[str, float | None], settings: Settings) -> None:
     """The returns of every task, and the speed of one run where it is asked for."""
     if unknown := set(settings.tasks) - set(targets):
         sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(targets)}")

@@ -113,7 +113,7 @@ def main(settings: Settings) -> None:
     made = () if set(settings.parts) == {"table"} else settings.datasets
     if missing := [path for name in made if not (path := dataset_path(settings, name)).exists()]:
         sys.exit(f"error: {missing[0]} is not there; make it with experiments/collect.py")
-    jobs = []
+    jobs: list[list[str]] = []
     if "scores" in settings.parts:
         jobs += own_jobs(settings)
     if "peers" in settings.parts:

@@ -67,10 +67,11 @@ def speed(settings: Settings) -> dict[str, Any]:
     """Updates per second: one run and five seeds in one program; and CORL's, in the same session."""
     name, rows, ratios = settings.datasets[0], [], {}
 
-    def measured(*choice: Any) -> tuple[float, float]:
+    def measured(algorithm: str, kind: str, members: int) -> tuple[float, float]:
         """In a process of its own, as a user has it: how many devices a CPU is can be said but once in a process."""
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(rate_of, dataset_path(settings, name), *choice, settings.seconds).result()
+            path = dataset_path(settings, name)
+            return process.submit(rate_of, path, algorithm, kind, members, settings.seconds).result()
 
     for algorithm in (a for a in ("bc", "td3_bc", "iql", "cql") if a in settings.algorithms):
         peer = corl_rate(settings, algorithm)

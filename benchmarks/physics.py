@@ -172,7 +172,7 @@ def of_loop(step: Callable[[], None], num_envs: int, seconds: float) -> float:
 
 
 def own(task: str, engine: str, num_envs: int, seconds: float) -> tuple[float, float | None]:
-    options = {"worlds": num_envs} if engine == "warp" else {}
+    options: dict[str, Any] = {"worlds": num_envs} if engine == "warp" else {}
     env = AutoReset(rljax.make(task, engine=engine, **options), num_envs)
     scale = jnp.asarray(env.action_space.high)  # type: ignore[union-attr]
     size = int(np.prod(env.action_space.shape))  # type: ignore[union-attr]
@@ -210,10 +210,11 @@ def gymnasium_vector(task: str, mode: str, num_envs: int, seconds: float) -> tup
     envs = gymnasium.make_vec(f"{TASKS[task]}-v5", num_envs=num_envs, vectorization_mode=mode)
     envs.reset(seed=0)
     generator = np.random.default_rng(0)
-    low, high = envs.action_space.low, envs.action_space.high
+    space = envs.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
 
     def step() -> None:
-        envs.step(generator.uniform(low, high).astype(np.float32))
+        envs.step(generator.uniform(space.low, space.high).astype(np.float32))
 
     rate = of_loop(step, num_envs, seconds)
     envs.close()

@@ -107,7 +107,9 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
     for name, make in problems.items():
         for states in (10_000, 100_000):
             mdp = make(states)
-            arrays = mdp.successors, mdp.probabilities, mdp.rewards, mdp.discount, mdp.terminal, mdp.start
+            arrays: tuple[Any, ...] = (
+                mdp.successors, mdp.probabilities, mdp.rewards, mdp.discount, mdp.terminal, mdp.start,
+            )  # fmt: skip
             jax.block_until_ready(sparse(*arrays))  # once, for what JAX does at a first time
             begin = time.perf_counter()
             jax.block_until_ready(sparse(*arrays))
@@ -148,8 +150,8 @@ def peer(settings: Settings, mdp: MDP, library: str, method: str) -> dict[str, A
     # Terminal states as the peers know them: they lead to themselves, for nothing.
     ends, own = np.asarray(mdp.terminal), np.arange(mdp.num_states, dtype=np.int32)
     first = np.arange(mdp.probabilities.shape[1])[:, None] == 0
-    arrays = {
-        "successors": np.where(ends, own, mdp.successors),
+    arrays: dict[str, Any] = {
+        "successors": np.where(ends, own, np.asarray(mdp.successors)),
         "probabilities": np.where(ends, first, mdp.probabilities),
         "rewards": mdp.rewards,
         "discount": mdp.discount,

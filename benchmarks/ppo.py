@@ -30,6 +30,7 @@ from rljax import training
 from rljax.algorithms import ppo
 from rljax.algorithms.base import Algorithm
 from rljax.envs import AutoReset, EpisodeStatistics, Guard
+from rljax.spaces import Discrete
 from rljax.training import program as programs
 from rljax.training.versions import hardware, versions
 
@@ -110,7 +111,7 @@ def make(task: str, engine: str = "auto") -> tuple[Algorithm, int]:
     accelerated = engine != "native" and jax.default_backend() != "cpu"
     settings = (ACCELERATED if accelerated and task in ACCELERATED else TASKS)[task]
     config = dataclasses.replace(settings.config, anneal_steps=settings.total_steps)
-    options = {} if engine == "auto" else {"engine": engine}
+    options: dict[str, Any] = {} if engine == "auto" else {"engine": engine}
     return ppo.make(rljax.make(task, action_repeat=settings.action_repeat, **options), config), settings.total_steps
 
 
@@ -120,7 +121,7 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
     classic = task in TARGETS
     seeds = settings.seeds or (10 if classic else 4)
     together = settings.together or (64 if classic else 8)
-    options = {"evaluate_every": 0, "progress": False}
+    options: dict[str, Any] = {"evaluate_every": 0, "progress": False}
     speed: dict[str, Any] = {}
     if settings.speed:
         # Where a run takes minutes, a fifth of it tells its speed.
@@ -208,8 +209,8 @@ def profile(settings: Settings) -> dict[str, Any]:
 
     def act(env_state: Any, params: Any) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-            distribution, _, _ = network.apply(params, carry.obs[None], (), jnp.zeros((1, config.num_envs), bool))
-            return envs.step(carry, distribution.sample(key)[0]), None
+            output: Any = network.apply(params, carry.obs[None], (), jnp.zeros((1, config.num_envs), bool))
+            return envs.step(carry, output[0].sample(key)[0]), None
 
         keys = jax.random.split(jax.random.key(0), config.rollout_length)
         return jax.lax.scan(step, env_state, keys)[0]
@@ -223,9 +224,11 @@ def profile(settings: Settings) -> dict[str, Any]:
     policy_seconds = act_seconds - env_seconds
 
     # Multiplications and additions of one sample, forward; backward costs twice that.
+    actions = algorithm.env.action_space
+    assert isinstance(actions, Discrete)
     widths = [algorithm.env.observation_space.shape[0], *config.hidden]
     layers = sum(a * b for a, b in itertools.pairwise(widths))
-    heads = config.hidden[-1] * (algorithm.env.action_space.n + 1)
+    heads = config.hidden[-1] * (actions.n + 1)
     forward = 2 * (2 * layers + heads)
     update_flops = 3 * forward * config.num_epochs * steps
     batch = steps // config.num_minibatches

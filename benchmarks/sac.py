@@ -246,6 +246,7 @@ def memory_note() -> str:
         return jax.lax.fori_loop(0, 100, lambda _, s: algorithm.step(s)[0], state)
 
     memory = jax.jit(steps, donate_argnums=0).lower(state).compile().memory_analysis()
+    assert memory is not None
     return (
         f"A buffer of 1,000,000 transitions is {size / 1e6:.0f} MB; the compiled loop of steps writes into the "
         f"{memory.alias_size_in_bytes / 1e6:.0f} MB of the state that it is given, and allocates "

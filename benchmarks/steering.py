@@ -38,6 +38,7 @@ from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
 from rljax.envs.environment import State
 from rljax.envs.manipulation import push_t
 from rljax.envs.wrappers import Wrapper
+from rljax.nn.precision import Precision
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.evaluate import evaluate
 from rljax.training.load import read_description
@@ -130,11 +131,13 @@ def theirs(starts: dict[int, np.ndarray]) -> Environment:
 
     class FromStarts(PushTEnv):
         def reset(self, seed: int | None = None, options: Any = None) -> Any:
-            return super().reset(seed=seed, options={"reset_to_state": starts.get(seed)})
+            return super().reset(seed=seed, options={"reset_to_state": None if seed is None else starts.get(seed)})
 
     # Else every step would be drawn.
     env = GymnasiumEnvironment(lambda: FromStarts(render_mode=None), "gym_pusht")
-    return TimeLimit(AsOurs(env), rljax.make("push_t").max_episode_steps)
+    limit = rljax.make("push_t").max_episode_steps
+    assert limit is not None
+    return TimeLimit(AsOurs(env), limit)
 
 
 def start_of(qpos: np.ndarray) -> np.ndarray:
@@ -160,7 +163,8 @@ def gym_pusht(settings: Settings) -> dict[str, Any]:
     key, rows = jax.random.key(0), []
     engines = both_engines(key, settings.episodes)
     for folder in settings.policies:
-        policy, found = rljax.load(folder), {}
+        policy = rljax.load(folder)
+        found: dict[str, dict[Any, np.ndarray]] = {}
         for name, env in engines.items():
             found[name] = {}
             for mode, deterministic in MODES.items():
@@ -200,10 +204,11 @@ def interval(x: np.ndarray, form: str) -> str:
 def speed(settings: Settings) -> dict[str, Any]:
     """Latency of the sampler, and an iteration of steering taken apart."""
     latencies, load = [], os.getloadavg()[0]
-    for network, objective, precision in (
+    samplers: tuple[tuple[str, diffusion.Objective, Precision], ...] = (
         ("mlp", "diffusion", "float32"), ("mlp", "diffusion", "bfloat16"), ("mlp", "flow", "float32"),
         ("mlp", "flow", "bfloat16"), ("transformer", "diffusion", "float32"), ("transformer", "flow", "float32"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for network, objective, precision in samplers:
         width = 512 if network == "mlp" else 128
         sampler = diffusion.Config(network=network, objective=objective, precision=precision, width=width)
         agent = diffusion.Agent(sampler, 6, 2)
@@ -292,7 +297,7 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
         -jnp.ones(size), jax.random.normal(key, (*size, obs_size)), jnp.full(size, config.discount),
         jnp.zeros(size, jnp.int32), jnp.ones(size),
     )  # fmt: skip
-    learn = best(lambda *arguments: agent.learn(*arguments, key, state.hyper)[0], state.learner, batches)
+    learn = best(lambda learner, batches: agent.learn(learner, batches, key, state.hyper)[0], state.learner, batches)
     updates = learn * config.num_updates / UPDATES_TIMED
     # For the target of an update, and for each step of distillation.
     asked = {"dsrl_sac": 0, "residual": 1}.get(method, 1 + config.distillation_steps) * config.num_updates

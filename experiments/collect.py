@@ -156,6 +156,7 @@ class Collection:
             if (folder / "steps.json").exists() and steps < json.loads((folder / "steps.json").read_text()):
                 continue
             result = self.train(algorithm, self.settings.seed + 1, steps, folder, 20)
+            assert result.evaluation is not None  # for there are episodes of it
             reached = result.evaluation["members"][0]["deterministic"]["mean"]
             print(f"medium: return {reached:.1f} after {result.steps:,} steps, to reach {target:.1f}", flush=True)
             (folder / "steps.json").write_text(json.dumps(steps))

@@ -8,6 +8,7 @@ Everything is left in runs/crossq/<name>: settings, metrics, checkpoints, evalua
 """
 
 import dataclasses
+from typing import Any
 
 import rljax
 from rljax import experiment
@@ -47,7 +48,7 @@ TASKS = {
 
 
 def make(settings: Settings) -> crossq.Algorithm:
-    engine = {} if settings.engine == "auto" else {"engine": settings.engine}
+    engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
     return crossq.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), settings.config)
 
 

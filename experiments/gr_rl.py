@@ -178,7 +178,7 @@ class Pipeline:
         pipeline.pin(self.folder, dataclasses.asdict(s) | about, LATER)
         if given is not None:
             return given, None
-        side = {} if s.left_first is None else {"left_first": s.left_first}
+        side: dict[str, Any] = {} if s.left_first is None else {"left_first": s.left_first}
         env = rljax.make(s.task, reward=s.reward, **side)
         return pipeline.scripted(
             env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder

@@ -136,7 +136,7 @@ def main(settings: Settings) -> experiment.Result:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)
 
     def make() -> ppo.Algorithm:
-        engine = {} if settings.engine == "auto" else {"engine": settings.engine}
+        engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
         return ppo.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
 
     return experiment.run("ppo", make, settings.total_steps, settings.run)

@@ -100,8 +100,8 @@ class Pipeline:
         self.folder = s.runs / "recap" / (s.name or f"{s.task}-{s.method}-seed{s.seed}")
         # So that values of different iterations have one scale.
         self.value = dataclasses.replace(s.value, longest=s.value.longest or self.env.max_episode_steps or 0)
-        told = {"labels": 2, "acts_with": recap.POSITIVE} if s.method == "recap" else {}
-        decay = {"anneal_steps": s.policy.anneal_steps or s.policy_updates}
+        told: dict[str, Any] = {"labels": 2, "acts_with": recap.POSITIVE} if s.method == "recap" else {}
+        decay: dict[str, Any] = {"anneal_steps": s.policy.anneal_steps or s.policy_updates}
         self.policy = dataclasses.replace(s.policy, **told, **decay)
 
     def run(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ ACCELERATED = dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "human
 
 
 def make(settings: Settings) -> sac.Algorithm:
-    options = {} if settings.engine == "auto" else {"engine": settings.engine}
+    options: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
     options |= {} if settings.reward is None else {"reward": settings.reward}
     options |= settings.mismatch.options()
     config = settings.config

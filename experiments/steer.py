@@ -73,7 +73,7 @@ def main(settings: Settings) -> experiment.Result:
     return experiment.run("steer", make, settings.total_steps, settings.run, extra)
 
 
-METHODS = {method: Settings(config=config) for method, config in steering.DEFAULTS.items()}
+METHODS: dict[str, Settings] = {method: Settings(config=config) for method, config in steering.DEFAULTS.items()}
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ ACCELERATED = {
 
 
 def make(settings: Settings) -> td3.Algorithm:
-    engine = {} if settings.engine == "auto" else {"engine": settings.engine}
+    engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
     config = settings.config
     if settings.anneal and not config.anneal_steps:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)

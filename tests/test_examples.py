@@ -7,6 +7,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,8 @@ def commands(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_command_that_is_shown_is_parsed(script, monkeypatch):
-    parsed, real = [], (experiment.main, experiment.main_offline)
+    parsed: list[Any] = []
+    real = experiment.main, experiment.main_offline
     monkeypatch.setattr(experiment, "main", lambda _, *args, **options: real[0](parsed.append, *args, **options))
     monkeypatch.setattr(experiment, "main_offline", lambda _, *args: real[1](parsed.append, *args))
     monkeypatch.setattr(experiment, "load_dataset", lambda *_: drift_data(name="toy", task="hopper"))

@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom, with small budgets."""
 
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import nbformat
@@ -10,7 +11,7 @@ from nbclient import NotebookClient
 from rljax.envs.mujoco.rendering import NoGraphics, Renderer
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "01_quickstart": {"STEPS": 6144, "EPISODES": 4},
     # MJX compiles a cheetah for a minute, and a pendulum for seconds.
     "02_physics": {

@@ -91,7 +91,7 @@ def test_help_explains_every_field(cli, name):
 def test_defaults_depend_on_the_datasets_task_and_on_env_where_given(cli, path):
     def precision(*arguments):
         out = " ".join(cli("iql", "--dataset", path, *arguments, "--help")[1].replace("│", " ").split())
-        return re.search(r"--precision .*?\(default: (\w+)\)", out)[1]
+        return re.findall(r"--precision .*?\(default: (\w+)\)", out)[0]
 
     assert precision() == "float32"
     assert precision("--env", "Hopper-v5") == ("bfloat16" if multiplies_bfloat16() else "float32")
@@ -102,7 +102,7 @@ def test_the_tables_of_a_family_are_reached_by_flag_or_by_the_name_of_the_datase
         code, out, err = cli("iql", *arguments, "--help")
         assert code == 0, err
         out = " ".join(out.replace("│", " ").split())
-        return float(re.search(r"--expectile .*?\(default: ([0-9.]+)\)", out)[1]), err
+        return float(re.findall(r"--expectile .*?\(default: ([0-9.]+)\)", out)[0]), err
 
     assert shown("--dataset", path) == (0.7, "")
     assert shown("--dataset", path, "--family", "antmaze") == (0.9, "")

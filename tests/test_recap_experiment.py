@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_a_signal_ends_it_with_a_shells_code(cli, monkeypatch):  # noqa: F811
 
 def test_each_method_tells_its_policy_something_else(cli, demonstrations, tmp_path, monkeypatch):  # noqa: F811
     """Of demonstrations from a file; the policy itself is not trained."""
-    told = {}
+    told: dict[str, Any] = {}
 
     def make(env, config, data, **arguments):
         told.update(arguments, config=config)

@@ -36,7 +36,7 @@ AGENTS: dict[str, type[Agent]] = {
     "grrl_steer": PredictingAgent,
     "residual": ResidualAgent,
 }
-DEFAULTS = {config.method: config for config in (Config(), DSRL_NA, GRRL, RESIDUAL)}
+DEFAULTS: dict[str, Config] = {config.method: config for config in (Config(), DSRL_NA, GRRL, RESIDUAL)}
 """The settings of each method."""
 
 

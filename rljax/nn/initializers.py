@@ -5,6 +5,7 @@ program, which is what `jax.nn.initializers.orthogonal` becomes under `jit(vmap(
 from matrix products alone, which is also quicker to compile and runs on every backend.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def uniform(inputs: int) -> jax.nn.initializers.Initializer:
     """Makes an initializer uniform in ±1 / √inputs: of kernels and of biases, PyTorch's default for linear layers."""
     bound = inputs**-0.5
 
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
         del out_sharding  # as in `orthogonal`
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -80,7 +81,7 @@ def orthogonal(scale: Any = 1.0, dtype: Any = jnp.float32) -> jax.nn.initializer
     is tall and its rows where it is wide, each of norm `scale`. No LAPACK call is made: see the module's docstring.
     """
 
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
+    def init(key: Key, shape: Sequence[int], dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
         del out_sharding  # part of the protocol in jax 0.11; kernels are sharded by whoever owns the parameters
         if len(shape) < 2:
             raise Refused(f"orthogonal: a kernel needs at least two axes, got the shape {tuple(shape)}")

@@ -73,7 +73,7 @@ def by_hand(agent, learner, batch, key):
     results = []
     for i in range(2):
         params = jax.tree.map(lambda x: x[i], learner.params["critic"])  # noqa: B023
-        values = np.stack([critic.apply(params, batch.obs, a) for a in action])
+        values = np.stack([np.asarray(critic.apply(params, batch.obs, a)) for a in action])
         results.append(logsumexp(values - np.asarray(log_prob), axis=0))
     return np.stack(results)
 

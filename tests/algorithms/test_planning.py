@@ -1,6 +1,7 @@
 """Planning against linear programming (HiGHS), NumPy and closed forms."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def by_linear_program(successors, shares, rewards, discount, terminal):
     return exact
 
 
-def random_process(seed):
+def random_process(seed) -> tuple[Any, Any, Any, float, Any]:
     """Shares of very different size, ties, states that end or do not, any discount."""
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(WIDTH, 10.0 ** rng.uniform(-1, 1)), (ACTIONS, STATES)).swapaxes(1, 2)
@@ -57,7 +58,7 @@ def random_process(seed):
 def test_bounds_hold_on_hundreds_of_processes_against_a_linear_program(double):
     """The exact process is that of the float64 numbers; the one of float32 has rounded probabilities and rewards."""
     with jax.enable_x64(double):
-        solvers = {
+        solvers: dict[str, Any] = {
             "value iteration": planning.value_iteration,
             "in blocks": functools.partial(planning.value_iteration, blocks=3),
             "policy iteration": planning.policy_iteration,

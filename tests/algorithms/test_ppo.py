@@ -1,6 +1,7 @@
 """PPO against hand-computed cases, rlax and closed forms; and what every algorithm here must do: jit, scan, vmap."""
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -11,6 +12,7 @@ import rlax
 
 import rljax
 from rljax.algorithms import ppo
+from rljax.envs.mujoco.task import MujocoTask
 from rljax.ops import running_statistics
 from rljax.spaces import Box
 from rljax.training import evaluate
@@ -78,7 +80,8 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
 
 def value_of(algorithm, state, obs):
     network = ppo.ActorCritic(algorithm.config, algorithm.env.action_space, image=False)
-    return network.apply(state.params, obs[None], (), jnp.zeros((1,), bool))[1][0]
+    output: Any = network.apply(state.params, obs[None], (), jnp.zeros((1,), bool))
+    return output[1][0]
 
 
 def test_gradients_are_clipped_by_their_global_norm():
@@ -288,8 +291,10 @@ def test_what_an_environment_measures_is_logged_as_its_mean():
 
 def test_a_simulation_that_breaks_is_counted_and_training_goes_on():
     env = rljax.make("swimmer")
-    env.unwrapped.engine.model.actuator_ctrllimited[:] = 0
-    env.unwrapped.engine.model.actuator_gear[:] *= 1e8
+    task = env.unwrapped
+    assert isinstance(task, MujocoTask)
+    task.engine.model.actuator_ctrllimited[:] = 0
+    task.engine.model.actuator_gear[:] *= 1e8
     state, metrics = run(ppo.make(env, dataclasses.replace(TINY, normalize_observation=True)), 3)
     assert metrics["env/unstable"].value.min() > 0.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.obs_statistics)))

@@ -1,6 +1,7 @@
 """Learning online beside a dataset: what a batch holds, in which units; RLPD; going on from offline learning."""
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -173,7 +174,7 @@ def test_over_devices_environments_and_data_are_split_and_all_learn_the_same():
         np.testing.assert_array_equal(first, second)
 
 
-CONTINUED = {
+CONTINUED: dict[str, tuple[Any, Any]] = {
     "iql": (iql, iql.Config(hidden=(8,), batch_size=16, deterministic_policy=True)),
     "td3_bc": (td3_bc, td3_bc.Config(hidden=(8,), batch_size=16, exploration_noise=0.0)),
 }

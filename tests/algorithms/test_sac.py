@@ -133,7 +133,7 @@ def test_target_is_the_minimum_of_the_critics_less_the_entropy_term():
     critic = sac.Critic(config)
 
     def values(params, obs, action):
-        return np.stack([critic.apply(jax.tree.map(lambda x: x[i], params), obs, action) for i in range(2)])  # noqa: B023
+        return np.stack([np.asarray(critic.apply(jax.tree.map(lambda x: x[i], params), obs, action)) for i in range(2)])  # noqa: B023
 
     next_value = values(state.learner.targets["critic"], batch.next_obs, next_action).min(0)
     alpha = 1.0 * np.exp(np.float32(state.params["log_temperature"]))

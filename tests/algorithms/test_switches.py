@@ -5,6 +5,7 @@ few algorithms do, each with an iteration that learns nothing and some that lear
 """
 
 import contextlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
 STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
 # Of each: the algorithm, its settings, the environment, the dataset, and how else it is made.
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ppo": ("ppo", ROLLOUT | {
         "memory": 3, "normalize_observation": True, "normalize_reward": True, "target_kl": 0.1, "value_clip_range": 0.2,
         "kl_response": "adapt_learning_rate", "anneal_steps": 100, "num_minibatches": 1,

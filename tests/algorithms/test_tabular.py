@@ -85,6 +85,7 @@ def test_prediction_finds_the_values_of_a_policy():
 
 def test_shaping_by_the_distance_to_the_goal_makes_a_sparse_grid_quick_to_learn():
     grid = worlds.gridworld(["S" + "." * 9, *["." * 10] * 8, "." * 9 + "G"], discount=0.95)
+    successors = jnp.asarray(grid.successors)
     cells = jnp.arange(100)
     potential = 0.95 ** ((9 - cells // 10) + (9 - cells % 10)).astype(jnp.float32)
 
@@ -94,7 +95,7 @@ def test_shaping_by_the_distance_to_the_goal_makes_a_sparse_grid_quick_to_learn(
         def one(key):
             q = tabular.control(mdp, key, 3_000, "q_learning", 0.5, epsilon=0.1).action_values
             position, _ = jax.lax.scan(
-                lambda s, _: (jnp.where(s == 99, s, grid.successors[q[s].argmax(), 0, s]), None), jnp.int32(0), None, 30
+                lambda s, _: (jnp.where(s == 99, s, successors[q[s].argmax(), 0, s]), None), jnp.int32(0), None, 30
             )
             return position == 99
 

@@ -38,7 +38,7 @@ def run(algorithm, iterations, seed=0):
 def outputs(config, params, obs, action):
     """Of both critics, one by one."""
     critic = td3.Critic(config)
-    return np.stack([critic.apply(jax.tree.map(lambda x: x[i], params), obs, action) for i in range(2)])  # noqa: B023
+    return np.stack([np.asarray(critic.apply(jax.tree.map(lambda x: x[i], params), obs, action)) for i in range(2)])  # noqa: B023
 
 
 def test_smoothing_noise_is_clipped_and_so_is_what_it_leads_to():

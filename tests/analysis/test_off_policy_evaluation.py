@@ -34,7 +34,8 @@ def density(gain, noise=NOISE):
 
 def test_padded_by_hand():
     end = np.array([False, False, True, True, False])
-    steps = Transition(*[np.zeros((5, 1), np.float32)] * 2, np.arange(5.0), end, ~end & False, np.zeros((5, 1)))
+    zeros = np.zeros((5, 1), np.float32)
+    steps = Transition(zeros, zeros, np.arange(5.0), end, ~end & False, zeros)
     dataset = Dataset.of(steps)
     np.testing.assert_array_equal(ope.padded(dataset, dataset.reward + 1), [[1, 2, 3], [4, 0, 0], [5, 0, 0]])
     np.testing.assert_array_equal(ope.padded(dataset, np.ones(5, bool)).sum(1), [3, 1, 1])

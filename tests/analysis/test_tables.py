@@ -1,6 +1,7 @@
 """The benchmark page from small results."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,7 @@ def test_almost_everything_may_be_missing(tmp_path):
 
 
 def test_profile(tmp_path):
-    profile = {"kind": "profile", "title": "Where PPO's time goes", "columns": ["part", "ms", "calls"]}
+    profile: dict[str, Any] = {"kind": "profile", "title": "Where PPO's time goes", "columns": ["part", "ms", "calls"]}
     profile |= {"rows": [["rollout", 12.3456, 1000], ["update", None, 3]], "notes": "Warm cache."}
     (tmp_path / "profile.json").write_text(json.dumps(profile))
     text = benchmark_page(tmp_path)

@@ -1,5 +1,7 @@
 """Windows of a dataset, by hand."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -159,7 +161,12 @@ def test_chunks_that_are_not_kept_are_left_out_and_what_comes_before_them_is_cut
 
 
 def test_labels_weights_and_what_is_kept_are_part_of_what_a_run_learns_from():
-    options = ({}, {"weight": [1, 1, 0, 1, 1]}, {"weight": [1, 0, 1, 1, 1]}, {"label": [0, 1, 0, 0, 0]})
+    options: tuple[dict[str, Any], ...] = (
+        {},
+        {"weight": [1, 1, 0, 1, 1]},
+        {"weight": [1, 0, 1, 1, 1]},
+        {"label": [0, 1, 0, 0, 0]},
+    )
     specs = [Chunks.of(DATA, 1, 1, **given).spec for given in options]
     specs += [in_chunks(DATA, 1, 1, kept).spec for kept in (None, [1, 1, 0, 1, 1], [1, 0, 1, 1, 1])]
     assert all(a != b for i, a in enumerate(specs) for b in specs[:i])

@@ -1,5 +1,7 @@
 """Offline datasets: episodes worked by hand, returns against plain Python, sampling as part of a compiled program."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,9 +23,11 @@ from rljax.types import Transition
 def transitions(rewards, terminated=(), truncated=()):
     """Steps numbered from 0: the observation is the number, and the action ten times it."""
     number = np.arange(len(rewards), dtype=np.float32)
-    ends = [np.isin(np.arange(len(rewards)), list(at)) for at in (terminated, truncated)]
+    over, cut = (np.isin(np.arange(len(rewards)), list(at)) for at in (terminated, truncated))
     obs = np.stack([number, -number], 1)
-    return Transition(obs, 10 * number[:, None], np.asarray(rewards, np.float32), *ends, obs + np.array([1, -1], "f4"))
+    return Transition(
+        obs, 10 * number[:, None], np.asarray(rewards, np.float32), over, cut, obs + np.array([1, -1], "f4")
+    )
 
 
 # Three episodes: terminated at 2, truncated at 3, and cut by the end of the data at 5.
@@ -114,10 +118,11 @@ def test_the_arrays_are_arguments_of_the_program(data):
     text = str(jax.make_jaxpr(lambda d, k: d.sample(k, 4, 0.9))(data, jax.random.key(0)).consts)
     assert text == "[]"
     other = data.replace(reward=data.reward + 100)
-    before = sample._cache_size()
+    program: Any = sample
+    before = program._cache_size()
     drawn = [sample(d, jax.random.key(1), 0.9).reward for d in (data, other)]
     np.testing.assert_array_equal(drawn[0] + 100, drawn[1])
-    assert sample._cache_size() <= before + 1
+    assert program._cache_size() <= before + 1
 
 
 def test_observations_may_be_a_tree_and_numbers_are_narrowed():

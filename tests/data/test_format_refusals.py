@@ -192,7 +192,7 @@ def test_minari_metadata_that_do_not_fit_are_refused(tmp_path, content, message)
 
 def test_what_cannot_be_saved_is_refused(tmp_path):
     data, tree = episodes_of([(3, True), (2, False)]), episodes_of([(3, True)], tree=True)
-    gap = data.replace(next_obs=data.next_obs + np.float32(at(1, 2, 4, size=5))[:, None])
+    gap = data.replace(next_obs=data.next_obs + np.asarray(at(1, 2, 4, size=5), np.float32)[:, None])
     with pytest.raises(ValueError, match=r"a\.hdf5: D4RL's layout has one array of observations"):
         save_d4rl(tree, tmp_path / "a.hdf5")
     for arguments, message in [

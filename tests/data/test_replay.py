@@ -25,8 +25,8 @@ def transition(time, envs=1, terminated=False, truncated=False):
     """Steps numbered 100 * env + time; the reward is the number, and so are the observations."""
     number = 100.0 * jnp.arange(envs) + time
     obs = jnp.stack([number, -number], axis=-1)
-    flags = [jnp.full(envs, flag) for flag in (terminated, truncated)]
-    return Transition(obs, number, number, *flags, obs + 1)
+    over, cut = (jnp.full(envs, flag) for flag in (terminated, truncated))
+    return Transition(obs, number, number, over, cut, obs + 1)
 
 
 def filled(replay, steps, terminated=(), truncated=()):
@@ -57,7 +57,7 @@ def sample_from_16(state, key):
 @settings(max_examples=25, deadline=None)
 @given(steps=st.integers(1, 30), seed=st.integers(0, 1000))
 def test_samples_only_what_a_deque_would_hold(steps, seed):
-    held = collections.deque(maxlen=8)
+    held: collections.deque[int] = collections.deque(maxlen=8)
     for t in range(steps):
         held.extend([t])
     batch = sample_from_16(filled_to(steps), jax.random.key(seed))

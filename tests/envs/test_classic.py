@@ -1,7 +1,7 @@
 """The classic tasks agree with Gymnasium: every step, the resets, the spaces, the time limits."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from rljax.envs import initial_state, make
+from rljax.envs.classic import Acrobot
 from rljax.spaces import Discrete
 
 COUNT = 3000
@@ -87,7 +88,7 @@ def draw(name, count=COUNT):
 
 def gymnasium_steps(name, physics, actions):
     """What Gymnasium makes of each state and action: next physics, observation, reward, terminated."""
-    env = gymnasium.make(TASKS[name].id).unwrapped
+    env: Any = gymnasium.make(TASKS[name].id).unwrapped
     env.reset(seed=0)
     results = []
     for state, action in zip(physics, actions):
@@ -101,7 +102,8 @@ def gymnasium_steps(name, physics, actions):
 
 @every_task
 def test_every_step_agrees_with_gymnasium(name):
-    env, task = make(name, max_episode_steps=None), TASKS[name]
+    env: Any = make(name, max_episode_steps=None)
+    task = TASKS[name]
     physics, actions = draw(name)
 
     @jax.jit
@@ -128,6 +130,7 @@ def test_every_step_agrees_with_gymnasium(name):
 
 def test_in_float64_acrobot_agrees_with_gymnasium_to_nine_digits_at_every_speed():
     env = make("acrobot", max_episode_steps=None)
+    assert isinstance(env, Acrobot)
     physics, actions = draw("acrobot")
     physics[:, 2:] *= 2
     expected_physics, _, _, expected_terminated = gymnasium_steps("acrobot", physics, actions)
@@ -144,7 +147,8 @@ def test_in_float64_acrobot_agrees_with_gymnasium_to_nine_digits_at_every_speed(
 
 @every_task
 def test_the_spaces_are_gymnasiums(name):
-    env, theirs = make(name), gymnasium.make(TASKS[name].id)
+    env = make(name)
+    theirs: Any = gymnasium.make(TASKS[name].id)
     np.testing.assert_array_equal(env.observation_space.low, theirs.observation_space.low)
     np.testing.assert_array_equal(env.observation_space.high, theirs.observation_space.high)
     assert env.observation_space.dtype == theirs.observation_space.dtype
@@ -165,7 +169,7 @@ def test_resets_are_drawn_from_gymnasiums_distribution(name):
         else:
             assert scipy.stats.kstest(drawn, scipy.stats.uniform(low, high - low).cdf).pvalue > 1e-3
     # Gymnasium's own resets pass the same test, so the bounds above are the right ones.
-    theirs = gymnasium.make(task.id).unwrapped
+    theirs: Any = gymnasium.make(task.id).unwrapped
     first = np.array([(theirs.reset(seed=seed), theirs.state)[1] for seed in range(200)])
     assert np.all(first >= np.array(task.reset_low) - 1e-6)
     assert np.all(first <= np.array(task.reset_high) + 1e-6)

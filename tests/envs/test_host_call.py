@@ -9,6 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from rljax.envs import make
 from rljax.envs.host_call import host_call
+from rljax.envs.mujoco.task import MujocoTask
 
 X = jnp.arange(24.0).reshape(2, 4, 3)
 Y = jnp.array([1.0, 10.0, 100.0])
@@ -100,7 +101,9 @@ def test_without_jit_it_is_an_ordinary_call(add, calls):
 
 
 def test_simulators_on_the_host_work_without_jit():
-    engine = make("inverted_pendulum", engine="native").unwrapped.engine
+    task = make("inverted_pendulum", engine="native").unwrapped
+    assert isinstance(task, MujocoTask)
+    engine = task.engine
 
     def simulated(qpos):
         return engine.step(engine.reset(qpos, jnp.zeros(2)), jnp.ones(1)).qpos

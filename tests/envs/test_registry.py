@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,9 @@ def test_an_unknown_name_names_the_near_ones_and_all_known_ones_in_one_line():
 
 def test_an_argument_the_task_does_not_take_is_refused_in_one_line(clean):
     register("slippery", Slippery)
-    assert make("slippery", friction=0.5).friction == 0.5
+    env = make("slippery", friction=0.5)
+    assert isinstance(env, Slippery)
+    assert env.friction == 0.5
     with pytest.raises(ValueError, match=r"slippery: .*'mass'; it takes: friction, max_episode_steps") as error:
         make("slippery", mass=1.0)
     assert one_line(error)
@@ -126,7 +129,7 @@ def test_registering_a_name_again_replaces_it_but_another_tasks_name_is_refused(
 
 
 def test_a_prefix_goes_to_its_adapter_with_the_rest_verbatim(clean):
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def adapter(rest, max_episode_steps=1000):
         seen.update(rest=rest, limit=max_episode_steps)

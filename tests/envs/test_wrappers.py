@@ -247,11 +247,12 @@ large = st.floats(-largest, largest, width=32, allow_subnormal=False)
 @example([-largest, largest], 0.25)
 @example([-largest, largest], -1.0)
 def test_rescaled_actions_are_finite_and_map_back_whatever_the_bounds(interval, action):
-    space = Box(*interval, (1,))
+    low, high = interval
+    space = Box(low, high, (1,))
     rescaled = np.asarray(RescaleAction(Counter(action_space=space)).rescale(np.full(1, action, np.float32)))
     assert np.isfinite(rescaled).all()
     assert space.contains(rescaled)
-    low, high = np.float64(interval)
+    low, high = np.array(interval, np.float64)
     if high - low > 1e-3 * max(abs(low), abs(high)) > 1e-30:
         np.testing.assert_allclose(space.to_unit(rescaled), action, atol=1e-3)
 

@@ -119,7 +119,7 @@ def chain_episodes(behavior, target, count, horizon, seed):
     rng, states = np.random.default_rng(seed), np.zeros(count, int)
     probability = np.stack([np.asarray(CHAIN.probabilities)[a] for a in range(2)])
     follows = None if CHAIN.successors is None else np.asarray(CHAIN.successors)
-    columns = {name: [] for name in ("target", "behavior", "reward", "mask")}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("target", "behavior", "reward", "mask")}
     for _ in range(horizon):
         action = (rng.random(count) < behavior[states]).astype(int)
         of = [np.where(action == 1, p[states], 1 - p[states]) for p in (target, behavior)]

@@ -1,5 +1,7 @@
 """The compiled loop of a run."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,8 @@ def test_the_loop_of_an_algorithm_with_data_is_compiled_once():
     data = program.place(algorithm.data)
     for count in (0, 2, 3):
         state, totals, _ = program.run(state, totals, np.int32(0), np.int32(count), data)
-    assert program.run._cache_size() == 1
+    run: Any = program.run
+    assert run._cache_size() == 1
     assert int(state.iteration) == 5
 
 

@@ -13,7 +13,8 @@ from rljax.envs import AutoReset, make
 from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
 from rljax.types import Refused
 
-gymnasium = pytest.importorskip("gymnasium")
+pytest.importorskip("gymnasium")
+import gymnasium
 
 
 class Count(gymnasium.Env):

@@ -195,6 +195,7 @@ def test_every_task_keeps_its_types_and_its_spaces(gymnax):
 def test_parameters_and_constructor_arguments_can_be_given(gymnax):
     del gymnax
     env = make("gymnax:DeepSea-bsuite", size=5, deterministic=False, max_episode_steps=None)
+    assert isinstance(env, GymnaxEnvironment)
     assert env.env.size == 5
     assert env.params.deterministic is False
     assert env.max_episode_steps is None

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from rljax.envs import AutoReset, make
+from rljax.envs.adapters.playground import PlaygroundEnvironment
 
-playground = pytest.importorskip("mujoco_playground")
+pytest.importorskip("mujoco_playground")
+import mujoco_playground as playground
+
 config_dict = pytest.importorskip("ml_collections.config_dict")
 
 
@@ -71,11 +74,17 @@ def test_a_trajectory_is_that_of_the_raw_environment():
     assert env.max_episode_steps == playground.registry.get_default_config("PendulumSwingup").episode_length == 1000
 
 
+def engine_of(env):
+    task = env.unwrapped
+    assert isinstance(task, PlaygroundEnvironment)
+    return task.env._config.impl
+
+
 def test_on_a_cpu_the_engine_is_jax_unless_another_is_asked_for(counter):
     if jax.default_backend() == "cpu":
-        assert make(counter).unwrapped.env._config.impl == "jax"
-    assert make(counter, impl="warp").unwrapped.env._config.impl == "warp"
-    assert make(counter, config_overrides={"impl": "warp"}).unwrapped.env._config.impl == "warp"
+        assert engine_of(make(counter)) == "jax"
+    assert engine_of(make(counter, impl="warp")) == "warp"
+    assert engine_of(make(counter, config_overrides={"impl": "warp"})) == "warp"
 
 
 def test_the_time_limit_is_that_of_the_configuration_unless_another_is_asked_for(counter):

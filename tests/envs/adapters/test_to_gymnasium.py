@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,8 +51,8 @@ def test_an_episode_is_that_of_the_environment_and_seeds_repeat_it():
 
 @pytest.mark.parametrize(("copied", "limit"), [(copy.deepcopy, None), (lambda env: pickle.loads(pickle.dumps(env)), 9)])
 def test_it_can_be_copied_and_pickled_in_the_middle_of_an_episode(copied, limit):
-    env = make("reacher")
-    env = to_gymnasium(TimeLimit(env, limit) if limit else env)
+    task = make("reacher")
+    env: Any = to_gymnasium(TimeLimit(task, limit) if limit else task)
     env.reset(seed=1)
     env.step(np.ones(2))
     other = copied(env)

@@ -178,4 +178,4 @@ def test_the_wrapper_pays_what_the_transform_does_in_expectation():
     paid = jax.jit(jax.vmap(pay))(jax.random.split(jax.random.key(1), 20_000)).mean()
     np.testing.assert_allclose(paid, shaped(mdp, potential).rewards[1, 1], atol=0.03)
     with pytest.raises(ValueError, match="discount must be"):
-        PotentialShaping(Finite(mdp), lambda obs: 0.0, 2.0)
+        PotentialShaping(Finite(mdp), lambda obs: jnp.zeros(()), 2.0)

@@ -1,5 +1,7 @@
 """Worlds against Gymnasium's toy texts, and against what is known of them."""
 
+from typing import Any
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ from tests.envs.finite.test_mdp import matrices
     ],
 )
 def test_toy_texts_are_those_of_gymnasium(name, arguments, mdp):
-    theirs = gymnasium.make(name, **arguments).unwrapped
+    theirs: Any = gymnasium.make(name, **arguments).unwrapped
     expected = from_lists(theirs.P, 0.99, theirs.initial_state_distrib)
     np.testing.assert_allclose(matrices(mdp), matrices(expected), atol=1e-6)
     np.testing.assert_allclose(mdp.rewards, expected.rewards, atol=1e-4)
@@ -34,6 +36,7 @@ def test_toy_texts_are_those_of_gymnasium(name, arguments, mdp):
 def test_walls_wind_and_letters_of_a_grid():
     mdp = worlds.gridworld("S.#\n..G", rewards={"G": 2.0}, step_reward=-1.0, wind=[0, 1, 0])
     assert mdp.num_states == 6
+    assert mdp.successors is not None
     right = mdp.successors[worlds.RIGHT, 0]
     assert int(right[0]) == 1
     assert int(right[1]) == 1  # a wall

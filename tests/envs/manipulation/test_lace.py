@@ -38,10 +38,12 @@ def pose(middle_y, left, right, aside=0.0):
 
 def test_by_name_and_its_parts():
     env = rljax.make("Lace-v0", threads=1)
-    assert (env.max_episode_steps, env.unwrapped.control_rate) == (300, pytest.approx(20.0))
+    task = env.unwrapped
+    assert isinstance(task, Lace)
+    assert (env.max_episode_steps, task.control_rate) == (300, pytest.approx(20.0))
     assert env.observation_space.shape == (43,)
     assert env.action_space.bounded
-    for blocks, size in ((env.unwrapped.observation_blocks, 43), (env.unwrapped.action_blocks, 8)):
+    for blocks, size in ((task.observation_blocks, 43), (task.action_blocks, 8)):
         assert sum(s.stop - s.start for s in blocks.values()) == size
 
 
@@ -125,7 +127,7 @@ def test_the_mirror_is_its_own_inverse_and_leaves_the_task_as_it_is(task, step, 
     qpos, qvel = jnp.asarray(qpos, jnp.float32), jnp.asarray(qvel, jnp.float32)
     ours = put(states, qpos, qvel)
     theirs = put(states, mirror.position(qpos), mirror.position.velocity(qvel))
-    bent, held = jnp.zeros(COUNT), 0
+    bent, held = jnp.zeros(COUNT), jnp.zeros(COUNT)
     for i in range(20):
         action = np.asarray(qpos[:, :8]) + rng.normal(size=(COUNT, 8)) * np.tile([0.02, 0.02, 0.02, 0.01], 2)
         action[::4, 3] = action[1::4, 7] = 0.0  # else it is dropped soon

@@ -27,10 +27,12 @@ def at_the_block(states, opening=OPENING):
 
 def test_by_name_and_its_parts():
     env = rljax.make("PickAndPlace-v0", threads=1)
-    assert (env.max_episode_steps, env.unwrapped.control_rate) == (150, pytest.approx(20.0))
+    task = env.unwrapped
+    assert isinstance(task, PickAndPlace)
+    assert (env.max_episode_steps, task.control_rate) == (150, pytest.approx(20.0))
     assert env.observation_space.shape == (19,)
     assert env.action_space.bounded
-    for blocks, size in ((env.unwrapped.observation_blocks, 19), (env.unwrapped.action_blocks, 4)):
+    for blocks, size in ((task.observation_blocks, 19), (task.action_blocks, 4)):
         assert sum(s.stop - s.start for s in blocks.values()) == size
 
 
@@ -54,7 +56,7 @@ def test_it_starts_away_from_done(task, states):
     ],
 )
 def test_jaws_hold_what_they_close_around(distance, opening, command, holds, goes_to):
-    held, goal = grip(*(jnp.float32(x) for x in (distance, opening, command)), 0.04)
+    held, goal = grip(jnp.float32(distance), jnp.float32(opening), jnp.float32(command), 0.04)
     assert (bool(held), float(goal)) == (holds, pytest.approx(goes_to))
 
 

@@ -184,8 +184,10 @@ def test_it_goes_on_after_success_if_told_to():
 def test_by_name_and_a_wrong_reward():
     env = rljax.make("PushT-v0")
     assert env.max_episode_steps == 300
-    assert env.unwrapped.control_rate == pytest.approx(10.0)
-    assert sum(s.stop - s.start for s in env.unwrapped.observation_blocks.values()) == env.observation_space.shape[0]
+    task = env.unwrapped
+    assert isinstance(task, push_t.PushT)
+    assert task.control_rate == pytest.approx(10.0)
+    assert sum(s.stop - s.start for s in task.observation_blocks.values()) == env.observation_space.shape[0]
     with pytest.raises(
         ValueError, match=r"PushT: reward must be one of .*'dense', 'staged', 'sparse'.*, got 'coverage'"
     ):

@@ -180,6 +180,6 @@ def test_choice_of_library(monkeypatch, found, egl_works, display, chosen):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setenv("DISPLAY", ":0") if display else monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: f"lib{name}.so" if name in found else None)
-    attempt = subprocess.CompletedProcess([], 0 if egl_works else 1)
+    attempt: subprocess.CompletedProcess[bytes] = subprocess.CompletedProcess([], 0 if egl_works else 1)
     monkeypatch.setattr(rendering.subprocess, "run", lambda *_, **__: attempt)
     assert rendering._backend() == chosen

@@ -1,5 +1,7 @@
 """The ten tasks against Gymnasium's: one step from the same state, on the way of Gymnasium's own episodes."""
 
+from typing import Any
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ def steps_of_gymnasium(task, count, longest=60, **kwargs):
 
     States are rounded to single precision, which is what ours hold, before the step.
     """
-    env = gymnasium.make(TASKS[task], **kwargs).unwrapped
+    env: Any = gymnasium.make(TASKS[task], **kwargs).unwrapped
     env.action_space.seed(0)
     rows, age = [], longest
     for index in range(count):
@@ -113,20 +115,23 @@ def test_warp_step_is_gymnasiums_within_its_precision(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_spaces_time_limit_and_control_rate_are_gymnasiums(task):
-    env, theirs = rljax.make(TASKS[task]), gymnasium.make(TASKS[task])
+    env = rljax.make(TASKS[task])
+    own = env.unwrapped
+    assert isinstance(own, MujocoTask)
+    theirs: Any = gymnasium.make(TASKS[task])
     assert env.name == task
     assert env.observation_space.shape == theirs.observation_space.shape
     np.testing.assert_array_equal(env.action_space.low, theirs.action_space.low)
     np.testing.assert_array_equal(env.action_space.high, theirs.action_space.high)
     assert env.max_episode_steps == theirs.spec.max_episode_steps
-    assert env.unwrapped.dt == pytest.approx(theirs.unwrapped.dt)
-    assert env.unwrapped.control_rate == pytest.approx(theirs.metadata["render_fps"], abs=0.5)
+    assert own.dt == pytest.approx(theirs.unwrapped.dt)
+    assert own.control_rate == pytest.approx(theirs.metadata["render_fps"], abs=0.5)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_resets_are_distributed_as_gymnasiums(task):
     count = 400
-    theirs = gymnasium.make(TASKS[task]).unwrapped
+    theirs: Any = gymnasium.make(TASKS[task]).unwrapped
     env = rljax.make(task)
     physics = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), count)).physics
     ours = np.concatenate([physics.qpos, physics.qvel], axis=1)
@@ -162,9 +167,10 @@ def test_arguments_mean_what_gymnasiums_mean(task, kwargs):
 
 def test_a_whole_episode_stays_near_gymnasiums():
     """The state is rounded to single precision between steps; a swimmer, without contacts, hardly feels it."""
-    theirs = gymnasium.make("Swimmer-v5").unwrapped
+    theirs: Any = gymnasium.make("Swimmer-v5").unwrapped
     theirs.reset(seed=0)
     env = rljax.make("swimmer", max_episode_steps=0)
+    assert isinstance(env, MujocoTask)
     actions = np.random.default_rng(0).uniform(-1, 1, (200, 2)).astype(np.float32)
     state = env.reset(jax.random.key(0))
     state = state.replace(physics=env.engine.reset(jnp.float32(theirs.data.qpos), jnp.float32(theirs.data.qvel)))
@@ -205,6 +211,7 @@ def test_an_unstable_simulation_ends_alone(engine, task, terminates):
 def test_an_action_that_breaks_the_simulation_is_counted_and_over():
     """Not set up by hand: a controller of 1e9 throws the simulation out of bounds within the step."""
     env = rljax.make("swimmer", max_episode_steps=0)
+    assert isinstance(env, MujocoTask)
     env.engine.model.actuator_ctrllimited[:] = 0
     env.engine.model.actuator_gear[:] *= 1e9
     state = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 2))
