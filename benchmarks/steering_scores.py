@@ -20,6 +20,7 @@ from benchmarks.common import RESULTS, ROOT, committed, profile, with_interval
 from experiments.gr_rl import Settings as Pipeline
 from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import spread_band
+from rljax.analysis.tables import run_by
 from rljax.nn.precision import Precision
 
 STEERED: dict[str, dict[str, Any]] = {
@@ -197,15 +198,17 @@ def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
         env = json.loads((folder / "4-steered" / "config.json").read_text())["env"]
         seed, stages = int(re.findall(r"seed(\d+)", folder.name)[-1]), json.loads((folder / "result.json").read_text())
         # In the order of the stages, and what the filter took is the filtered policy's.
-        taken = [_seconds(stage) for stage in sorted(folder.glob("[1-4]-*"))]
+        made = sorted(folder.glob("[1-4]-*"))
+        taken = [_seconds(stage) for stage in made]
         taken[1] += _seconds(folder / "0-progress")
-        for (stage, row), seconds in zip(stages["stages"].items(), taken, strict=True):
+        for (stage, row), seconds, of in zip(stages["stages"].items(), taken, made, strict=True):
             online = stage == "and RL in its noise"
             steps, points = _curve(folder / "4-steered", 0) if online else (None, None)
             yield {
                 "task": task_of(folder, env["name"]), "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
                 "reward": env.get("reward") if online else None, "success": row["executed"]["success"],
                 "as_asked": row["asked"]["success"], "curve": points, "seconds": seconds,
+                "versions": ran_by(of),
             }  # fmt: skip
 
 
@@ -225,12 +228,19 @@ def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
                 "success": member["stochastic"]["success"], "deterministic": member["deterministic"]["success"],
                 **({"coverage": member["stochastic"][COVERAGE]} if COVERAGE in member["stochastic"] else {}),
                 "curve": _curve(folder, position)[1] if online else None, "seconds": _seconds(folder),
+                "versions": ran_by(folder),
             }  # fmt: skip
 
 
 def task_of(folder: Path, name: str) -> str:
     """The task of a run, by the name of its folder; what is made of demonstrations of either hand is another's."""
     return "lace_either_hand" if folder.name.startswith("lace_either_hand") else name
+
+
+def ran_by(folder: Path) -> dict[str, Any]:
+    """Release and commit of the code that made a run."""
+    versions = json.loads((folder / "versions.json").read_text())["versions"]
+    return {name: versions.get(name) for name in ("rljax", "jax", "commit")}
 
 
 def _seconds(folder: Path) -> float:
@@ -257,10 +267,11 @@ def reached(points: list[list[float]], level: float) -> int | None:
 
 
 def groups(found: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """By task, method, stage and reward, in the order in which they were found."""
+    """By task, method, stage, reward and whether they were run before 0.2, in the order in which they were found."""
     kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in found:
-        kinds.setdefault((r["task"], r["method"], r["stage"], r["reward"]), []).append(r)
+        before = run_by(r.get("versions")).endswith("†")
+        kinds.setdefault((r["task"], r["method"], r["stage"], r["reward"], before), []).append(r)
     return kinds
 
 
@@ -277,7 +288,7 @@ def record(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(found: list[dict[str, Any]]) -> dict[str, Any]:
     base, rows = bases(found), []
-    for (task, method, stage, reward), of in groups(found).items():
+    for (task, method, stage, reward, _), of in groups(found).items():
         row = [task, method, stage or "–", reward or "–", f"{max(r['steps'] for r in of):,}" if of[0]["steps"] else "–"]
         for quantity in ("success", "deterministic", "as_asked", "coverage"):
             row.append(with_interval([100 * r[quantity] for r in of if quantity in r]))
@@ -287,21 +298,26 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
             said = f"{np.mean(at):,.0f} ({len(at)} of {len(of)})" if at else f"no ({len(of)})"
             row.append("–" if of[0]["curve"] is None or not goal <= 1 else said)
         row.append(f"{np.mean([r['seconds'] for r in of]) / 60:.0f}")
+        row.append(", ".join(sorted({run_by(r.get("versions")) for r in of})))
         rows.append(row)
     return profile(
         "benchmarks.steering",
         "Diffusion policies and RL in their noise: success in %",
         ["task", "method", "stage", "reward", "environment steps", "success", "deterministic", "without mismatch",
-         "highest coverage", *(f"steps {name}" for name in TARGETS), "minutes"],
+         "highest coverage", *(f"steps {name}" for name in TARGETS), "minutes", "commits"],
         rows,
-        "Means over seeds [with bootstrap intervals] (how many seeds). Success is that of a policy that samples; of "
-        "gr_rl, where what is executed differs from what is asked for. Highest coverage: of an episode, on average. "
-        "Steps to a level: of the seeds that reach it, to the first of three evaluations in a row that are there on "
-        "average; +20 points are over the task's policy that was only imitated. lace: one hand starts in all "
-        "demonstrations, either in all episodes, so that the mirror's gain there is the half that was not shown, by "
-        "construction; lace_either_hand: either hand starts in both. The last stage of gr_rl is dsrl_sac. rlpd_chunks: "
-        "RLPD of the filtered and mirrored demonstrations, in the chunks that dsrl_sac has. Minutes of training on one "
-        "core, with compilation and evaluations; of the filtered policy with the filter's.",
+        "Means over seeds [95 % bootstrap interval; of fewer than four seeds the range] (how many seeds). Success is "
+        "that of a policy that samples; of gr_rl, where what is executed differs from what is asked for. Highest "
+        "coverage: of an episode, on average. Steps to a level: of the seeds that reach it, to the first of three "
+        "evaluations in a row that are there on average; +20 points are over the task's policy that was only "
+        "imitated. lace: one hand starts in all demonstrations, either in all episodes, so that the mirror's gain "
+        "there is the half that was not shown, by construction; lace_either_hand: either hand starts in both. The "
+        "last stage of gr_rl is dsrl_sac. rlpd_chunks: RLPD of the filtered and mirrored demonstrations, in the "
+        "chunks that dsrl_sac has, with 20 updates for each chunk. The other baselines were not tuned: rlpd and sac "
+        "make an update a step from single actions and one observation, rlpd from all demonstrations as they are; "
+        "residual has a bound of 0.1. Learning rates were chosen on seed 0 of PushT and on the lace's before its "
+        "first published seed. Minutes of training on one core, with compilation and evaluations; of the filtered "
+        "policy with the filter's.",
     )  # fmt: skip
 
 
@@ -319,7 +335,7 @@ def ladders(found: list[dict[str, Any]]) -> dict[str, tuple[list[str], np.ndarra
 
 def steered(found: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[list[str], np.ndarray]]]:
     """The same of each method that begins from a policy of diffusion_policy.py: of that policy, and of the method."""
-    for (task, method, _, reward), of in groups(found).items():
+    for (task, method, _, reward, _), of in groups(found).items():
         before = {r["seed"]: r["success"] for r in found if (r["task"], r["method"]) == (task, "diffusion_policy")}
         pairs = [(before[r["seed"]], r["success"]) for r in of if r["seed"] in before]
         if method in STEERED and pairs:
@@ -347,9 +363,9 @@ def gains(found: list[dict[str, Any]]) -> dict[str, Any]:
         "Percentage points of success that a stage adds: of GR-RL's as executed under the mismatch",
         ["task", "stage", "after", "gain", "seeds that gain", "p"],
         rows,
-        "Means over seeds of the differences within a seed [with bootstrap intervals] (how many seeds). p: how likely "
-        "so large a mean is if a stage changed nothing, by the exact sign-flip test, one-sided; of 5 seeds the least "
-        "that it can be is 1 in 32.",
+        "Means over seeds of the differences within a seed [95 % bootstrap interval; of fewer than four seeds the "
+        "range] (how many seeds). p: how likely so large a mean is if a stage changed nothing, by the exact "
+        "sign-flip test, one-sided; of 5 seeds the least that it can be is 1 in 32.",
     )
 
 
@@ -373,7 +389,7 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
         seeds = f"{len(success)} seed{'s' if len(success) > 1 else ''}"
         axis.set(title=f"{task}, stage by stage ({seeds})", ylabel="success", ylim=(-0.02, 1.02))
     for axis, task in zip(axes.flat[len(stages_of) :], tasks):
-        for (_, method, _, reward), of in groups([r for r in online if r["task"] == task]).items():
+        for (_, method, _, reward, _), of in groups([r for r in online if r["task"] == task]).items():
             steps = sorted({step for r in of for step, _ in r["curve"]})
             values = np.array([[dict(map(tuple, r["curve"])).get(step, np.nan) for step in steps] for r in of])
             label = f"{method}, {reward} reward ({len(of)} seed{'s' if len(of) > 1 else ''})"

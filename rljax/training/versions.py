@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "rljax",
     "jax",
     "jaxlib",
     "flax",
@@ -25,7 +24,10 @@ PACKAGES = (
 
 def versions() -> dict[str, Any]:
     """Python's, the packages' and, in a checkout, the commit's."""
-    found: dict[str, Any] = {"python": platform.python_version()}
+    import rljax
+
+    # That of the code which runs: what is installed may be another checkout.
+    found: dict[str, Any] = {"python": platform.python_version(), "rljax": rljax.__version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
