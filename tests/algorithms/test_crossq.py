@@ -9,7 +9,6 @@ import pytest
 
 import rljax
 from rljax.algorithms import crossq
-from rljax.training.devices import make_mesh, shard_environments
 from tests.toys import ContinuousClock, Drift, limited
 
 TINY = crossq.Config(
@@ -104,18 +103,6 @@ def test_acts_in_the_units_of_the_environment_whatever_else_is_in_the_batch(drif
     actions = policy(jax.random.key(0), obs)
     assert ((actions >= -2.0) & (actions <= 4.0)).all()
     np.testing.assert_allclose(policy(jax.random.key(1), obs[0]), actions[0], rtol=1e-5)
-
-
-@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
-def test_over_devices_all_learn_the_same():
-    algorithm = crossq.make(limited(Drift(), 7), TINY)
-    sharded = shard_environments(algorithm, make_mesh(jax.devices()[:2]))
-    state = jax.jit(sharded.init)(jax.random.key(0))
-    state, metrics = jax.jit(lambda s: jax.lax.scan(lambda s, _: sharded.step(s), s, None, 8))(state)
-    for leaf in jax.tree.leaves(state.learner):
-        first, second = (np.asarray(shard.data) for shard in leaf.addressable_shards)
-        np.testing.assert_array_equal(first, second)
-    assert np.isfinite(metrics["loss/critic"].value[-1])
 
 
 @pytest.mark.parametrize(

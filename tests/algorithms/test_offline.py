@@ -96,19 +96,6 @@ def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(made)
     assert max(jax.tree.leaves(difference)) > 1e-5
 
 
-def test_no_random_key_is_used_twice(made):
-    """By JAX's own checker, over initialisation, a training step and acting."""
-    algorithm, _ = made
-
-    def program(key, data):
-        train_key, act_key = jax.random.split(key)
-        state, _ = algorithm.step(algorithm.init(train_key), data)
-        return act(algorithm.policy(state), act_key, jnp.zeros(2), deterministic=False)
-
-    with jax.debug_key_reuse(True):
-        jax.jit(program).trace(jax.random.key(0), algorithm.data)
-
-
 def test_the_dataset_is_an_argument_and_no_constant_of_the_program(made):
     """A constant would be written out in the program, and copied into it by XLA."""
     algorithm, _ = made

@@ -187,25 +187,6 @@ def test_a_policy_with_memory_says_how_to_call_it():
         policy(jax.random.key(0), jnp.zeros(4))
 
 
-def test_members_of_a_vmap_train_as_they_would_alone():
-    """Other seeds and learning rates in one program; to 1e-5 after 3 iterations, since sums associate otherwise."""
-    algorithm = ppo.make(rljax.make("pendulum"), TINY)
-    rates, seeds = jnp.array([1e-2, 1e-3]), [3, 4]
-
-    def train(key, rate):
-        state = algorithm.init(key)
-        state = state.replace(hyper=state.hyper.replace(learning_rate=rate))
-        return jax.lax.scan(lambda state, _: algorithm.step(state), state, None, 3)[0].params
-
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    together = jax.jit(jax.vmap(train))(keys, rates)
-    for i in range(2):
-        alone = jax.jit(train)(keys[i], rates[i])
-        chex.assert_trees_all_close(alone, jax.tree.map(lambda x, i=i: x[i], together), atol=1e-5)
-    first, second = (jax.tree.map(lambda x, i=i: x[i], together) for i in range(2))
-    assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
-
-
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
@@ -229,21 +210,6 @@ def test_bad_settings_are_refused_with_field_value_and_what_is_allowed(field, va
 def test_minibatches_of_a_recurrent_agent_are_whole_sequences():
     with pytest.raises(ValueError, match="divisor of num_envs = 6"):
         ppo.Config(num_envs=6, rollout_length=8, num_minibatches=4, memory=8)
-
-
-@pytest.mark.parametrize("memory", [0, 4])
-def test_no_random_key_is_used_twice(memory):
-    """By JAX's own checker, over initialisation, a training step and acting."""
-    algorithm = ppo.make(rljax.make("pendulum"), dataclasses.replace(TINY, memory=memory))
-
-    def program(key):
-        train_key, act_key = jax.random.split(key)
-        state, _ = algorithm.step(algorithm.init(train_key))
-        policy = algorithm.policy(state)
-        return policy.apply(act_key, jnp.zeros(3), policy.initial_memory, deterministic=False)
-
-    with jax.debug_key_reuse(True):
-        jax.jit(program)(jax.random.key(0))
 
 
 def test_learns_cartpole():

@@ -122,39 +122,6 @@ def test_evaluation_is_greedy_or_as_random_as_training_ends():
     np.testing.assert_allclose((policy(jax.random.key(0), obs, deterministic=False) != greedy).mean(), 0.25, atol=0.03)
 
 
-def test_members_of_a_vmap_train_as_they_would_alone():
-    """Other seeds and hyperparameters in one program; to 1e-5 after 3 iterations, since sums associate otherwise."""
-    algorithm = pqn.make(rljax.make("cartpole"), TINY)
-    rates, lambdas, seeds = jnp.array([1e-2, 1e-3]), jnp.array([0.2, 0.9]), [3, 4]
-
-    def train(key, rate, q_lambda):
-        state = algorithm.init(key)
-        state = state.replace(hyper=state.hyper.replace(learning_rate=rate, q_lambda=q_lambda))
-        return jax.lax.scan(lambda state, _: algorithm.step(state), state, None, 3)[0].params
-
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    together = jax.jit(jax.vmap(train))(keys, rates, lambdas)
-    alone = jax.jit(train)
-    for i in range(2):
-        member = jax.tree.map(lambda x, i=i: x[i], together)
-        chex.assert_trees_all_close(alone(keys[i], rates[i], lambdas[i]), member, atol=1e-5)
-    first, second = (jax.tree.map(lambda x, i=i: x[i], together) for i in range(2))
-    assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
-
-
-def test_no_random_key_is_used_twice():
-    """By JAX's own checker, over initialisation, a training step and acting."""
-    algorithm = pqn.make(rljax.make("cartpole"), TINY)
-
-    def program(key):
-        train_key, act_key = jax.random.split(key)
-        state, _ = algorithm.step(algorithm.init(train_key))
-        return algorithm.policy(state)(act_key, jnp.zeros(4), deterministic=False)
-
-    with jax.debug_key_reuse(True):
-        jax.jit(program)(jax.random.key(0))
-
-
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [

@@ -230,19 +230,6 @@ def test_learning_rates_fall_over_the_run_and_nothing_else_does():
     chex.assert_trees_all_equal(state.params, jax.jit(algorithm.init)(jax.random.key(0)).params)
 
 
-def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(drifting):
-    init, run = drifting
-    states = [init(jax.random.key(seed)) for seed in (0, 1, 1)]
-    states[2] = states[2].replace(hyper=states[2].hyper.replace(learning_rate=jnp.float32(0.01)))
-    together = jax.tree.map(lambda *x: jnp.stack(x), *states)
-    together, _ = jax.jit(jax.vmap(lambda state: jax.lax.scan(lambda s, _: DRIFT.step(s), state, None, 8)))(together)
-    for member, state in enumerate(states):
-        alone, _ = run(state)
-        chex.assert_trees_all_close(jax.tree.map(lambda x, m=member: x[m], together.params), alone.params, atol=1e-4)
-    policies = together.params["policy"]["params"]["MLP_0"]["output"]["kernel"]
-    assert jnp.abs(policies[1] - policies[2]).max() > 0.005
-
-
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
 @pytest.mark.parametrize("devices", [2, 4])
 def test_over_devices_each_has_its_own_experience_and_all_learn_the_same(devices):

@@ -286,19 +286,6 @@ def test_environments_that_do_not_fit_are_refused():
         td3.make(rljax.make("cartpole"))
 
 
-def test_no_random_key_is_used_twice():
-    """By JAX's own checker, over initialisation, a training step and acting."""
-    algorithm = td3.make(limited(Drift(), 7), FAST)
-
-    def program(key):
-        train_key, act_key = jax.random.split(key)
-        state, _ = algorithm.step(algorithm.init(train_key))
-        return algorithm.policy(state)(act_key, jnp.zeros(2), deterministic=False)
-
-    with jax.debug_key_reuse(True):
-        jax.jit(program)(jax.random.key(0))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"num_atoms": 51, "value_min": -800.0, "value_max": 0.0}], ids=["values", "distributions"]

@@ -1,0 +1,80 @@
+"""Every algorithm, tiny, with options that lead through its code, for test_contract.py and test_switches.py."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+import rljax
+from rljax import algorithms
+from rljax.algorithms import diffusion, dsrl, fqe, steering
+from rljax.algorithms.base import Algorithm, Policy
+from rljax.envs import Environment
+from tests.datasets import clock_data, drift_data
+from tests.toys import ContinuousClock, Drift, Pixels, limited
+
+DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(ContinuousClock(3, True), 5)
+SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
+ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
+OFFLINE = {"batch_size": 4, "hidden": (4,)}
+SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
+STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
+# Of each: the algorithm, its settings, the environment, the dataset, and how else it is made.
+CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
+    "ppo": ("ppo", ROLLOUT | {
+        "memory": 3, "normalize_observation": True, "normalize_reward": True, "target_kl": 0.1, "value_clip_range": 0.2,
+        "kl_response": "adapt_learning_rate", "anneal_steps": 100, "num_minibatches": 1,
+    }, DRIFT, None, {}),
+    "ppo of images": ("ppo", ROLLOUT | {"cnn_channels": (2,), "hidden": (4, 4), "target_kl": 0.1}, PIXELS, None, {}),
+    "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
+    "dqn": ("dqn", SMALL | {
+        "prioritized": True, "double": True, "n_step": 2, "storage": "bfloat16", "anneal_steps": 50,
+    }, "cartpole", None, {}),
+    "dqn of quantiles": ("dqn", SMALL | {
+        "prioritized": True, "head": "quantile", "exploration": "noisy", "dueling": True, "num_atoms": 3,
+        "importance_anneal_steps": 9,
+    }, "cartpole", None, {}),
+    "dqn of categories": ("dqn", SMALL | {"head": "categorical", "num_atoms": 3, "newest_size": 8}, PIXELS, None, {}),
+    "sac": ("sac", SMALL | {
+        "normalize_observation": True, "layer_norm": True, "dropout": 0.1, "num_critics": 3, "n_step": 2,
+    }, DRIFT, None, {}),
+    "td3": ("td3", SMALL | {"normalize_observation": True}, DRIFT, None, {}),
+    "fast td3": ("td3", SMALL | {
+        "num_atoms": 5, "noise_max": 0.4, "policy_value": "min", "target_policy": False, "delay_targets": False,
+        "weight_decay": 0.1, "newest_size": 8,
+    }, DRIFT, None, {}),
+    "crossq": ("crossq", SMALL | {"critic_hidden": (4,)}, DRIFT, None, {}),
+    "native": ("sac", SMALL, "inverted_pendulum", None, {}),
+    "bc": ("bc", OFFLINE | {"policy": "gaussian", "dropout": 0.1}, DRIFT, drift_data, {}),
+    "iql": ("iql", OFFLINE | {"dropout": 0.1, "policy_decay_steps": 9}, DRIFT, drift_data, {}),
+    "td3_bc": ("td3_bc", OFFLINE | {"target_penalty": 0.1}, DRIFT, drift_data, {}),
+    "td3_bc online": ("td3_bc", SMALL, DRIFT, drift_data, {"online": True}),
+    "cql": ("cql", OFFLINE | {"num_actions": 2, "lagrange": True, "max_target": True}, DRIFT, drift_data, {}),
+    "cal-ql online": ("cql", SMALL | {
+        "num_actions": 2, "calibrated": True, "penalty_draws": 2, "reward_scale": "returns",
+    }, DRIFT, drift_data, {"online": True}),
+    "rlpd": ("rlpd", SMALL | {"num_updates": 2, "policy_delay": 2}, DRIFT, drift_data, {}),
+    "diffusion": ("diffusion", {
+        "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3, "executed": 2, "sampler_steps": 2, "labels": 2,
+    }, DRIFT, drift_data, {}),
+    "flow": ("diffusion", {
+        "network": "transformer", "objective": "flow", "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3,
+        "executed": 2, "sampler_steps": 2,
+    }, DRIFT, drift_data, {}),
+    "progress": ("progress", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), {}),
+    "recap": ("recap", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), {}),
+    "fqe": ("fqe", {"members": 2, "batch_size": 4, "hidden": (4,)}, CLOCK, lambda: clock_data(3, True), {}),
+    **{method: ("steering", STEERED | {"method": method}, DRIFT, None, {}) for method in steering.AGENTS},
+}  # fmt: skip
+
+
+def made(case: str, env: Environment | None = None) -> Algorithm:
+    """The algorithm of a case, in another environment where one is given."""
+    name, settings, own, data, options = CASES[case]
+    env = env or (rljax.make(own) if isinstance(own, str) else own)
+    if name == "fqe":
+        idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory))
+        return fqe.make(env, fqe.Config(**settings), data(), idle)
+    module = dsrl if name == "steering" else algorithms.get(name)
+    config = module.Config(**settings)
+    make = algorithms.get(name).make
+    return make(env, config) if data is None else make(env, config, data(), **options)
