@@ -13,11 +13,13 @@ from rljax.data import Dataset
 from rljax.types import Transition
 
 NAME = "hopper-medium"
+DISCOUNTED = offline.discounted
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(offline, "discounted", lambda settings, name: {"discounted": [1.0]})
     (tmp_path / "datasets").mkdir()
     facts = {"normalized_score": 50.0, "best_return": 3234.3, "sha256": "ab12"}  # D4RL's 100
     (tmp_path / "datasets" / "hopper.json").write_text(json.dumps({"medium": facts}))
@@ -29,6 +31,7 @@ def finished(settings, seed, value, name=NAME, algorithm="iql", discount=0.99, *
     folder.mkdir(parents=True)
     member = {"seed": seed, "deterministic": {"mean": value} | more, "stochastic": {"mean": value}}
     (folder / "config.json").write_text(json.dumps({"config": {"discount": discount}}))
+    (folder / "versions.json").write_text(json.dumps({"versions": {"rljax": "0.2.0", "commit": "0123456789ab"}}))
     record = {"steps": 50_000, "episodes": 100, "members": [member]}
     (folder / "evaluation.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text(f"step,seed,seconds,evaluation/return\n50000,{seed},60,{value}\n")
@@ -41,8 +44,8 @@ def test_the_table_has_what_is_finished_and_only_the_rest_is_run(settings):
     assert command[command.index("--seed") + 1] == "0"
     record = offline.record(settings)
     (table,) = record["records"]  # nothing says how the returns are discounted
-    assert table["columns"][3:] == ["IQL"]
-    assert table["rows"] == [[NAME, "50.0", "100.0", "50.0 (1)"]]
+    assert table["columns"][3:] == ["IQL", "commits"]
+    assert table["rows"] == [[NAME, "50.0", "100.0", "50.0 (1)", "0123456"]]
     assert record["runs"][0]["data"] == "ab12"
 
 
@@ -52,6 +55,7 @@ def test_discounted_returns_stand_beside_those_of_the_data(settings, monkeypatch
     settings = dataclasses.replace(settings, datasets=(both,))
     facts = {"normalized_score": 50.0, "best_return": 3234.3, "sha256": "ab12"}
     (settings.runs / "datasets" / "hopper.json").write_text(json.dumps({"medium-expert": facts}))
+    monkeypatch.setattr(offline, "discounted", DISCOUNTED)
     ends = np.array([False, True, False, True])
     steps = {"obs": np.zeros((4, 1)), "action": np.zeros((4, 1)), "reward": np.array([1.0, 1.0, 2.0, 2.0])}
     steps |= {"next_obs": np.zeros((4, 1)), "terminated": ends, "truncated": np.zeros(4, bool)}
@@ -60,8 +64,8 @@ def test_discounted_returns_stand_beside_those_of_the_data(settings, monkeypatch
     finished(settings, 1, 1607.0, both, mean_discounted=5.0)
     finished(settings, 0, 1607.0, both, "iql_far", 0.997, mean_discounted=9.0)
     (_, table) = offline.record(settings)["records"]
-    assert table["columns"] == ["dataset", "its episodes", "IQL"]
-    assert [cell.split(" [")[0] for cell in table["rows"][0]] == [both, "2.0 and 4.0", "4.0"]
+    assert table["columns"] == ["dataset", "its episodes", "IQL", "commits"]
+    assert table["rows"] == [[both, "2.0 and 4.0", "4.0 (3.0 to 5.0) (2)", "0123456"]]
 
 
 def test_the_mean_of_curves_has_the_steps_that_all_seeds_have(settings, monkeypatch, tmp_path):

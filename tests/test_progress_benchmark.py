@@ -34,7 +34,7 @@ def test_files_become_a_table_and_a_picture(tmp_path, monkeypatch):
     found = progress.results(settings)
     record = progress.table(settings, found)
     everything, own = record["rows"]
-    assert everything[:3] == ["lace", "everything dropped", "0.75 [0.75, 0.75] (2)"]  # 6 of 10 are faulty, or before
+    assert everything[:3] == ["lace", "everything dropped", "0.75 (0.75 to 0.75) (2)"]  # 6 of 10 are faulty, or before
     assert own[1] == "distributional"
     assert own[-1].startswith("1.00")
     assert all(len(row) == len(record["columns"]) for row in record["rows"])

@@ -87,7 +87,8 @@ class Pixels(Environment):
     action_space = Discrete(2)
 
     def reset(self, key: Key) -> State:
-        cell = jax.random.randint(key, (), 0, 36)
+        key, cell_key = jax.random.split(key)
+        cell = jax.random.randint(cell_key, (), 0, 36)
         return initial_state((key, cell), self.draw(cell))
 
     def rekey(self, state: State, key: Key) -> State:

@@ -69,7 +69,7 @@ class AutoReset(Wrapper):
         first_key, later_key = jax.random.split(key)
         state = self._draw(first_key, self.num_envs)
         if self.policy == "pool":
-            nothing = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (self.pool_size, *x.shape[1:])), state)
+            nothing = jax.tree.map(self._nothing, state)
             own: Any = Pool(nothing, jnp.ones(self.pool_size, bool), jax.random.split(later_key, self.num_envs))
         elif self.policy == "first":
             own = (state, jax.random.split(later_key, self.num_envs))
@@ -87,11 +87,11 @@ class AutoReset(Wrapper):
             fresh, own = self._taken(own, after.done)
         elif self.policy == "first":
             first, keys = own
-            keys, now = jax.vmap(jax.random.split, out_axes=1)(keys)
-            fresh, own = jax.vmap(self.env.rekey)(first, now), (first, keys)
+            keys = jax.vmap(jax.random.split)(keys)
+            fresh, own = jax.vmap(self.env.rekey)(first, keys[:, 1]), (first, keys[:, 0])
         else:
-            own, now = jax.vmap(jax.random.split, out_axes=1)(own)
-            fresh = jax.vmap(self.env.reset)(now)
+            keys = jax.vmap(jax.random.split)(own)
+            fresh, own = jax.vmap(self.env.reset)(keys[:, 1]), keys[:, 0]
 
         def replace(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(after.done.reshape(after.done.shape + (1,) * (new.ndim - 1)), new, old)
@@ -126,13 +126,19 @@ class AutoReset(Wrapper):
         """The pool with an unused state for every environment, were all done at once."""
 
         def draw(pool: Pool) -> Pool:
-            key, draw_key = jax.random.split(pool.key[0])
+            # All are split, and one is drawn from: JAX's checker of keys does not see into an array that is written to.
+            keys = jax.vmap(jax.random.split)(pool.key)
             (place,) = jnp.nonzero(pool.used, size=self.chunk)
-            drawn = self._draw(draw_key, self.chunk)
+            drawn = self._draw(keys[0, 1], self.chunk)
             states = jax.tree.map(lambda old, new: old.at[place].set(new), pool.states, drawn)
-            return pool.replace(states=states, used=pool.used.at[place].set(False), key=pool.key.at[0].set(key))
+            return pool.replace(states=states, used=pool.used.at[place].set(False), key=keys[:, 0])
 
         return jax.lax.while_loop(lambda pool: (~pool.used).sum() < self.num_envs, draw, pool)
+
+    def _nothing(self, x: jax.Array) -> jax.Array:
+        """A leaf of a pool that holds no state to begin with: copies of some, which nobody takes."""
+        some = jax.random.clone(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        return jnp.broadcast_to(some[:1], (self.pool_size, *x.shape[1:]))
 
     def _draw(self, key: Key, count: int) -> State:
         return jax.vmap(self.env.reset)(jax.random.split(key, count))

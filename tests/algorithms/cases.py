@@ -2,22 +2,39 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 import rljax
 from rljax import algorithms
 from rljax.algorithms import diffusion, dsrl, fqe, steering
 from rljax.algorithms.base import Algorithm, Policy
-from rljax.envs import Environment
+from rljax.envs import Environment, State
+from rljax.types import Key
 from tests.datasets import clock_data, drift_data
 from tests.toys import ContinuousClock, Drift, Pixels, limited
 
+
+class Reached(Drift):
+    """Succeeds while the point is near its place."""
+
+    def reset(self, key: Key) -> State:
+        return super().reset(key).replace(metrics={"success": jnp.zeros((), jnp.float32)})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        return after.replace(metrics={"success": (after.reward > -1.0).astype(jnp.float32)})
+
+
+REACHED = limited(Reached(), 7)
 DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(ContinuousClock(3, True), 5)
 SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
 ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
 STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
+ENDED = {"succeeded": np.ones(len(clock_data(3, True).ends))}
 # Of each: the algorithm, its settings, the environment, the dataset, and how else it is made.
 CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ppo": ("ppo", ROLLOUT | {
@@ -60,10 +77,10 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         "network": "transformer", "objective": "flow", "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3,
         "executed": 2, "sampler_steps": 2,
     }, DRIFT, drift_data, {}),
-    "progress": ("progress", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), {}),
-    "recap": ("recap", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), {}),
+    "progress": ("progress", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), ENDED),
+    "recap": ("recap", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), ENDED),
     "fqe": ("fqe", {"members": 2, "batch_size": 4, "hidden": (4,)}, CLOCK, lambda: clock_data(3, True), {}),
-    **{method: ("steering", STEERED | {"method": method}, DRIFT, None, {}) for method in steering.AGENTS},
+    **{method: ("steering", STEERED | {"method": method}, REACHED, None, {}) for method in steering.AGENTS},
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def test_one_update_by_hand():
 
     # The actions, as the environments were led.
     _, act_key, _ = jax.random.split(before.key, 3)
-    keys = jax.random.split(jax.random.split(act_key)[0], 8)
+    keys = jax.random.split(act_key, 8)
     values = values_of(algorithm, before.params, observation)
     actions = np.stack([epsilon_greedy(k, jnp.broadcast_to(v, (4, 2)), 1.0) for k, v in zip(keys, values, strict=True)])
 
