@@ -181,22 +181,14 @@ def test_exploration_is_random_before_learning_and_then_falls_linearly_as_does_t
         {},
         {"n_step": 3, "double": True, "prioritized": True},
         {"head": "categorical", "value_min": 0.0, "value_max": 12.0, "num_atoms": 13},
-        {"head": "quantile", "num_atoms": 5, "dueling": True},
+        {"head": "quantile", "num_atoms": 5, "dueling": True, "learning_rate": 3e-3},
     ],
     ids=["plain", "3-step", "categorical", "quantile"],
 )
 def test_value_bootstraps_through_a_time_limit_but_not_through_termination(changes, terminates, expected):
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
-    config = dataclasses.replace(
-        TINY,
-        replay_size=400,
-        num_updates=8,
-        batch_size=32,
-        learning_rate=1e-2,
-        discount=0.9,
-        target_period=4,
-        **changes,
-    )
+    common = {"replay_size": 400, "num_updates": 8, "batch_size": 32, "discount": 0.9, "target_period": 4}
+    config = dataclasses.replace(TINY, **{**common, "learning_rate": 1e-2, **changes})
     algorithm = dqn.make(limited(Clock(5, terminates), 5), config)
     state, _ = run(algorithm, 250)
     np.testing.assert_allclose(values_of(algorithm, state, jnp.eye(5)[0]), expected, rtol=0.05)

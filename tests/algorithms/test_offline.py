@@ -163,7 +163,7 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit_and_loads_without_its_dat
 
 
 def test_the_policy_sees_observations_as_the_dataset_had_them_when_it_learned():
-    algorithm = bc.make(ENV, bc.Config(**TINY), DATA)
+    algorithm = bc.make(ENV, bc.Config(**TINY, action_normalization="bounds"), DATA)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     mean, std = DATA.obs.mean(0, dtype=np.float64), DATA.obs.std(0, dtype=np.float64)
     np.testing.assert_allclose(algorithm.data.obs, (DATA.obs - mean) / std, atol=1e-3)
@@ -173,7 +173,7 @@ def test_the_policy_sees_observations_as_the_dataset_had_them_when_it_learned():
     actions = algorithm.policy(state)(jax.random.key(0), jnp.float32(DATA.obs[:20]))
     np.testing.assert_allclose(actions, 1.0 + 3.0 * unit, atol=1e-3)  # of [-2, 4]
     # Without it, raw ones.
-    raw = bc.make(ENV, bc.Config(**TINY, normalize_observation=False), DATA)
+    raw = bc.make(ENV, bc.Config(**TINY, normalize_observation=False, action_normalization="bounds"), DATA)
     np.testing.assert_array_equal(raw.data.obs, DATA.obs)
     state = jax.jit(raw.init)(jax.random.key(0))
     unit = agent.act(state.params["policy"], jnp.float32(DATA.obs[:20]), jax.random.key(0), True)
@@ -291,7 +291,7 @@ def test_on_each_device_the_data_are_its_own():
     """Four shares of which each holds one action: a device that saw another's would learn something else."""
     action = np.repeat([-1.5, 0.0, 1.5, 3.5], 8)[:, None]
     data = dataset_of(np.zeros((32, 2)), action, np.zeros(32))
-    algorithm = bc.make(ENV, bc.Config(hidden=(8,), batch_size=4), data)
+    algorithm = bc.make(ENV, bc.Config(hidden=(8,), batch_size=4, action_normalization="bounds"), data)
     if jax.device_count() < 4:
         pytest.skip("needs four devices")
     sharded = shard_environments(algorithm, make_mesh(jax.devices()[:4]))
