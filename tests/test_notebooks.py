@@ -33,7 +33,12 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+QUICK = ("01_quickstart", "04_planning")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=() if p.stem in QUICK else pytest.mark.slow) for p in NOTEBOOKS]
+)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     if PICTURES[path.stem][0] == "video/mp4":
         try:

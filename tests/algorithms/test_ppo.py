@@ -220,6 +220,7 @@ def test_learns_cartpole():
     assert evaluate(env, algorithm.policy(state), jax.random.key(9), 20).returns.mean() > 300
 
 
+@pytest.mark.slow
 def test_only_memory_solves_the_t_maze():
     """The right turn pays 4, the wrong one -0.1; 1.95 is the best that an agent without memory can do."""
     env = rljax.make("t_maze", length=4)

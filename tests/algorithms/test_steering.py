@@ -22,6 +22,7 @@ from tests.toys import Drift, limited
 from tests.training.test_runner import train
 
 METHODS = ("dsrl_sac", "dsrl_na", "grrl_steer")
+SLOW = pytest.mark.slow
 # An untrained flow policy: its network says 0, so that actions are the noise, clipped.
 SAMPLER = diffusion.Config(
     objective="flow", width=8, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2, normalize_observation=False
@@ -80,7 +81,7 @@ def agent_of(method, scale=0.3, **options):
     return agent, agent.init(jax.random.key(0), jax.random.key(1))
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=["dsrl_sac", *(pytest.param(m, marks=SLOW) for m in METHODS if m != "dsrl_sac")])
 def made(request):
     """An algorithm, and the runner's program of it: compiled once for all tests of this file."""
     algorithm = steering.make(ENV, config_of(request.param), base_of())

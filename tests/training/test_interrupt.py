@@ -33,7 +33,10 @@ def resume(folder, agent):
     return out.split(), err
 
 
-@pytest.fixture(scope="module", params=["ppo", "recurrent", "sac"])
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["ppo", pytest.param("recurrent", marks=SLOW), pytest.param("sac", marks=SLOW)])
 def whole(request, tmp_path_factory):
     """An uninterrupted run: its agent, its last line, its metrics."""
     folder = tmp_path_factory.mktemp("whole") / "run"
