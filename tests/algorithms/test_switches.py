@@ -80,7 +80,7 @@ def test_nothing_becomes_double_precision_and_no_ranks_are_matched_by_chance(cas
     assert not wide, [jax.tree_util.keystr(path) for path in wide]
 
 
-@pytest.mark.parametrize("case", ["pqn", pytest.param("sac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["bc", *(pytest.param(case, marks=pytest.mark.slow) for case in ("pqn", "sac"))])
 def test_no_tracer_leaks(case):
     """Without caches, which makes it slow: one algorithm of each kind."""
     with switched(check_tracer_leaks=True):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,25 +215,6 @@ def test_distributions_learn_to_keep_a_point_in_its_place():
     }
     assert returns["untrained"] < -20.0
     assert returns["trained"] > -7.0
-
-
-def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters():
-    algorithm = td3.make(limited(Drift(), 7), FAST)
-    keys = jax.vmap(jax.random.key)(jnp.arange(3))
-
-    @jax.jit
-    @jax.vmap
-    def train(key, rate):
-        state = algorithm.init(key)
-        state = state.replace(hyper=state.hyper.replace(learning_rate=rate))
-        return jax.lax.scan(lambda s, _: algorithm.step(s), state, None, 8)[0]
-
-    states = train(keys, jnp.array([3e-4, 3e-4, 1e-1]))
-    alone, _ = run(algorithm, 8, seed=1)
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], states.params), alone.params, atol=1e-5)
-    chex.assert_trees_all_close(states.noise_level[1], alone.noise_level)
-    kernel = lambda params: params["policy"]["params"]["MLP_0"]["output"]["kernel"]  # noqa: E731
-    assert jnp.abs(kernel(states.params)[2]).max() > 0.05 + jnp.abs(kernel(states.params)[1]).max()
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")

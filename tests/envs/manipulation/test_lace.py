@@ -127,7 +127,7 @@ def test_the_mirror_is_its_own_inverse_and_leaves_the_task_as_it_is(task, step, 
     qpos, qvel = jnp.asarray(qpos, jnp.float32), jnp.asarray(qvel, jnp.float32)
     ours = put(states, qpos, qvel)
     theirs = put(states, mirror.position(qpos), mirror.position.velocity(qvel))
-    bent, held = jnp.zeros(COUNT), jnp.zeros(COUNT)
+    bent, held = jnp.zeros(COUNT), jnp.zeros(2)
     for i in range(20):
         action = np.asarray(qpos[:, :8]) + rng.normal(size=(COUNT, 8)) * np.tile([0.02, 0.02, 0.02, 0.01], 2)
         action[::4, 3] = action[1::4, 7] = 0.0  # else it is dropped soon
