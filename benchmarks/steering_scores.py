@@ -48,6 +48,8 @@ REWARDS = {"push_t": "dense", "lace": "staged", "lace_either_hand": "staged"}
 LEFT_FIRST = {"lace": 1.0, "lace_either_hand": 0.5}
 """Of the demonstrations of a lace. Policies start with either hand: what a mirror adds to those of one hand is the half
 that they do not show, which is a gain by construction; what it adds to those of either hand is not."""
+STEERED_STAGE = "and RL in its noise"
+"""Of a pipeline, the last."""
 COVERAGE = "highest_coverage"
 """Of an episode of PushT, as runs call it."""
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
@@ -116,7 +118,7 @@ def base_jobs(settings: Settings) -> Iterator[list[str]]:
             )  # fmt: skip
         for task, left_first in LEFT_FIRST.items():
             folder = pipeline_folder(settings, task, seed)
-            if set(methods.get(task, ())) - {"sac"} and not (folder / "result.json").exists():
+            if set(methods.get(task, ())) - {"sac"} and not _complete(folder):
                 yield [
                     sys.executable, "experiments/gr_rl.py", "--task", "lace", "--left-first", str(left_first),
                     "--seed", str(seed), "--name", folder.name, "--no-progress", "--runs", str(settings.runs),
@@ -195,14 +197,14 @@ def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
     for folder in sorted((settings.runs / "gr_rl").glob(settings.pattern)):
         if not (folder / "result.json").exists():
             continue
-        env = json.loads((folder / "4-steered" / "config.json").read_text())["env"]
         seed, stages = int(re.findall(r"seed(\d+)", folder.name)[-1]), json.loads((folder / "result.json").read_text())
-        # In the order of the stages, and what the filter took is the filtered policy's.
-        made = sorted(folder.glob("[1-4]-*"))
+        # In the order of the stages, the last of which may be missing; what the filter took is the filtered policy's.
+        made = sorted(folder.glob("[1-4]-*"))[: len(stages["stages"])]
+        env = json.loads((made[-1] / "config.json").read_text())["env"]
         taken = [_seconds(stage) for stage in made]
         taken[1] += _seconds(folder / "0-progress")
         for (stage, row), seconds, of in zip(stages["stages"].items(), taken, made, strict=True):
-            online = stage == "and RL in its noise"
+            online = stage == STEERED_STAGE
             steps, points = _curve(folder / "4-steered", 0) if online else (None, None)
             yield {
                 "task": task_of(folder, env["name"]), "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
@@ -230,6 +232,12 @@ def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
                 "curve": _curve(folder, position)[1] if online else None, "seconds": _seconds(folder),
                 "versions": ran_by(folder),
             }  # fmt: skip
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a pipeline has gone through all its stages."""
+    path = folder / "result.json"
+    return path.exists() and STEERED_STAGE in json.loads(path.read_text())["stages"]
 
 
 def task_of(folder: Path, name: str) -> str:

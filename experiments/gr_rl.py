@@ -58,7 +58,7 @@ class Settings:
     policy_updates: int = 60_000
     """Updates of each policy, over which its learning rate falls to 0."""
     online_steps: int = 300_000
-    """Environment steps of RL in the noise."""
+    """Environment steps of RL in the noise, the last stage; 0 leaves it out, for now."""
     drop: float = 0.15
     """δ: steps are not imitated after which progress falls by more than this share of what was made, within `within`
     steps."""
@@ -126,8 +126,8 @@ class Pipeline:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        if settings.evaluation_episodes < 1 or settings.demonstrations < 2:
-            raise Refused("evaluation_episodes must be at least 1 and demonstrations at least 2")
+        if settings.evaluation_episodes < 1 or settings.demonstrations < 2 or settings.online_steps < 0:
+            raise Refused("evaluation_episodes must be at least 1, demonstrations at least 2, online_steps 0 or more")
         if settings.left_first is not None and settings.task != "lace":
             raise Refused(f"left_first = {settings.left_first} is not allowed; only the lace has two hands")
         self.folder = settings.runs / "gr_rl" / (settings.name or default_name(settings))
@@ -151,14 +151,14 @@ class Pipeline:
         if symmetry is not None:
             last = "3-mirrored"
             stages["and mirrored"] = self.clone(last, with_mirror(data, symmetry), np.tile(weight, 2))
-        best = list(stages.values())[-1]
-        config = dataclasses.replace(
-            s.online, sampler=s.policy, normalize_observation=s.policy.normalize_observation
-        )  # fmt: skip
-        base = steering.base_of(best)
-        about = {"base": last, "base_sha256": steering.identity(base)}
-        algorithm = steering.make(self.executed, config, base)
-        stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, about)
+        if s.online_steps:
+            base = steering.base_of(list(stages.values())[-1])
+            config = dataclasses.replace(
+                s.online, sampler=s.policy, normalize_observation=s.policy.normalize_observation
+            )  # fmt: skip
+            about = {"base": last, "base_sha256": steering.identity(base)}
+            algorithm = steering.make(self.executed, config, base)
+            stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, about)
         table = {name: self.successes(name, policy) for name, policy in stages.items()}
         result = {"stages": table, "filter": found}
         write_json(self.folder / "result.json", result)
