@@ -16,7 +16,7 @@ from rljax.algorithms import bc
 
 @dataclasses.dataclass(frozen=True)
 class Settings(experiment.OfflineRun):
-    """Imitates a dataset. The defaults of --config depend on the dataset's task."""
+    """Imitates a dataset. The defaults of the algorithm's settings depend on the dataset's task."""
 
     rewards: ClassVar[Literal["required", "optional"]] = "optional"
     config: bc.Config = dataclasses.field(default_factory=bc.Config)

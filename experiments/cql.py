@@ -22,7 +22,7 @@ from rljax.algorithms import cql
 
 @dataclasses.dataclass(frozen=True)
 class Settings(experiment.OfflineRun):
-    """Trains CQL on a dataset. The defaults of --config depend on the dataset's task."""
+    """Trains CQL on a dataset. The defaults of the algorithm's settings depend on the dataset's task."""
 
     config: cql.Config = dataclasses.field(default_factory=cql.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)

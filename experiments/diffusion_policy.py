@@ -18,7 +18,7 @@ from rljax.algorithms import diffusion
 
 @dataclasses.dataclass(frozen=True)
 class Settings(experiment.OfflineRun):
-    """Imitates a dataset, chunk by chunk. The defaults of --config depend on the dataset's task."""
+    """Imitates a dataset, chunk by chunk. The defaults of the algorithm's settings depend on the dataset's task."""
 
     total_steps: int = 30_000
     """Updates of each member."""

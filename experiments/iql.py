@@ -17,7 +17,7 @@ from rljax.algorithms import iql
 
 @dataclasses.dataclass(frozen=True)
 class Settings(experiment.OfflineRun):
-    """Trains IQL on a dataset. The defaults of --config depend on the dataset's task."""
+    """Trains IQL on a dataset. The defaults of the algorithm's settings depend on the dataset's task."""
 
     decay: bool = True
     """The policy's learning rate falls to 0 along a cosine over all updates (or over policy_decay_steps)."""

@@ -32,7 +32,7 @@ from rljax.types import Refused
 
 @dataclasses.dataclass(frozen=True)
 class Settings(experiment.FromDataset):
-    """Trains RLPD in an environment, with demonstrations. The defaults of --config depend on the dataset's task."""
+    """Trains RLPD with demonstrations. The defaults of the algorithm's settings depend on the dataset's task."""
 
     env: str | None = None
     """The task, as rljax.make takes it: what the dataset says where not given."""

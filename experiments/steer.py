@@ -25,7 +25,7 @@ from rljax.types import Refused
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Steers a policy in its task. The defaults of --config depend on --method."""
+    """Steers a policy in its task. The defaults of the algorithm's settings depend on --method."""
 
     base: Path = Path("runs/diffusion_policy/push_t_human_demos-seed0")
     """Run folder of the policy, made by experiments/diffusion_policy.py."""

@@ -16,7 +16,7 @@ from rljax.algorithms import td3_bc
 
 @dataclasses.dataclass(frozen=True)
 class Settings(experiment.OfflineRun):
-    """Trains TD3+BC on a dataset. The defaults of --config depend on the dataset's task."""
+    """Trains TD3+BC on a dataset. The defaults of the algorithm's settings depend on the dataset's task."""
 
     config: td3_bc.Config = dataclasses.field(default_factory=td3_bc.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)

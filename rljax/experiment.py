@@ -406,8 +406,9 @@ def _check_schedules(folder: Path, config: Any, total_steps: int) -> None:
     if changed and steps != total_steps:
         flags = " ".join(f"--{name.replace('_', '-')} {old[name]}" for name in changed)
         raise Refused(
-            f"{folder} was begun with total_steps = {steps}, which its schedules follow; keep them with {flags} (a "
-            "learning rate that has fallen to 0 stays there), or start anew under another --name"
+            f"{folder} was begun with total_steps = {steps}, which its schedules follow; give --total-steps {steps} "
+            f"to finish it, keep them with {flags} to go on for longer (a learning rate that has fallen to 0 stays "
+            "there), or start anew under another --name"
         )
 
 
@@ -435,8 +436,11 @@ def _members(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
     grid: dict[str, list[float]] = {}
     for text in settings.sweep:
         name, _, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name in grid:
+            raise Refused(f"sweep = {settings.sweep} names {name} twice; give all its values at once")
         try:
-            grid[name.strip().replace("-", "_")] = [float(value) for value in values.split(",")]
+            grid[name] = [float(value) for value in values.split(",")]
         except ValueError:
             raise Refused(f"sweep = {text!r} is not allowed; it must look like learning_rate=1e-4,3e-4") from None
     seeds = range(settings.seed, settings.seed + settings.seeds)

@@ -197,7 +197,8 @@ def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
     # For more steps only with the schedule that it has.
     code, _, err = cli(*TINY, "--total-steps", "128", "--resume")
     assert code == 2
-    assert "was begun with total_steps = 64, which its schedules follow; keep them with --anneal-steps 64 (" in err
+    assert "was begun with total_steps = 64, which its schedules follow; give --total-steps 64 to finish it" in err
+    assert "keep them with --anneal-steps 64 to go on for longer (" in err
     assert cli(*TINY, "--total-steps", "128", "--resume", "--anneal-steps", "64")[0] == 0
     assert json.loads((folder / "evaluation.json").read_text())["steps"] == 128
 

@@ -37,6 +37,7 @@ from rljax.nn.networks import ACTIVATIONS
 from rljax.nn.precision import Precision
 from rljax.ops import running_statistics
 from rljax.ops.returns import bootstrapped
+from rljax.spaces import Box
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -155,10 +156,10 @@ class Agent:
 
     def act(self, policy: Policy, obs: jax.Array, key: Key) -> jax.Array:
         """The policy's actions, as the dataset has them, in [-1, 1]: [..., d], of raw observations [..., n]."""
-        low, high = self.action_space.low, self.action_space.high  # type: ignore[union-attr]
         action = policy(key, obs, self.config.deterministic)
-        centre, half = (jnp.broadcast_to(x, action.shape) for x in ((high + low) / 2, (high - low) / 2))
-        return jnp.clip((action - centre) / half, -1.0, 1.0)
+        space: Box = self.action_space  # type: ignore[assignment]
+        box = Box(*(np.broadcast_to(x, action.shape) for x in (space.low, space.high)), dtype=space.dtype)
+        return jnp.clip(box.to_unit(action), -1.0, 1.0)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """What the members say, [members, batch], of normalised observations and actions."""

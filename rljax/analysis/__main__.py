@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rljax.analysis.runs import Run, final_values, read_run, return_metric
-from rljax.analysis.statistics import interquartile_mean, probability_of_improvement, spread_in_words
+from rljax.analysis.statistics import FEWEST, interquartile_mean, probability_of_improvement, spread_in_words
 from rljax.types import Refused
 
 
@@ -122,7 +122,8 @@ def _print_improvement(rows: list[tuple[str, Run, np.ndarray, str]]) -> None:
         print(f"No probability of improvement: {run_a.task} ({source_a}) is not {run_b.task} ({source_b})")
         return
     result = probability_of_improvement(a, b)
-    interval = f", 95% interval [{result.low:.2f}, {result.high:.2f}]" if np.isfinite(result.low) else ""
+    enough = np.isfinite(result.low) and min(len(a), len(b)) >= FEWEST
+    interval = f", 95% interval [{result.low:.2f}, {result.high:.2f}]" if enough else ""
     print(f"P({name_a} above {name_b}) = {result.probability:.2f}{interval}")
 
 

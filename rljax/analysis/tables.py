@@ -200,7 +200,8 @@ def _provenance(records: list[Record]) -> str:
 def _profile(profile: Record) -> str:
     columns = profile["columns"]
     cells = [[cell if isinstance(cell, str) else _value(cell) for cell in row] for row in profile["rows"]]
-    parts = [f"### {profile['title']}\n", _table([str(column) for column in columns], cells)]
+    mark = " †" if profile.get("versions") and run_by(profile["versions"]).endswith("†") else ""
+    parts = [f"### {profile['title']}{mark}\n", _table([str(column) for column in columns], cells)]
     if profile.get("notes"):
         parts.append(f"{profile['notes']}\n")
     if profile.get("hardware") or profile.get("versions") or profile.get("command"):

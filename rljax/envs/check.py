@@ -29,6 +29,8 @@ def check_env(env: Environment, key: Key | None = None) -> None:
     Raises:
       ValueError: something is wrong; the message has a line for each problem.
     """
+    if not isinstance(env, Environment):
+        raise Refused(f"{type(env).__name__} must be a subclass of rljax.envs.Environment")
     found = _of_types(env) or _of_values(env, jax.random.key(0) if key is None else key)
     if found:
         raise Refused("\n".join(f"{_name(env)}: {problem}" for problem in found))
@@ -75,6 +77,21 @@ def _of_types(env: Environment) -> list[str]:
 
 
 def _of_layer(env: Environment) -> list[str]:
+    for field in ("observation_space", "action_space"):
+        space = getattr(env, field, None)
+        if not isinstance(space, Box | Discrete):
+            return [f"{field} is {'missing' if space is None else type(space).__name__}, it must be of rljax.spaces"]
+    for name in ("reset", "step"):
+        if getattr(type(env), name) is getattr(Environment, name):
+            return [f"{name} is missing"]
+    try:
+        return _of_traces(env)
+    except jax.errors.ConcretizationTypeError as error:
+        where = str(error).strip().splitlines()[0]
+        return [f"reset or step cannot be compiled: Python must not choose by the value of an array ({where})"]
+
+
+def _of_traces(env: Environment) -> list[str]:
     first = jax.eval_shape(env.reset, jax.random.key(0))
     if not isinstance(first, State):
         return [f"reset gives a {type(first).__name__}, it must give a State (see initial_state)"]

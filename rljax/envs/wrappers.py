@@ -287,7 +287,8 @@ class ExecutionMismatch(Wrapper):
                 raise Refused(f"ExecutionMismatch: {name} must be {allowed}, got {value}")
         super().__init__(env)
         self.delay, self.smoothing = delay, smoothing
-        self.most = rate_limit * (space.high - space.low)
+        low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))  # bytes would wrap around
+        self.most = rate_limit * (high - low)
 
     def reset(self, key: Key) -> State:
         state = self.env.reset(key)

@@ -30,7 +30,8 @@ def evaluate(
 ) -> Episodes:
     """Plays `num_episodes` episodes side by side, each to its own end; pure, so it may be jitted and vmapped.
 
-    An episode whose simulation breaks ends there (see `Guard`).
+    An episode whose simulation breaks ends there (see `Guard`). One in which an action of the policy is not finite
+    has a return of NaN: else it would look as if the simulation had broken, at no cost.
 
     Args:
       discount: γ of `Episodes.discounted`, for each action.
@@ -56,7 +57,7 @@ def evaluate(
         count, state, memory, finished, episodes = carry
         action, memory = policy.apply(jax.random.fold_in(act_key, count), state.obs, memory, deterministic)
         state = jax.vmap(env.step)(state, action)
-        reward = jnp.where(finished, 0.0, state.reward)
+        reward = jnp.where(finished, 0.0, jnp.where(_finite(action), state.reward, jnp.nan))
         returns, discounted = episodes.returns + reward, episodes.discounted + jnp.float32(discount) ** count * reward
         steps = state.info["elapsed"] if "elapsed" in state.info else episodes.lengths + 1
         lengths = jnp.where(finished, episodes.lengths, steps)
@@ -71,6 +72,11 @@ def evaluate(
     nothing = Episodes(zero, zero, jnp.zeros(num_episodes, jnp.int32), lowest)
     carry = (jnp.int32(0), state, memory, jnp.zeros(num_episodes, bool), nothing)
     return jax.lax.while_loop(unfinished, step, carry)[-1]
+
+
+def _finite(action: jax.Array) -> jax.Array:
+    """Whether all of each action [n, …] is finite, bool [n]."""
+    return jnp.isfinite(action).reshape(action.shape[0], -1).all(1)
 
 
 def score_names(env: Environment) -> tuple[str, ...]:

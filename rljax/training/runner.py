@@ -328,7 +328,8 @@ class _Runner:
 
     def log(self, means: dict[str, np.ndarray], episodes: int) -> float | None:
         """Writes one row per member, with an evaluation of that many episodes; returns its score if there was one."""
-        values: dict[str, Any] = dict(means)
+        # What a member that diverged goes on to measure means nothing, and may look good.
+        values: dict[str, Any] = {name: self.of_living(value) for name, value in means.items()}
         score = None
         if episodes:
             values |= scores(*self.evaluate(episodes))
@@ -365,7 +366,15 @@ class _Runner:
         keys = jax.vmap(fold)(self.keys) if self.keys.ndim else fold(self.keys)
         results = self.program.evaluate(self.state, np.asarray(jax.random.key_data(keys)), episodes)
         first, second = jax.tree.map(lambda x: np.asarray(x).reshape(self.members, episodes), results)
-        return first, second
+        return jax.tree.map(self.of_living, first), jax.tree.map(self.of_living, second)
+
+    def of_living(self, values: np.ndarray) -> np.ndarray:
+        """Values [members, …], with NaN for members that diverged."""
+        if not self.lost:
+            return values
+        values = np.array(values, np.result_type(values, np.float32))
+        values[sorted(self.lost)] = np.nan
+        return values
 
     def final_evaluation(self, episodes: int) -> dict[str, Any]:
         """The state of the last checkpoint over many episodes; also written to evaluation.json."""

@@ -14,6 +14,7 @@ from rljax.envs import Environment, TimeLimit, check_env, initial_state, registr
 from rljax.envs.check import _of_types
 from rljax.envs.wrappers import RescaleAction
 from rljax.spaces import Box, Discrete
+from rljax.types import Refused
 from tests import toys
 
 
@@ -182,3 +183,31 @@ def test_images_with_the_channels_first_are_refused(algorithm):
     env.observation_space = Box(0, 255, (4, 84, 84), np.uint8)
     with pytest.raises(rljax.types.Refused, match=r"needs images \[height, width, channels\], .* has \[4, 84, 84\]"):
         algorithm.make(env)
+
+
+class Bare(Environment):
+    """Has spaces, and nothing else."""
+
+    observation_space, action_space = Box(-1.0, 1.0, (2,)), Discrete(2)
+
+
+class Chooses(Bare):
+    def reset(self, key):
+        return initial_state(jnp.zeros(()), jnp.zeros(2))
+
+    def step(self, state, action):
+        return state.replace(reward=jnp.float32(1.0)) if action > 0 else state
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (object(), "object must be a subclass of rljax.envs.Environment"),
+        (Environment(), "Environment: observation_space is missing, it must be of rljax.spaces"),
+        (Bare(), "Bare: reset is missing"),
+        (Chooses(), "Chooses: reset or step cannot be compiled: Python must not choose by the value of an array"),
+    ],
+)
+def test_what_is_no_environment_or_cannot_be_compiled_is_said_in_words(env, message):
+    with pytest.raises(Refused, match=message):
+        check_env(env)

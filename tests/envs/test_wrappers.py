@@ -454,3 +454,9 @@ def test_wrappers_pass_on_name_spaces_and_the_task_itself():
     assert env.max_episode_steps == 5
     assert env.observation_space is inner.observation_space
     assert "Counter(counter)" in repr(env)
+
+
+def test_the_range_of_bytes_does_not_wrap_around():
+    task = Counter()
+    task.action_space = Box(-100, 100, (1,), np.int8)
+    np.testing.assert_array_equal(ExecutionMismatch(task, rate_limit=1.0).most, [200.0])

@@ -225,6 +225,21 @@ def test_one_diverging_member_does_not_stop_the_others(tiny, capsys):
     assert np.isfinite(result.rows[-2]["loss/value"])
 
 
+def test_a_member_that_diverged_has_no_score_and_wins_no_comparison(tmp_path):
+    """Its actions break the simulation at once, and nothing is paid: the best return that a pendulum has."""
+    config = ppo.Config(num_envs=2, rollout_length=8, num_minibatches=1, num_epochs=1, hidden=(4,))
+    algorithm = ppo.make(rljax.make("pendulum"), config)
+    hyper = {"learning_rate": [1e-3, 1e30]}
+    result = train(algorithm, 800, hyper=hyper, folder=tmp_path / "run", evaluate_every=800, final_episodes=2)
+    living, lost = (member["deterministic"]["mean"] for member in result.evaluation["members"])
+    assert living < 0
+    assert np.isnan(lost)
+    assert np.isnan([result.rows[-1][name] for name in ("evaluation/return", "episode/return")]).all()
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["members"][1]["deterministic"]["mean"] is None
+    policy = rljax.load(tmp_path / "run", member=1)
+    assert np.isnan(training.evaluate(algorithm.env, policy, jax.random.key(0), 2).returns).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
