@@ -6,6 +6,6 @@
 
 from rljax.envs import make
 from rljax.training import load
+from rljax.version import __version__
 
-__all__ = ["load", "make"]
-__version__ = "0.2.0"
+__all__ = ["__version__", "load", "make"]

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from rljax.version import __version__
+
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -24,10 +26,8 @@ PACKAGES = (
 
 def versions() -> dict[str, Any]:
     """Python's, the packages' and, in a checkout, the commit's."""
-    import rljax
-
     # That of the code which runs: what is installed may be another checkout.
-    found: dict[str, Any] = {"python": platform.python_version(), "rljax": rljax.__version__}
+    found: dict[str, Any] = {"python": platform.python_version(), "rljax": __version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -1,7 +1,10 @@
 """What a run ran on is told as far as this machine can tell it."""
 
 import os
+import tomllib
+from pathlib import Path
 
+import rljax
 from rljax.training.versions import hardware, versions
 
 
@@ -13,3 +16,11 @@ def test_a_machine_without_git_has_no_commit(monkeypatch):
 def test_a_system_without_sysconf_has_no_memory_to_tell(monkeypatch):
     monkeypatch.delattr(os, "sysconf")
     assert hardware()["memory_gb"] == 0
+
+
+def test_the_release_is_the_same_wherever_it_is_said():
+    root = Path(__file__).parents[2]
+    package = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert versions()["rljax"] == rljax.__version__ == package
+    assert f"\nversion: {package}\n" in (root / "CITATION.cff").read_text()
+    assert f"## {package}\n" in (root / "CHANGELOG.md").read_text()
