@@ -158,9 +158,8 @@ class Agent:
         """The policy's actions, as the dataset has them, in [-1, 1]: [..., d], of raw observations [..., n]."""
         action = policy(key, obs, self.config.deterministic)
         space: Box = self.action_space  # type: ignore[assignment]
-        low, high = (np.broadcast_to(x, action.shape) for x in (space.low, space.high))
-        box = Box(low, high, dtype=space.dtype)
-        return jnp.clip(box.to_unit(action), -1.0, 1.0)
+        unit = jax.vmap(space.to_unit)(action.reshape(-1, *space.shape)).reshape(action.shape)
+        return jnp.clip(unit, -1.0, 1.0)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """What the members say, [members, batch], of normalised observations and actions."""
