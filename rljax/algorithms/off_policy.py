@@ -204,7 +204,7 @@ class Collector:
             env_state, buffer = carry
             action = act(self.normalize(experience.obs_statistics, env_state.obs), key)
             after = envs.step(env_state, action)
-            buffer = replay.insert(buffer, _with_finite_end(envs.transition(env_state, action, after)))
+            buffer = replay.insert(buffer, envs.transition(env_state, action, after))
             return (after, buffer), (after.metrics, after.done, env_state.obs)
 
         carry = (experience.env_state, experience.replay)
@@ -284,21 +284,6 @@ class Collector:
         num_envs = c.num_envs // devices
         size, newest = c.replay_size // devices, c.newest_size // devices
         return Replay(example, size, num_envs, c.n_step, self.prioritized, store_as, newest, self.devices.axis_name)
-
-
-def _with_finite_end(transition: Transition) -> Transition:
-    """Where an episode [N] ends in an observation that is not finite, the one before it stands in, part by part.
-
-    A termination hides its value from the targets, but not from the statistics of a batch, nor from anything that is
-    computed before the choice.
-    """
-    done = transition.terminated | transition.truncated
-
-    def choose(following: jax.Array, obs: jax.Array) -> jax.Array:
-        broken = done.reshape(-1, *(1,) * (following.ndim - 1)) & ~jnp.isfinite(following)
-        return jnp.where(broken, obs, following)
-
-    return transition.replace(next_obs=jax.tree.map(choose, transition.next_obs, transition.obs))
 
 
 def delayed_updates(

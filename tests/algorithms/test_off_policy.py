@@ -9,9 +9,8 @@ import optax
 import pytest
 
 from rljax.algorithms import cql, dqn, sac, td3
-from rljax.algorithms.off_policy import Collector, Learner, _with_finite_end
+from rljax.algorithms.off_policy import Collector, Learner
 from rljax.envs import RescaleAction
-from rljax.types import Transition
 from tests.algorithms.test_steering import agent_of
 from tests.datasets import batch_of, hyper_of
 from tests.toys import Drift, Pixels, limited
@@ -96,14 +95,6 @@ def test_no_td_error_depends_on_what_comes_after_a_termination(head):
     poisoned = jnp.where((discount == 0)[:, None], jnp.inf, output)
     found, expected = (dqn.td_loss(config, output, following, reward, discount) for following in (poisoned, output))
     np.testing.assert_array_equal(found, expected)
-
-
-def test_the_end_of_an_episode_is_kept_finite():
-    """The last observation that was, part by part; elsewhere nothing is hidden."""
-    obs, following = jnp.array([[1.0, 2.0]] * 3), jnp.array([[jnp.inf, 5.0]] * 3)
-    flags = jnp.array([True, False, False]), jnp.array([False, True, False])
-    kept = _with_finite_end(Transition(obs, jnp.zeros(3), jnp.zeros(3), *flags, following)).next_obs
-    np.testing.assert_array_equal(kept, [[1.0, 5.0], [1.0, 5.0], [np.inf, 5.0]])
 
 
 def test_weights_decay_as_adamw_has_it():
