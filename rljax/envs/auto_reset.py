@@ -8,7 +8,7 @@ from flax import struct
 
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import Guard, Wrapper
-from rljax.types import Key, Refused, Transition
+from rljax.types import Key, PyTree, Refused, Transition
 
 ResetPolicy = Literal["pool", "full", "first"]
 
@@ -41,7 +41,8 @@ class AutoReset(Wrapper):
     Unlike other environments it is batched already: `reset(key)` takes ONE key and every leaf of the state has a
     leading axis [num_envs]. After a step, `obs` is what to act on next, `reward`, `terminated`, `truncated` and
     `metrics` belong to the step just made, and `info["next_obs"]` is its successor observation from before the reset.
-    What breaks is truncated before it is seen (see `Guard`).
+    What breaks is truncated before it is seen (see `Guard`). A task that adds to the metrics that it is given is given
+    those of the reset (`info["first_metrics"]`) at the first step of an episode.
 
     Where fresh states come from:
       pool: from `pool_size` reset states, drawn some at a time where they run short. Each starts one episode, so every
@@ -75,14 +76,18 @@ class AutoReset(Wrapper):
             own = (state, jax.random.split(later_key, self.num_envs))
         else:
             own = jax.random.split(later_key, self.num_envs)
-        return state.replace(info=state.info | {"next_obs": state.obs, "fresh": own})
+        own_info = {"next_obs": state.obs, "fresh": own, "first_metrics": state.metrics}
+        return state.replace(info=state.info | own_info)
 
     def step(self, state: State, action: jax.Array) -> State:
         own = state.info["fresh"]
-        inner = {name: value for name, value in state.info.items() if name not in ("fresh", "next_obs")}
-        # The flags of the last step belong to an episode that is over: a wrapper that adds to them must not see them.
+        own_names = ("fresh", "next_obs", "first_metrics")
+        inner = {name: value for name, value in state.info.items() if name not in own_names}
+        # The flags and metrics of a last step belong to an episode that is over: what adds to them must not see them.
         going = jnp.zeros_like(state.done)
-        after = jax.vmap(self.env.step)(state.replace(terminated=going, truncated=going, info=inner), action)
+        metrics = _chosen(state.done, state.info["first_metrics"], state.metrics)
+        before = state.replace(terminated=going, truncated=going, metrics=metrics, info=inner)
+        after = jax.vmap(self.env.step)(before, action)
         if self.policy == "pool":
             fresh, own = self._taken(own, after.done)
         elif self.policy == "first":
@@ -92,14 +97,13 @@ class AutoReset(Wrapper):
         else:
             keys = jax.vmap(jax.random.split)(own)
             fresh, own = jax.vmap(self.env.reset)(keys[:, 1]), keys[:, 0]
-
-        def replace(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(after.done.reshape(after.done.shape + (1,) * (new.ndim - 1)), new, old)
-
-        physics, obs, info = jax.tree.map(
-            replace, (fresh.physics, fresh.obs, fresh.info), (after.physics, after.obs, after.info)
+        physics, obs, info, first_metrics = _chosen(
+            after.done,
+            (fresh.physics, fresh.obs, fresh.info, fresh.metrics),
+            (after.physics, after.obs, after.info, state.info["first_metrics"]),
         )
-        return after.replace(physics=physics, obs=obs, info=info | {"fresh": own, "next_obs": after.obs})
+        own_info = {"fresh": own, "next_obs": after.obs, "first_metrics": first_metrics}
+        return after.replace(physics=physics, obs=obs, info=info | own_info)
 
     def transition(self, state: State, action: jax.Array, after: State) -> Transition:
         """The experience made by `after = step(state, action)`; leaves are [num_envs, …]."""
@@ -142,3 +146,8 @@ class AutoReset(Wrapper):
 
     def _draw(self, key: Key, count: int) -> State:
         return jax.vmap(self.env.reset)(jax.random.split(key, count))
+
+
+def _chosen(chosen: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Trees of leaves [num_envs, …]: `new` where `chosen`, bool [num_envs], else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - 1)), a, b), new, old)

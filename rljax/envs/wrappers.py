@@ -89,7 +89,8 @@ class Guard(Wrapper):
 
     Where the next observation or the reward is not finite, the episode is truncated at the last good observation, with
     a reward of 0, and `metrics["unstable"]` is 1. Where the task terminated on that step, which is then its own affair,
-    it stays terminated, with its reward if that is finite.
+    it stays terminated, with its reward if that is finite. An episode whose first observation is not finite begins with
+    zeros in its place, and breaks at its first step, whatever that is.
     """
 
     @classmethod
@@ -103,30 +104,50 @@ class Guard(Wrapper):
         return cls(env)
 
     def reset(self, key: Key) -> State:
-        return self._counted(self.env.reset(key), jnp.zeros((), bool))
+        state = self.env.reset(key)
+        good = _finite(state.obs)
+        obs = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), state.obs)
+        return self.begin(_counted(state.replace(obs=obs), ~good), "broken_start", ~good)
 
     def step(self, state: State, action: jax.Array) -> State:
+        slot = self.slot(state, "broken_start")
         # A task may hand on the metrics that it is given: the flag of the step before must not return.
         before = {"unstable": jnp.zeros_like(state.metrics["unstable"])}
         after = self.env.step(state.replace(metrics=state.metrics | before), action)
-        good = jnp.isfinite(after.reward)
-        for leaf in jax.tree.leaves(after.obs):
-            if jnp.issubdtype(leaf.dtype, jnp.inexact):
-                good &= jnp.isfinite(leaf).all()
-        paid = jnp.isfinite(after.reward) & (good | after.terminated)
-        after = after.replace(
-            obs=jax.tree.map(lambda new, old: jnp.where(good, new, old), after.obs, state.obs),
-            reward=jnp.where(paid, after.reward, 0.0).astype(jnp.float32),
-            truncated=after.truncated | ~(good | after.terminated),
-            metrics={
-                name: jnp.where(good | jnp.isfinite(x), x, 0).astype(x.dtype) for name, x in after.metrics.items()
-            },
-        )
-        return self._counted(after, ~good)
+        return end_broken(after, state.obs, state.info[slot])
 
-    def _counted(self, state: State, broken: jax.Array) -> State:
-        unstable = jnp.maximum(state.metrics.get("unstable", 0.0), broken).astype(jnp.float32)
-        return state.replace(metrics=state.metrics | {"unstable": unstable})
+
+def end_broken(after: State, last_obs: PyTree, broken: ArrayLike = False) -> State:
+    """The step that led to `after`, made the last of its episode where the simulation broke, as `Guard` says.
+
+    Args:
+      last_obs: the observation before it, with which the episode then ends.
+      broken: bool [], whether it broke even if all that it shows is finite.
+    """
+    good = _finite((after.obs, after.reward)) & ~jnp.asarray(broken)
+    paid = jnp.isfinite(after.reward) & (good | after.terminated)
+    metrics = {name: jnp.where(good | jnp.isfinite(x), x, 0).astype(x.dtype) for name, x in after.metrics.items()}
+    after = after.replace(
+        obs=jax.tree.map(lambda new, old: jnp.where(good, new, old), after.obs, last_obs),
+        reward=jnp.where(paid, after.reward, 0.0).astype(jnp.float32),
+        truncated=after.truncated | ~(good | after.terminated),
+        metrics=metrics,
+    )
+    return _counted(after, ~good)
+
+
+def _finite(tree: PyTree) -> jax.Array:
+    """Whether all numbers of a tree are finite, bool []."""
+    finite = jnp.ones((), bool)
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite &= jnp.isfinite(leaf).all()
+    return finite
+
+
+def _counted(state: State, broken: jax.Array) -> State:
+    unstable = jnp.maximum(state.metrics.get("unstable", 0.0), broken).astype(jnp.float32)
+    return state.replace(metrics=state.metrics | {"unstable": unstable})
 
 
 class PotentialShaping(Wrapper):
@@ -288,7 +309,7 @@ class ExecutionMismatch(Wrapper):
         super().__init__(env)
         self.delay, self.smoothing = delay, smoothing
         low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))  # bytes would wrap around
-        self.most = rate_limit * (high - low)
+        self.most = 2 * rate_limit * (high / 2 - low / 2)  # halved, since high - low may be infinite
 
     def reset(self, key: Key) -> State:
         state = self.env.reset(key)

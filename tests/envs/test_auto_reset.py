@@ -14,6 +14,7 @@ from rljax.algorithms.off_policy import Collector, ReplayConfig
 from rljax.envs import AutoReset, RescaleAction, TimeLimit, initial_state, make
 from rljax.envs.environment import Environment
 from rljax.spaces import Box, Discrete
+from tests.toys import Clock
 
 POLICIES = ["pool", "full", "first"]
 every_policy = pytest.mark.parametrize("policy", POLICIES)
@@ -296,3 +297,27 @@ def test_episodes_of_different_lengths_are_reset_each_at_its_own_end():
 def test_bad_settings_are_refused(settings_, message):
     with pytest.raises(ValueError, match=message):
         AutoReset(Walk(), **settings_)
+
+
+class Accumulating(Clock):
+    """Its metrics add to those of the step before, from what a reset begins with."""
+
+    def reset(self, key):
+        return super().reset(key).replace(metrics={"reached": jnp.zeros((), bool), "left": jnp.float32(9.0)})
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        metrics = {"reached": state.metrics["reached"] | (action == 1), "left": state.metrics["left"] - 1.0}
+        return after.replace(metrics=metrics)
+
+
+@every_policy
+def test_metrics_that_a_task_adds_to_begin_anew_with_each_episode(policy):
+    env = AutoReset(TimeLimit(Accumulating(2, False), 2), 2, policy)
+    state, step, metrics = env.reset(jax.random.key(0)), jax.jit(env.step), []
+    for action in ([0, 1], [0, 0], [1, 0], [0, 0]):
+        state = step(state, jnp.array(action))
+        metrics.append(state.metrics)
+    reached, left = (np.stack([m[name] for m in metrics]) for name in ("reached", "left"))
+    assert reached.tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+    assert left[:, 0].tolist() == [8, 7, 8, 7]

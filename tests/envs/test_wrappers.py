@@ -26,6 +26,7 @@ from rljax.envs.episodes import play
 from rljax.envs.wrappers import PotentialShaping
 from rljax.spaces import Box, Discrete
 from rljax.training import evaluate
+from tests.toys import Clock
 
 
 class Counter(Environment):
@@ -460,3 +461,40 @@ def test_the_range_of_bytes_does_not_wrap_around():
     task = Counter()
     task.action_space = Box(-100, 100, (1,), np.int8)
     np.testing.assert_array_equal(ExecutionMismatch(task, rate_limit=1.0).most, [200.0])
+
+
+class BadStart(Clock):
+    """Its first observation is not finite, in every other episode; all that follows is."""
+
+    def reset(self, key):
+        bad = jax.random.bernoulli(key)
+        state = super().reset(key)
+        return state.replace(obs=jnp.where(bad, jnp.nan, state.obs))
+
+
+def test_an_episode_that_begins_broken_is_over_after_one_step_and_shows_zeros():
+    env = AutoReset(Guard.around(TimeLimit(BadStart(2, False), 2)), 8)
+    state = env.reset(jax.random.key(0))
+    bad = np.asarray((state.obs == 0).all(-1))
+    assert 0 < bad.sum() < 8
+    after = jax.jit(env.step)(state, jnp.zeros(8, jnp.int32))
+    np.testing.assert_array_equal(after.truncated, bad)
+    np.testing.assert_array_equal(after.metrics["unstable"], bad)
+    np.testing.assert_array_equal(after.reward, ~bad)
+    for leaf in (state.obs, after.obs, after.info["next_obs"]):
+        assert np.isfinite(leaf).all()
+
+
+def test_an_evaluation_counts_an_episode_that_begins_broken():
+    policy = Policy((), (), lambda _, key, obs, memory, deterministic: (jnp.zeros(len(obs), jnp.int32), memory))
+    episodes = jax.jit(lambda key: evaluate(TimeLimit(BadStart(2, False), 2), policy, key, 8))(jax.random.key(0))
+    broken = np.asarray(episodes.highest["unstable"])
+    assert 0 < broken.sum() < 8
+    np.testing.assert_array_equal(episodes.lengths, np.where(broken, 1, 2))
+    np.testing.assert_array_equal(episodes.returns, np.where(broken, 0, 2))
+
+
+def test_the_widest_bounds_leave_a_rate_limit_finite():
+    env = Faulty(3)
+    env.action_space = Box(-3.4e38, 3.4e38, (1,))
+    assert np.isfinite(ExecutionMismatch(env, rate_limit=0.1).most).all()

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.adapters.common import end_unstable, import_package, like, rekey, unknown_name
+from rljax.envs.adapters.common import import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State
-from rljax.envs.wrappers import TimeLimit
+from rljax.envs.wrappers import TimeLimit, end_broken
 from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
 
@@ -20,7 +20,7 @@ class BraxEnvironment(Environment):
     """A raw Brax environment, that is one without Brax's episode and auto-reset wrappers.
 
     Physics is Brax's whole state. Its `done` is `terminated`: a raw environment has no clock. A simulation that broke
-    ends its episode (see `end_unstable`). Actions are in [-1, 1]. Where the observation is a dict, the agent sees its
+    ends its episode (see `Guard`). Actions are in [-1, 1]. Where the observation is a dict, the agent sees its
     entry "state"; the others stay in `physics.obs`.
     """
 
@@ -39,7 +39,7 @@ class BraxEnvironment(Environment):
         # tree.map rebuilds the dicts in the state: some tasks write to those that they are handed.
         before = jax.tree.map(lambda x: x, state.physics)
         after = self._state(like(self.env.step(before, action), state.physics), state.info)
-        return end_unstable(after, self._observe(state.physics))
+        return end_broken(after, self._observe(state.physics))
 
     def rekey(self, state: State, key: Key) -> State:
         """`state` with its random keys drawn anew, and nothing else changed."""

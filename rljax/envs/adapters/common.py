@@ -1,4 +1,4 @@
-"""What the adapters share: packages that may be missing, names and spaces that may be wrong, steps that may break."""
+"""What the adapters share: packages that may be missing, names and spaces that may be wrong."""
 
 import difflib
 import importlib
@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rljax.envs.environment import State
 from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
 
@@ -61,24 +60,6 @@ def check_observation(name: str, declared: Any, observed: Any) -> None:
         raise Refused(
             f"{name}: a reset shows {list(observed)}, but the observation space is {list(declared)}; they must agree"
         )
-
-
-def end_unstable(after: State, last_obs: PyTree) -> State:
-    """The step that led to `after`, made the last of its episode where the simulation broke.
-
-    Where an observation or the reward is not finite, the step ends with `last_obs`, the observation before it, and
-    reward 0, and `metrics["unstable"]` is 1. As in `MujocoTask` it is terminated where the task's own rule says so,
-    else truncated.
-    """
-    leaves = [x for x in jax.tree.leaves((after.obs, after.reward)) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    unstable = ~jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
-    metrics = {name: jnp.where(unstable, jnp.zeros_like(x), x) for name, x in after.metrics.items()}
-    return after.replace(
-        obs=jax.tree.map(lambda old, new: jnp.where(unstable, old, new), last_obs, after.obs),
-        reward=jnp.where(unstable, 0.0, after.reward),
-        truncated=after.truncated | (unstable & ~after.terminated),
-        metrics=metrics | {"unstable": unstable.astype(jnp.float32)},
-    )
 
 
 def rekey(tree: PyTree, key: Key) -> PyTree:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.adapters.common import box, check_observation, end_unstable, import_package, like, rekey, unknown_name
+from rljax.envs.adapters.common import box, check_observation, import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State, initial_state
+from rljax.envs.wrappers import end_broken
 from rljax.spaces import Box, Discrete, Space
 from rljax.types import Key, Refused
 
@@ -24,7 +25,7 @@ class GymnaxEnvironment(Environment):
     is both: there `terminated` is what `done` would be without the limit, and a step that ends for the limit alone is
     `truncated`. What gymnax itself counts as termination stays so: UmbrellaChain and MemoryChain end by their own
     length. DeepSea's totals over many episodes start anew in each. A step that is not finite ends its episode
-    (see `end_unstable`).
+    (see `Guard`).
     """
 
     def __init__(self, env: Any, params: Any, name: str = ""):
@@ -73,7 +74,7 @@ class GymnaxEnvironment(Environment):
             truncated=jnp.asarray(truncated, bool) & ~terminated,
             info=state.info | self._info(after),
         )
-        stepped = end_unstable(stepped, state.physics["obs"])
+        stepped = end_broken(stepped, state.physics["obs"])
         return stepped.replace(physics={"state": like(after, before), "key": key, "obs": stepped.obs})
 
     def rekey(self, state: State, key: Key) -> State:

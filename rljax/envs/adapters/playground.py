@@ -18,7 +18,7 @@ class PlaygroundEnvironment(BraxEnvironment):
     """A raw Playground environment; its state and its functions are shaped like Brax's, and so is what holds of them.
 
     Its `done` is `terminated`. That includes a simulation that has diverged, which Playground ends at its first NaN; of
-    such a step no NaN reaches a value target (see `end_unstable`). The repetition of actions that Playground's training
+    such a step no NaN reaches a value target (see `Guard`). The repetition of actions that Playground's training
     settings ask for is left to `ActionRepeat`.
     """
 

@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State
 from rljax.envs.registry import make
+from rljax.envs.wrappers import Guard
 from rljax.spaces import Discrete, Space
 from rljax.types import Refused
 
@@ -19,9 +20,9 @@ class GymnasiumEnv(gymnasium.Env):
     """`env` as a `gymnasium.Env`: `reset` and `step` are jitted once, on the CPU.
 
     Observations are NumPy arrays of the type of `env.observation_space`; `terminated` and `truncated` are those of
-    `env`, whose time limit stays its own; `info` holds its metrics. The generator that `reset(seed=…)` seeds draws the
-    key of each episode. It can be copied and pickled in the middle of an episode, as far as `env` can: what
-    `rljax.make` made can.
+    `env`, whose time limit stays its own; `info` holds its metrics. A simulation that breaks ends its episode as in
+    training, and `info["unstable"]` is 1 (see `Guard`). The generator that `reset(seed=…)` seeds draws the key of each
+    episode. It can be copied and pickled in the middle of an episode, as far as `env` can: what `rljax.make` made can.
     """
 
     def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int | None = None):
@@ -49,7 +50,8 @@ class GymnasiumEnv(gymnasium.Env):
         )
         self.spec.recipe = None if "class" in env.spec else {"spec": env.spec, "render_fps": render_fps}
         self._cpu = jax.devices("cpu")[0]
-        self._reset, self._step = jax.jit(env.reset), jax.jit(env.step)
+        guarded = Guard.around(env)
+        self._reset, self._step = jax.jit(guarded.reset), jax.jit(guarded.step)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("spec", "_cpu", "_reset", "_step")}

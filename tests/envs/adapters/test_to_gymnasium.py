@@ -8,10 +8,12 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rljax.envs import AutoReset, TimeLimit, make, to_gymnasium
+from tests.toys import Clock
 
 gymnasium = pytest.importorskip("gymnasium")
 env_checker = pytest.importorskip("gymnasium.utils.env_checker")
@@ -35,7 +37,7 @@ def test_an_episode_is_that_of_the_environment_and_seeds_repeat_it():
     obs, info = wrapped.reset(seed=4)
     key = jax.random.key(np.random.Generator(np.random.PCG64(4)).integers(2**32, dtype=np.uint32))
     state = env.reset(key)
-    assert info == {}
+    assert info == {"unstable": 0.0}
     for count in range(3):
         np.testing.assert_allclose(obs, state.obs, rtol=1e-6)
         assert obs.dtype == np.float32
@@ -127,3 +129,22 @@ def test_stable_baselines3_trains_on_it():
     model = stable_baselines3.PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=1, device="cpu")
     model.learn(128)
     assert model.num_timesteps == 128
+
+
+class Breaks(Clock):
+    """From its second step on it is not a number."""
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        return after.replace(obs=jnp.where(after.physics > 1, jnp.nan, after.obs))
+
+
+def test_a_simulation_that_broke_ends_the_episode_and_shows_no_nan():
+    env = to_gymnasium(Breaks(4, False))
+    first, info = env.reset(seed=0)
+    assert info["unstable"] == 0
+    good, *_ = env.step(0)
+    last, reward, terminated, truncated, info = env.step(0)
+    np.testing.assert_array_equal(last, good)
+    assert (reward, terminated, truncated, info["unstable"]) == (0.0, False, True, 1)
+    assert np.isfinite(first).all()
