@@ -78,7 +78,8 @@ class Box:
         if np.issubdtype(self.dtype, np.integer):
             high = jnp.asarray(self.high, jnp.int32) + 1
             return jax.random.randint(key, self.shape, jnp.asarray(self.low, jnp.int32), high).astype(self.dtype)
-        return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
+        half = jax.random.uniform(key, self.shape, self.dtype, self.low / 2, self.high / 2)
+        return 2 * half  # the same numbers, but for high - low, which may be infinite
 
     def contains(self, value: Any) -> bool:
         """Whether a concrete value lies in the space."""

@@ -129,3 +129,14 @@ def test_bounds_to_unit():
 def test_bounds_that_are_equal_or_very_far_apart_have_units_too():
     box = Box([2.0, -3e38], [2.0, 3e38])
     np.testing.assert_allclose(box.to_unit(np.float32([[2.0, 3e38], [2.0, 0.0]])), [[0.0, 1.0], [0.0, 0.0]])
+
+
+def test_samples_are_finite_between_the_widest_bounds_and_as_jax_draws_them_elsewhere():
+    wide = Box(-3.4e38, [3.4e38, 1.0])
+    drawn = np.asarray(jax.vmap(wide.sample)(jax.random.split(jax.random.key(0), 50)))
+    assert np.isfinite(drawn).all()
+    assert drawn[:, 0].min() < -1e38 < 1e38 < drawn[:, 0].max()
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(
+        Box(-3.0, 0.7, (9,)).sample(key), jax.random.uniform(key, (9,), minval=-3.0, maxval=0.7)
+    )

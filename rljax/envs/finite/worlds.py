@@ -14,6 +14,8 @@ from rljax.types import Refused
 
 LEFT, DOWN, RIGHT, UP = range(4)
 _MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))
+_FREE = "F. "
+"""Letters of cells where nothing is, whatever the arguments."""
 
 FROZEN_LAKE_4X4 = ("SFFF", "FHFH", "FFFH", "HFFG")
 FROZEN_LAKE_8X8 = (
@@ -38,6 +40,8 @@ def gridworld(
 ) -> MDP:
     """A grid of cells from a drawing, one letter a cell; actions: left, down, right, up.
 
+    Free cells are "F", "." or a space; other letters are only those that an argument names.
+
     Args:
       rows: lines of one length, as a sequence or as one string.
       slip: probability of going to either side instead, half of it to each.
@@ -51,7 +55,8 @@ def gridworld(
         6.5).
 
     Raises:
-      Refused: lines of different lengths, a slip that is no probability, wind that does not fit, nowhere to start.
+      Refused: lines of different lengths, an unknown letter, a slip that is no probability, wind that does not fit,
+        nowhere to start.
     """
     lines = rows.strip("\n").splitlines() if isinstance(rows, str) else list(rows)
     if not lines or len({len(line) for line in lines}) != 1:
@@ -82,6 +87,14 @@ def gridworld_of_cells(
     if wind is not None and len(wind) != width:
         raise Refused(f"gridworld: wind must have one number for each of {width} columns, got {len(wind)}")
     letters = cells.ravel()
+    gains = {"G": 1.0} if rewards is None else rewards
+    known = sorted({*_FREE, *terminal, *walls, *start, *back_to_start, *gains})
+    if len(unknown := np.flatnonzero(~np.isin(letters, known))):
+        at_row, at_column = divmod(int(unknown[0]), width)
+        raise Refused(
+            f"gridworld: {str(letters[unknown[0]])!r} in row {at_row}, column {at_column} (from 0) is not a cell; "
+            f"allowed are {' '.join(map(repr, known))}, and letters that rewards or another argument names"
+        )
     solid = np.isin(letters, list(walls))
     ends = np.isin(letters, list(terminal)) | solid
     starts = (letters == start) & ~solid
@@ -105,7 +118,7 @@ def gridworld_of_cells(
 
     targets = [after(move) for move in range(4)]
     gain = np.full(cell.size, float(step_reward))
-    for letter, reward in ({"G": 1.0} if rewards is None else rewards).items():
+    for letter, reward in gains.items():
         gain[letters == letter] += reward
     sides = ((-1, slip / 2), (0, 1 - slip), (1, slip / 2)) if slip else ((0, 1.0),)
     successors = np.stack([np.stack([targets[(move + turn) % 4] for turn, _ in sides]) for move in range(4)])

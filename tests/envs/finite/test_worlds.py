@@ -11,6 +11,7 @@ import pytest
 import rljax
 from rljax.algorithms import planning
 from rljax.envs.finite import from_lists, world, worlds
+from rljax.types import Refused
 from tests.envs.finite.test_mdp import matrices
 
 
@@ -135,3 +136,11 @@ def test_worlds_by_name():
         rljax.make("finite:taxi", slip=0.1)
     with pytest.raises(ValueError, match="garnet needs num_states, num_actions, successors; it takes: "):
         rljax.make("finite:garnet")
+
+
+def test_an_unknown_letter_is_refused_and_letters_that_an_argument_names_are_not():
+    with pytest.raises(Refused, match=r"'X' in row 1, column 2 \(from 0\) is not a cell; allowed are ' ' '#' '.' 'F'"):
+        worlds.gridworld("S.G\n..X")
+    with pytest.raises(Refused, match="'s' in row 0, column 0"):
+        worlds.frozen_lake(["sFG"])
+    assert worlds.gridworld("S XG", rewards={"X": -1.0, "G": 1.0}).num_states == 4
