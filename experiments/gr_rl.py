@@ -80,7 +80,7 @@ class Settings:
     name: str | None = None
     """Name of the run folder; the task, of the lace whose hand starts with it, and the seed where not given."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars; lines are printed anyway."""
     critic: critics.Config = dataclasses.field(
         default_factory=lambda: critics.Config(
             critic_learning_rate=3e-4, discount=0.98, target_rate=0.05, value_weight=0.0
@@ -156,9 +156,8 @@ class Pipeline:
             config = dataclasses.replace(
                 s.online, sampler=s.policy, normalize_observation=s.policy.normalize_observation
             )  # fmt: skip
-            about = {"base": last, "base_sha256": steering.identity(base)}
             algorithm = steering.make(self.executed, config, base)
-            stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, about)
+            stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, {"base": last})
         table = {name: self.successes(name, policy) for name, policy in stages.items()}
         result = {"stages": table, "filter": found}
         write_json(self.folder / "result.json", result)

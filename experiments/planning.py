@@ -89,7 +89,7 @@ def main(settings: Settings) -> planning.Solution:
     folder = settings.runs / "planning" / name
     paths.require_writable(folder)
     if folder.exists() and not settings.overwrite:
-        raise Refused(f"{folder} holds a run already; overwrite it, or choose another name")
+        raise Refused(f"{folder} holds a run already: --overwrite replaces it, and another --name starts beside it")
     mdp, rows = make(settings)
     solve = getattr(planning, settings.method)
     options = {} if settings.method == "policy_iteration" else {"tolerance": settings.tolerance}

@@ -66,8 +66,6 @@ def main(settings: Settings) -> experiment.Result:
     def make() -> steering.Algorithm:
         env = rljax.make(**spec)
         base = steering.base_of(rljax.load(settings.base, env=env))
-        # A base that was trained anew under its old name is another.
-        extra["base_sha256"] = steering.identity(base)
         return steering.make(env, config, base, dataset)
 
     return experiment.run("steer", make, settings.total_steps, settings.run, extra)

@@ -1,6 +1,8 @@
 """The algorithm contract: three pure functions, and what the runner needs to know about them."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import operator
 from collections.abc import Callable
@@ -10,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from rljax.data.chunks import digest
 from rljax.envs import AutoReset, Environment, EpisodeStatistics, Guard
 from rljax.envs.auto_reset import ResetPolicy, pool_size_for
 from rljax.envs.check import check_types
+from rljax.envs.identity import describe
 from rljax.spaces import Box, Discrete
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
@@ -55,6 +59,8 @@ class Algorithm(NamedTuple):
       name, env, config, make: what was made from what, for the run folder and for sharding.
       data: the dataset of an algorithm that learns from one, `(state, data) -> (state, metrics)`: always an argument,
         since XLA would copy a constant into the program. None for others.
+      identity: what else it was given and does not learn, such as the policy that is steered: the SHA-256 of each, by
+        name, which config.json holds. A resumed run must find it again.
     """
 
     init: Callable[[Key], Any]
@@ -66,6 +72,14 @@ class Algorithm(NamedTuple):
     config: Any
     make: Callable[..., "Algorithm"]
     data: Any = None
+    identity: Callable[[], dict[str, str]] | None = None
+
+
+def sha256_of(tree: PyTree, *functions: Callable) -> str:
+    """The SHA-256 of all arrays of a tree, and of what functions are (see `identity.describe`), in hexadecimal."""
+    lines = [f"{jax.tree_util.keystr(path)} {digest(x)}" for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+    lines += [json.dumps(describe(function), sort_keys=True) for function in functions]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def require(config: Any, field: str, valid: bool, allowed: str) -> None:

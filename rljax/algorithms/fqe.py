@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rljax.algorithms.base import Algorithm, Devices, Policy, require
+from rljax.algorithms.base import Algorithm, Devices, Policy, require, sha256_of
 from rljax.algorithms.iql import Value
 from rljax.algorithms.off_policy import Learner, annealed, continuous
 from rljax.algorithms.offline import each_batch
@@ -265,8 +265,11 @@ def make(
     def of_state(state: State) -> Policy:
         return state.target_policy
 
+    def identity() -> dict[str, str]:
+        return {"policy_sha256": sha256_of(policy.variables, policy.function)}
+
     again = functools.partial(make, dataset=prepared, policy=policy)
-    return Algorithm(init, step, of_state, c.num_updates, "fqe", env, c, again, prepared.dataset)
+    return Algorithm(init, step, of_state, c.num_updates, "fqe", env, c, again, prepared.dataset, identity)
 
 
 def fit(algorithm: Algorithm, state: State, data: Dataset, iterations: Any) -> State:

@@ -7,7 +7,6 @@ grrl_steer, whose only reward while it trains is success.
 
 import dataclasses
 import functools
-import hashlib
 from typing import Any
 
 import jax
@@ -16,12 +15,12 @@ import numpy as np
 from flax import struct
 
 from rljax.algorithms import diffusion, off_policy, sac
-from rljax.algorithms.base import Algorithm, Policy
+from rljax.algorithms.base import Algorithm, Policy, sha256_of
 from rljax.algorithms.dsrl import DSRL_NA, RESIDUAL, Agent, AliasedAgent, Config, ResidualAgent
 from rljax.algorithms.grrl import GRRL, PredictingAgent
 from rljax.algorithms.progress import successes
 from rljax.data import Dataset
-from rljax.data.chunks import digest, in_chunks
+from rljax.data.chunks import in_chunks
 from rljax.data.prepared import Prepared, check_spaces, in_unit, normalized
 from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
 from rljax.envs.environment import State as EnvState
@@ -149,7 +148,7 @@ def make(
 
         return diffusion.chunked_policy(sampler, env, variables, chunk_of)
 
-    return algorithm._replace(policy=policy, env=env)
+    return algorithm._replace(policy=policy, env=env, identity=lambda: {"base_sha256": identity(base)})
 
 
 def demonstrations(
@@ -187,5 +186,4 @@ def base_of(policy: Policy) -> Base:
 
 def identity(base: Base) -> str:
     """The SHA-256 of all arrays of a policy that is steered, in hexadecimal; a resumed run must find it again."""
-    leaves = [f"{jax.tree_util.keystr(path)} {digest(x)}" for path, x in jax.tree_util.tree_leaves_with_path(base)]
-    return hashlib.sha256("\n".join(leaves).encode()).hexdigest()
+    return sha256_of(base)

@@ -1,9 +1,13 @@
 """What an object is, as plain JSON types: two that differ in a setting are told apart, in another process too."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+import types
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -24,14 +28,26 @@ def identity(instance: Any) -> dict[str, Any]:
         for name, value in sorted(vars(instance).items())
         if not name.startswith("_") and value is not getattr(inner, name, _UNKNOWN)
     }
-    described = {name: _describe(value) for name, value in own.items()}
-    constants = {name: value for name, value in described.items() if value is not _UNKNOWN}
-    return {"class": _name(type(instance)), "constants": constants}
+    with _opened(instance):
+        described = {name: _describe(value) for name, value in own.items()}
+    return {"class": _name(type(instance)), "constants": _known(described)}
+
+
+def describe(function: Any) -> Any:
+    """What a function is, as plain JSON types: its name, and what it holds besides its code.
+
+    That are the arguments of a partial, what a closure has captured, defaults, the object of a method, and the
+    attributes of an object that can be called, as far as they can be described (see `identity`). Of a lambda, whose
+    name says nothing, it is its text as well. Global variables that it reads are not part of it.
+    """
+    return _held(function)
 
 
 _UNKNOWN = object()
 _SHOWN = 16
 """Elements of an array that is written out; a larger one is told by its hash."""
+_open: ContextVar[tuple[int, ...]] = ContextVar("_open", default=())
+"""Of what is being described: an environment may hold a function that holds it."""
 
 
 def _describe(value: Any) -> Any:
@@ -49,14 +65,25 @@ def _describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         named = {str(name): _describe(item) for name, item in value.items()}
         return _UNKNOWN if any(item is _UNKNOWN for item in named.values()) else named
-    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+    if isinstance(value, type):
+        return _name(value)
+    if id(value) in _open.get():
+        return "itself"
+    with _opened(value):
+        return _describe_object(value)
+
+
+def _describe_object(value: Any) -> Any:
+    if isinstance(value, functools.partial) or (callable(value) and hasattr(value, "__name__")):
         return _describe_callable(value)
     if isinstance(spec := getattr(value, "spec", None), dict):
         return spec
     if dataclasses.is_dataclass(value):
         return _describe({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     leaves = jax.tree.leaves(value)
-    return _UNKNOWN if len(leaves) == 1 and leaves[0] is value else _describe(leaves)
+    if len(leaves) != 1 or leaves[0] is not value:
+        return _describe(leaves)
+    return identity(value) if callable(value) and hasattr(value, "__dict__") else _UNKNOWN
 
 
 def _describe_array(value: Any) -> Any:
@@ -68,9 +95,49 @@ def _describe_array(value: Any) -> Any:
     return f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
 
 
-def _describe_callable(function: Any) -> str:
+def _describe_callable(function: Any) -> Any:
+    """Its name alone, or with what it holds where it holds something."""
+    if isinstance(function, functools.partial):
+        arguments, keywords = [_held(x) for x in function.args], _all_held(function.keywords)
+        return {"partial": _held(function.func), "arguments": arguments, "keywords": keywords}
+    code, held = inspect.unwrap(function), {}  # what is compiled wraps what was written
+    if isinstance(code, types.MethodType):
+        held["of"] = _held(code.__self__)
+    elif isinstance(code, types.FunctionType):
+        held["captured"] = _all_held(dict(_captured(code)))
+        held["defaults"] = [_held(x) for x in code.__defaults__ or ()]
+        held["keywords"] = _all_held(code.__kwdefaults__ or {})
+    held = {name: value for name, value in held.items() if value not in ({}, [])}
+    return {"function": _text(function)} | held if held else _text(function)
+
+
+def _captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # there is nothing in it yet
+            yield name, cell.cell_contents
+
+
+def _all_held(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _held(value) for name, value in sorted(values.items())}
+
+
+def _held(value: Any) -> Any:
+    """What a function holds: an object, such as an agent with its config, by its class and its attributes."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    described = _describe(value)
+    if described is not _UNKNOWN:
+        return described
+    return identity(value) if hasattr(value, "__dict__") else _name(type(value))
+
+
+def _known(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in described.items() if value is not _UNKNOWN}
+
+
+def _text(function: Any) -> str:
     """Its name; of a lambda, whose name says nothing, its text as well."""
-    if function.__name__ != "<lambda>":
+    if getattr(function, "__name__", "") != "<lambda>":
         return _name(function)
     try:
         return f"{_name(function)} {hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]}"
@@ -79,4 +146,13 @@ def _describe_callable(function: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    return f"{value.__module__}:{value.__qualname__}"
+    return f"{value.__module__}:{getattr(value, '__qualname__', value.__name__)}"
+
+
+@contextlib.contextmanager
+def _opened(value: Any) -> Iterator[None]:
+    before = _open.set((*_open.get(), id(value)))
+    try:
+        yield
+    finally:
+        _open.reset(before)

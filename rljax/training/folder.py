@@ -60,7 +60,11 @@ def describe(
     total_steps: int,
     settings: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """config.json: all that is needed to do the run again, as plain JSON types."""
+    """config.json: all that is needed to do the run again, as plain JSON types.
+
+    What the algorithm was given and does not learn is told by its identity, among the settings.
+    """
+    given = algorithm.identity() if algorithm.identity else {}
     return {
         "algorithm": algorithm.name,
         "env": plain(algorithm.env.spec, "env"),
@@ -70,7 +74,7 @@ def describe(
         "key_impl": str(jax.random.key_impl(keys)),
         "hyper": plain({name: values.tolist() for name, values in swept.items()}, "hyper"),
         "total_steps": plain(total_steps, "total_steps"),
-        "settings": plain(settings or {}, "settings"),
+        "settings": plain({**(settings or {}), **given}, "settings"),
     }
 
 
@@ -82,7 +86,10 @@ def check_folder(folder: Path, description: dict[str, Any], resume: bool) -> Non
             raise Refused(f"{folder} has checkpoints but no config.json, so nobody knows of which run")
         return
     if not resume:
-        raise Refused(f"{folder} holds a run already; resume it, or choose another name")
+        raise Refused(
+            f"{folder} holds a run already: --resume (resume=True) continues it, --overwrite moves it aside, another "
+            "--name starts beside it"
+        )
     try:
         before = plain(json.loads(path.read_text()))
         compared = {part: before.get(part) for part in COMPARED}

@@ -1,6 +1,7 @@
 """Fitted Q evaluation against closed forms, one update by hand, and many policies at once."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -281,3 +282,18 @@ def test_what_does_not_fit_is_refused_in_one_line(data):
     for field, value in {"members": 0, "discount": 1.1, "target_rate": 0.0, "hidden": (0,), "precision": "f8"}.items():
         with pytest.raises(ValueError, match=rf"fqe\.Config: {field} = .* is not allowed"):
             fqe.Config(**{field: value})
+
+
+def test_the_policy_is_part_of_what_a_run_is(data):
+    """Its arrays, and what is done with them: a run was resumed with another in its place."""
+
+    def scaled(scale):
+        return feedback(0.8).replace(function=functools.partial(proportional_by, scale))
+
+    def proportional_by(scale, variables, key, obs, memory, deterministic):
+        return scale * proportional(variables, key, obs, memory, deterministic)[0], memory
+
+    policies = [feedback(0.8), feedback(0.8), feedback(0.7), scaled(1.0), scaled(2.0)]
+    same, again, *others = (fqe.make(Linear(), TINY, data, policy).identity()["policy_sha256"] for policy in policies)
+    assert same == again
+    assert len({same, *others}) == 4

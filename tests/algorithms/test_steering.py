@@ -1,6 +1,7 @@
 """Steering: the sampler is frozen, noise finds what pays, and the policy that is deployed does the same."""
 
 import dataclasses
+import json
 
 import chex
 import jax
@@ -107,6 +108,8 @@ def test_a_run_resumes_bit_for_bit(made, tmp_path, monkeypatch):
     algorithm, program = made
     monkeypatch.setattr(programs, "build", lambda *_: program)
     whole = train(algorithm, 240, folder=tmp_path / "whole")
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert config["settings"] == {"base_sha256": steering.identity(base_of())}  # which is compared
     train(algorithm, 160, folder=tmp_path / "part")
     resumed = train(algorithm, 240, folder=tmp_path / "part", resume=True)
     chex.assert_trees_all_equal(resumed.state.learner, whole.state.learner)

@@ -1,16 +1,21 @@
 """The registry: names, aliases, time limits, and errors that say what to do."""
 
+import functools
 import json
 import subprocess
 import sys
+import types
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from rljax.envs import Environment, RescaleAction, TimeLimit, Wrapper, make, register, registered, registry
 from rljax.envs.classic import CartPole
 from rljax.envs.finite import Finite, worlds
+from rljax.envs.identity import describe
+from rljax.envs.wrappers import PotentialShaping
 
 LIMITS = {
     "CartPole-v1": 500,
@@ -195,3 +200,73 @@ def test_the_spec_of_what_was_made_otherwise_tells_differently_wrapped_tasks_apa
         "class": "tests.envs.test_registry:Scaled",
         "constants": {"env": {"name": "pendulum"}, "potential": None, "scale": 2.0},
     }
+
+
+def weighted(weight, obs):
+    return weight * obs[0]
+
+
+class Weighted:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, obs):
+        return self.weight * obs[0]
+
+    def plus(self, obs):
+        return self.weight + obs[0]
+
+
+def capturing(weight):
+    def potential(obs):
+        return weight * obs[0]
+
+    return potential
+
+
+def defaulting(weight):
+    def potential(obs, weight=weight, *, offset=2 * weight):
+        return weight * obs[0] + offset
+
+    return potential
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda weight: functools.partial(weighted, weight),
+        lambda weight: functools.partial(weighted, weight=weight),
+        capturing,
+        defaulting,
+        lambda weight: jax.jit(capturing(weight)),
+        lambda weight: functools.partial(capturing(weight)),
+        lambda weight: lambda obs: weight * obs[0],
+        lambda weight: capturing(types.SimpleNamespace(weight=weight)),
+        lambda weight: capturing(capturing(weight)),
+        Weighted,
+        lambda weight: Weighted(weight).plus,
+    ],
+)
+def test_what_a_function_holds_is_part_of_the_spec(made):
+    """Two shapings that differ in a scale passed for one, and a run was resumed with the other."""
+    task = make("pendulum")
+    for one, other in ((1.0, 2.0), (np.arange(20.0), np.arange(20.0) + 1)):
+        first, again, second = (json.dumps(PotentialShaping(task, made(x), 0.9).spec) for x in (one, one, other))
+        assert first == again != second
+        assert "0x" not in first  # an address, which another process does not find again
+
+
+def test_a_function_is_told_by_its_name_where_it_holds_nothing():
+    assert describe(high) == "tests.envs.test_registry:high"
+    assert describe(functools.partial(weighted, 2.0)) == {
+        "partial": "tests.envs.test_registry:weighted", "arguments": [2.0], "keywords": {}
+    }  # fmt: skip
+    assert describe(capturing(2.0)) == {
+        "function": "tests.envs.test_registry:capturing.<locals>.potential", "captured": {"weight": 2.0}
+    }  # fmt: skip
+
+
+def test_an_environment_may_hold_a_function_that_holds_it():
+    env = Scaled(make("pendulum"), 2.0)
+    env.potential = lambda obs: env.scale * obs[0]
+    assert env.spec["constants"]["potential"]["captured"] == {"env": "itself"}

@@ -80,7 +80,7 @@ def test_another_run_is_refused_in_one_line_that_names_what_differs(folder, now,
 def test_the_run_itself_may_be_longer_and_watched_in_another_way(folder):
     now = changed("settings", progress=False, log_every=5, devices=2) | {"total_steps": 512}
     check_folder(folder, now, resume=True)
-    with pytest.raises(Refused, match="holds a run already"):
+    with pytest.raises(Refused, match=r"holds a run already: --resume .* continues it, --overwrite moves it aside"):
         check_folder(folder, now, resume=False)
 
 
