@@ -58,7 +58,7 @@ class Settings:
     runs: Path = Path("runs")
     """Folder whose collect/ holds the agents that are trained, and datasets/ the files."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars; lines are printed anyway."""
 
 
 def main(settings: Settings) -> None:
@@ -172,8 +172,8 @@ class Collection:
         self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int
     ) -> training.runner.Result:  # fmt: skip
         result = training.train(
-            algorithm, experiment.keys_of([seed])[0], steps, folder=folder, resume=True, evaluate_every=0,
-            final_episodes=episodes, progress=self.settings.progress, tensorboard=False,
+            algorithm, experiment.keys_of([seed])[0], steps, folder=folder, resume=folder.exists(), evaluate_every=0,
+            final_episodes=episodes, progress=self.settings.progress or "lines", tensorboard=False,
         )  # fmt: skip
         if result.interrupted is not None:
             raise SystemExit(128 + result.interrupted)

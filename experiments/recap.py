@@ -75,7 +75,7 @@ class Settings:
     name: str | None = None
     """Name of the run folder; the task, the method and the seed where not given."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars; lines are printed anyway."""
     value: recap.Config = dataclasses.field(default_factory=lambda: recap.Config(hidden=(64, 64)))
     policy: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
 

@@ -69,7 +69,7 @@ class Run:
     devices: int | None = None
     """Number of devices; as many as divide the members where not given, and for one member all, or one on a CPU."""
     progress: bool = True
-    """Show the progress bar."""
+    """Show the progress bar; the lines above it are printed anyway."""
     wandb: bool = False
     """Also log to Weights & Biases (pip install 'rljax[wandb]')."""
     video: bool = False
@@ -369,7 +369,7 @@ def run(
         final_episodes=settings.final_episodes,
         checkpoint_every=settings.checkpoint_every,
         devices=settings.devices,
-        progress=settings.progress,
+        progress=settings.progress or "lines",
         wandb=settings.wandb,
         settings=extra,
         initialize=initialize,

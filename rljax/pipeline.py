@@ -127,17 +127,18 @@ def train(
     """Trains a stage, or goes on where it was interrupted; and draws how often it succeeded on the way.
 
     Args:
+      progress: whether to show a bar; lines are printed anyway.
       episodes: of the evaluation at the end, with more on the way; 0 for none at all.
       settings: what else config.json should hold.
 
     Raises:
       SystemExit: a signal stopped it; 128 plus its number, as of a shell.
     """
-    if progress:
-        print(folder.name, flush=True)
+    print(folder.name, flush=True)
     result = training.train(
-        algorithm, key, steps, folder=folder, resume=True, final_episodes=episodes,
-        evaluate_every=None if episodes else 0, evaluation_episodes=50, progress=progress, settings=settings,
+        algorithm, key, steps, folder=folder, resume=(folder / "config.json").exists(), final_episodes=episodes,
+        evaluate_every=None if episodes else 0, evaluation_episodes=50, progress=progress or "lines",
+        settings=settings,
     )  # fmt: skip
     if result.interrupted is not None:
         raise SystemExit(128 + result.interrupted)

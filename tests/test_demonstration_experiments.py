@@ -37,7 +37,7 @@ def test_help_explains_every_field(cli, name):  # noqa: F811
 def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  # noqa: F811
     steps = ["--total-steps", "20", "--evaluate-every", "20"]
     code, _, err = cli("diffusion_policy", "--dataset", demonstrations, *TINY, *SMALL, *steps)
-    assert (code, err) == (0, "")
+    assert (code, "warning" in err) == (0, False), err
     base = tmp_path / "runs" / "diffusion_policy" / "demos-seed0"
     found = json.loads((base / "evaluation.json").read_text())["members"][0]["deterministic"]
     assert {"success", "highest_coverage"} <= set(found)
@@ -46,7 +46,7 @@ def test_a_policy_is_imitated_and_then_steered(cli, demonstrations, tmp_path):  
     few = ["--num-envs", "2", "--learning-starts", "4", "--num-updates", "2", "--batch-size", "8", "--hidden", "8"]
     steps = ["--total-steps", "64", "--evaluate-every", "0", "--replay-size", "100"]
     code, _, err = cli("steer", "--base", base, *TINY, *few, *steps, "--delay", "1", "--executed", "2")
-    assert (code, err) == (0, "")
+    assert (code, "warning" in err) == (0, False), err
     folder = tmp_path / "runs" / "steer" / "push_t-seed0"
     config = json.loads((folder / "config.json").read_text())
     assert config["env"]["mismatch"] == {"delay": 1, "smoothing": 0.0, "rate_limit": 1.0}

@@ -185,9 +185,12 @@ def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
     assert json.loads((folder / "evaluation.json").read_text())["steps"] == 64
     assert (folder / "learning_curve.png").stat().st_size > 1000
     assert "Return over 2 episodes after 64 steps" in out
+    assert "ready after" in err  # --no-progress hides the bar, and no line
+    assert "step           64   evaluation return" in err
     code, _, err = cli(*TINY)
     assert code == 2
-    assert err == "error: runs/ppo/cartpole-seed0 holds a run already; resume it, or choose another name\n"
+    assert err.startswith("error: runs/ppo/cartpole-seed0 holds a run already: --resume (resume=True) continues it, ")
+    assert err.endswith("--overwrite moves it aside, another --name starts beside it\n")
     code, _, err = cli(*TINY, "--discount", "0.5", "--resume")
     assert code == 2
     assert "holds another run: config.discount was 0.99 and is now 0.5" in err
@@ -250,7 +253,8 @@ def test_a_film_that_fails_at_the_end_does_not_lose_the_run(cli, tmp_path, monke
     monkeypatch.setattr(CartPole, "render", render)
     code, out, err = cli(*TINY, "--video")
     assert code == 0
-    assert err == "warning: runs/ppo/cartpole-seed0/video.mp4 could not be made: the screen went dark\n"
+    warned = "warning: runs/ppo/cartpole-seed0/video.mp4 could not be made: the screen went dark"
+    assert err.splitlines()[-1] == warned
     assert "Return over 2 episodes" in out
     assert "video:" not in out
     assert not list((tmp_path / "runs").rglob("*video*"))

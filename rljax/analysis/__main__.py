@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("compare", _compare, "Print the final returns of runs side by side and plot their learning curves.")
     added.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folder, such as runs/ppo/cartpole-seed0")
-    plot_options(added, "compare.png")
+    plot_options(added, "compare.png in the current folder")
 
     added = command("curve", _curve, "Plot the learning curve of one run.")
     added.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/ppo/cartpole-seed0")

@@ -102,7 +102,8 @@ def summarize(episodes: Episodes) -> list[dict[str, float]]:
     """What evaluation.json says of each member, from episodes [members, num_episodes].
 
     `mean` is of the returns that scores are made of, `mean_discounted` of those that the algorithm maximises.
-    For a task that can succeed also the share of episodes that did, and the mean of each metric's highest value.
+    `unstable` is the share of episodes that ended because the simulation broke. For a task that can succeed also the
+    share of episodes that did, and the mean of each metric's highest value.
     """
     summaries = [
         {
@@ -112,11 +113,16 @@ def summarize(episodes: Episodes) -> list[dict[str, float]]:
             "max": float(returns.max()),
             "mean_length": float(lengths.mean()),
             "mean_discounted": float(discounted.mean()),
+            "unstable": float(unstable.mean()),
         }
-        for returns, discounted, lengths in zip(episodes.returns, episodes.discounted, episodes.lengths, strict=True)
+        for returns, discounted, lengths, unstable in zip(
+            episodes.returns, episodes.discounted, episodes.lengths, episodes.highest["unstable"], strict=True
+        )
     ]
     if "success" in episodes.highest:
         for member, summary in enumerate(summaries):
-            means = {name: float(values[member].mean()) for name, values in episodes.highest.items()}
+            means = {
+                name: float(values[member].mean()) for name, values in episodes.highest.items() if name != "unstable"
+            }
             summary |= {"success": means.pop("success")} | {f"highest_{name}": mean for name, mean in means.items()}
     return summaries

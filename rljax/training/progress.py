@@ -5,16 +5,19 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
+
+Progress = bool | Literal["lines"]
+"""What is shown of training: True for a bar and lines, "lines" for these alone, False for nothing."""
 
 
 class ProgressBar:
-    """A rich bar on a terminal; elsewhere (a log file, CI) one line per `line` call. Writes to stderr."""
+    """A rich bar on a terminal; elsewhere (a log file, CI), or if asked for, one line per `line` call, on stderr."""
 
-    def __init__(self, total: int, done: int, enabled: bool):
+    def __init__(self, total: int, done: int, shown: Progress):
         self._bar: Any = None
-        self._enabled = enabled
-        if not enabled:
+        self._lines = bool(shown)
+        if shown is not True:
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,7 +50,7 @@ class ProgressBar:
         """A line of its own, above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, emoji=False)
-        elif self._enabled:
+        elif self._lines:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:

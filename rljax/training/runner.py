@@ -37,7 +37,7 @@ from rljax.training.folder import (
 from rljax.training.lock import locked
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog, merged_columns, require_wandb
 from rljax.training.memory import check_memory
-from rljax.training.progress import ProgressBar, shielded_output
+from rljax.training.progress import Progress, ProgressBar, shielded_output
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
@@ -122,7 +122,7 @@ def train(
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
     devices: int | None = None,
-    progress: bool = True,
+    progress: Progress = True,
     tensorboard: bool = True,
     wandb: bool = False,
     settings: dict[str, Any] | None = None,
@@ -145,7 +145,8 @@ def train(
       final_episodes: the same at the end; 0 for none.
       keep_checkpoints: how many of the newest are kept, besides the best.
       devices: how many devices to use; all where None.
-      progress, tensorboard, wandb: what to show and where to log besides metrics.csv.
+      progress: a bar, and lines of what happens; "lines" for these alone; False for nothing.
+      tensorboard, wandb: where to log besides metrics.csv.
       settings: what else config.json should hold.
       initialize: changes the first state of a run that starts anew, such as `offline.continued(state)`.
 
@@ -175,7 +176,7 @@ def train(
         runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out, algorithm.data)
         runner.open_folder(stack, description, resume, keep_checkpoints)
         runner.start(resume, initialize)
-        runner.open_logs(stack, description, progress, tensorboard, wandb)
+        runner.open_logs(stack, description, resume, progress, tensorboard, wandb)
         runner.run(interrupt, evaluation_episodes)
         return Result(
             state=runner.state,
@@ -267,13 +268,16 @@ class _Runner:
         return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
 
     def open_logs(
-        self, stack: contextlib.ExitStack, description: dict[str, Any], progress: bool, tensorboard: bool, wandb: bool
-    ) -> None:
+        self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, progress: Progress,
+        tensorboard: bool, wandb: bool,
+    ) -> None:  # fmt: skip
         """Opens the progress bar and, in the folder, config.json, metrics.csv, TensorBoard and W&B."""
         first_process = jax.process_index() == 0
         total = self.plan.total * self.steps_per_iteration
-        self.bar = ProgressBar(total, self.steps, progress and first_process)
+        self.bar = ProgressBar(total, self.steps, progress if first_process else False)
         stack.callback(self.bar.close)
+        if resume and not self.iteration:
+            self.bar.line(f"nothing to resume was found in {self.folder}: training starts from the beginning")
         self.bar.line(f"{self.program.placement}; ready after {self.compile_seconds:.1f} s")
         if self.iteration:
             self.bar.line(f"resumed at step {self.steps:,} of {total:,}")
@@ -393,6 +397,13 @@ class _Runner:
                 for member in range(self.members)
             ],
         }
+        for kind, summary in summaries.items():
+            shares = [x["unstable"] for x in summary]
+            if any(share > 0 for share in shares):  # of a member that diverged it is NaN
+                words = ", ".join(f"{share:.1%}" for share in shares)
+                self.bar.line(
+                    f"simulations broke in {words} of the {kind} episodes (of each member), which ended there"
+                )
         if self.folder is not None and jax.process_index() == 0:
             write_json(self.folder / "evaluation.json", evaluation)
         return evaluation

@@ -299,6 +299,47 @@ def test_other_settings_are_refused_before_anything_is_written(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_what_an_algorithm_was_given_is_compared(tmp_path):
+    """The policy that is steered or evaluated, through the Python API too."""
+    one, other = (counter()._replace(identity=lambda sha=sha: {"base_sha256": sha}) for sha in ("ab", "cd"))
+    train(one, 2, folder=tmp_path / "run", settings={"base": "a"})
+    with pytest.raises(Refused, match=r"holds another run: settings\.base_sha256 was 'ab' and is now 'cd'"):
+        train(other, 4, folder=tmp_path / "run", settings={"base": "a"}, resume=True)
+
+
+class Breaks(Environment):
+    """Every simulation breaks at its second step."""
+
+    name = "breaks"
+    observation_space, action_space = Box(-1.0, 1.0, (1,)), Discrete(2)
+
+    def reset(self, key):
+        return initial_state(jnp.int32(0), jnp.zeros(1))
+
+    def step(self, state, action):
+        time = state.physics + 1
+        return state.replace(physics=time, obs=jnp.where(time > 1, jnp.nan, 0.0)[None], reward=jnp.float32(1.0))
+
+
+def test_lines_say_that_nothing_was_found_and_that_simulations_broke(tmp_path, capsys, monkeypatch):
+    """Without a bar, too, on what looks like a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    folder, fragile = tmp_path / "run", counter()._replace(env=TimeLimit(Breaks(), 3))
+    how = {"folder": folder, "resume": True, "final_episodes": 2}
+    evaluation = train(fragile, 2, progress="lines", **how).evaluation
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"nothing to resume was found in {folder}: training starts from the beginning"
+    assert "ready after" in lines[1]
+    broke = "simulations broke in 100.0% of the {} episodes (of each member), which ended there"
+    assert lines[-2:] == [broke.format("deterministic"), broke.format("stochastic")]
+    assert json.loads((folder / "evaluation.json").read_text()) == evaluation
+    assert evaluation["members"][0]["deterministic"]["unstable"] == 1.0
+    assert train(counter(), 2, final_episodes=2).evaluation["members"][0]["stochastic"]["unstable"] == 0.0
+    assert capsys.readouterr().err == ""  # nothing is shown where nothing is asked for
+    train(fragile, 2, progress="lines", **how)
+    assert "nothing to resume" not in capsys.readouterr().err
+
+
 def test_other_columns_are_refused_before_anything_is_written(tmp_path):
     train(counter(), 2, folder=tmp_path / "run")
     path = tmp_path / "run" / "metrics.csv"
