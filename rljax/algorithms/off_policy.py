@@ -372,6 +372,9 @@ def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..
     With hyperparameters ("hyper") among its variables, it samples as the agent behaves in training.
     """
 
+    # Without the box that the data use, which is among the variables: a policy is the same when it is loaded.
+    rescale = RescaleAction(agent_env.env).rescale
+
     def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
         obs = jnp.asarray(obs)
         obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
@@ -379,7 +382,7 @@ def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..
             action = agent.act(variables["params"], obs, key, deterministic)
         else:
             action = agent.behave(variables["params"], obs, key, variables["hyper"])
-        return agent_env.rescale(action, variables["action_range"]), memory
+        return rescale(action, variables["action_range"]), memory
 
     return act
 

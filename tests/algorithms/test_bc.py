@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import bc
+from rljax.envs.identity import describe
 from rljax.envs.spaces_only import SpacesOnly
 from tests.datasets import dataset_of
 
@@ -42,6 +43,19 @@ def test_it_finds_the_linear_map_that_made_the_actions():
     assert np.sqrt(np.square(error).mean()) < 0.02
     assert metrics["loss/policy"][-1] < 1e-3 < metrics["loss/policy"][0]
     assert algorithm.steps_per_iteration == 20
+
+
+def test_a_policy_that_is_loaded_is_known_for_the_one_that_was_trained():
+    """An evaluation of it (fqe) that was begun with the one is resumed with the other."""
+    trained, loaded, other = (
+        algorithm.policy(jax.eval_shape(algorithm.init, jax.random.key(0))).function
+        for algorithm in (
+            bc.make(ENV, CONFIG, linear_data()[0]),
+            bc.make(ENV, CONFIG),
+            bc.make(ENV, dataclasses.replace(CONFIG, activation="tanh")),
+        )
+    )
+    assert describe(trained) == describe(loaded) != describe(other)
 
 
 def test_a_gaussians_deviation_is_that_of_the_data():
