@@ -293,7 +293,11 @@ def test_the_policy_is_part_of_what_a_run_is(data):
     def proportional_by(scale, variables, key, obs, memory, deterministic):
         return scale * proportional(variables, key, obs, memory, deterministic)[0], memory
 
-    policies = [feedback(0.8), feedback(0.8), feedback(0.7), scaled(1.0), scaled(2.0)]
-    same, again, *others = (fqe.make(Linear(), TINY, data, policy).identity()["policy_sha256"] for policy in policies)
+    def told(policy):
+        identity = fqe.make(Linear(), TINY, data, policy).identity
+        assert identity is not None
+        return identity()["policy_sha256"]
+
+    same, again, *others = map(told, [feedback(0.8), feedback(0.8), feedback(0.7), scaled(1.0), scaled(2.0)])
     assert same == again
     assert len({same, *others}) == 4

@@ -48,6 +48,12 @@ finally:
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_the_help_says_where_the_picture_goes(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "default: compare.png in the current folder" in " ".join(capsys.readouterr().out.split())
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     run = write_run(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -301,7 +302,7 @@ def test_other_settings_are_refused_before_anything_is_written(tmp_path):
 
 def test_what_an_algorithm_was_given_is_compared(tmp_path):
     """The policy that is steered or evaluated, through the Python API too."""
-    one, other = (counter()._replace(identity=lambda sha=sha: {"base_sha256": sha}) for sha in ("ab", "cd"))
+    one, other = (counter()._replace(identity=functools.partial(dict, base_sha256=sha)) for sha in ("ab", "cd"))
     train(one, 2, folder=tmp_path / "run", settings={"base": "a"})
     with pytest.raises(Refused, match=r"holds another run: settings\.base_sha256 was 'ab' and is now 'cd'"):
         train(other, 4, folder=tmp_path / "run", settings={"base": "a"}, resume=True)
