@@ -371,7 +371,6 @@ def acting(agent: Any, agent_env: RescaleAction, normalize: bool) -> Callable[..
 
     With hyperparameters ("hyper") among its variables, it samples as the agent behaves in training.
     """
-
     # Without the box that the data use, which is among the variables: a policy is the same when it is loaded.
     rescale = RescaleAction(agent_env.env).rescale
 
