@@ -4,7 +4,7 @@
     python experiments/planning.py --world taxi --method policy_iteration
     python experiments/planning.py --map my_map.txt --slip 0.2 --discount 0.95
 
-A map has a letter for each cell: S start, G goal (pays 1 and ends), H hole (ends), # wall, anything else is free.
+A map has a letter for each cell: S start, G goal (pays 1 and ends), H hole (ends), # wall; F, a dot or a space is free.
 The policy is printed as arrows, and everything is left in runs/planning/<name>: solution.npz, residuals and a heat map.
 """
 
@@ -89,7 +89,7 @@ def main(settings: Settings) -> planning.Solution:
     folder = settings.runs / "planning" / name
     paths.require_writable(folder)
     if folder.exists() and not settings.overwrite:
-        raise Refused(f"{folder} holds a run already: --overwrite replaces it, and another --name starts beside it")
+        raise Refused(f"{folder} holds a run already: --overwrite moves it aside, another --name starts beside it")
     mdp, rows = make(settings)
     solve = getattr(planning, settings.method)
     options = {} if settings.method == "policy_iteration" else {"tolerance": settings.tolerance}

@@ -30,7 +30,7 @@ def test_a_map_is_solved_printed_and_drawn(tmp_path):
         assert solution["policy"].shape == (9,)
     again = run(tmp_path, "--map", "maze.txt", "--method", "soft_value_iteration", "--temperature", "0.01")
     assert again.returncode == 2
-    assert "maze holds a run already: --overwrite replaces it, and another --name starts beside it" in again.stderr
+    assert "maze holds a run already: --overwrite moves it aside, another --name starts beside it" in again.stderr
     soft = run(tmp_path, "--map", "maze.txt", "--method", "soft_value_iteration", "--overwrite")
     assert soft.returncode == 0, soft.stderr
     assert (folder.with_name("maze.1") / "solution.npz").is_file()
