@@ -94,8 +94,12 @@ def show(path: str | Path) -> Any:
 
 
 def _episode(env: Environment, policy: Any, key: Key, max_steps: int, deterministic: bool) -> Iterator[Any]:
-    """The states of one episode, the first included."""
+    """The states of one episode, the first included; where the simulation breaks, it is over."""
     import jax
+
+    from rljax.envs.wrappers import Guard
+
+    env = Guard.around(env)
 
     @jax.jit
     def chunk(carry: Any) -> Any:

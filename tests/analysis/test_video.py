@@ -206,3 +206,16 @@ def test_show_embeds_the_file(tmp_path):
             assert "image/gif" in shown._repr_mimebundle_()[0]
     with pytest.raises(ValueError, match="show takes"):
         show(tmp_path / "a.png")
+
+
+class Breaks(Counter):
+    """What is seen after two steps is not a number."""
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        return after.replace(obs=jnp.where(after.physics > 2, jnp.nan, after.obs))
+
+
+def test_a_film_ends_where_the_simulation_breaks(tmp_path):
+    animate(Breaks(), POLICY, jax.random.key(0), tmp_path / "a.gif", fps=20, progress=False)
+    assert len(frames_of(tmp_path / "a.gif")) == 4
