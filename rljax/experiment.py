@@ -53,7 +53,7 @@ class Run:
     name: str | None = None
     """Name of the run folder; the task and the seed where not given."""
     resume: bool = False
-    """Continue from the folder's newest whole checkpoint."""
+    """Continue from the folder's newest whole checkpoint; where there is none, start from the beginning."""
     overwrite: bool = False
     """Move a finished run of that name aside (to NAME.1, NAME.2, …) and start anew."""
     log_every: int | None = None

@@ -276,7 +276,7 @@ class _Runner:
         total = self.plan.total * self.steps_per_iteration
         self.bar = ProgressBar(total, self.steps, progress if first_process else False)
         stack.callback(self.bar.close)
-        if resume and not self.iteration:
+        if resume and self.folder is not None and not self.iteration:
             self.bar.line(f"nothing to resume was found in {self.folder}: training starts from the beginning")
         self.bar.line(f"{self.program.placement}; ready after {self.compile_seconds:.1f} s")
         if self.iteration:
