@@ -76,7 +76,7 @@ def speed(algorithm: str, task: str, seconds: float = 15.0) -> dict[str, Any]:
         done += count
     return {
         "compile_seconds": compile_seconds,
-        "steps_per_second_one_run": done * made.steps_per_iteration / elapsed,
+        "steps_per_second_one_run": done * made.per_iteration / elapsed,
         "peak_memory_mb": peak_memory_mb(),
     }
 

@@ -134,7 +134,7 @@ def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float)
         if count > 8:  # the first slice is the warm-up
             updates, elapsed = updates + count, elapsed + slice_seconds
         count = max(9, round(count / slice_seconds * seconds / 8))
-    return updates / elapsed * made.steps_per_iteration * members, compile_seconds
+    return updates / elapsed * made.per_iteration * members, compile_seconds
 
 
 def million(settings: Settings) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from benchmarks.physics import own as measure_physics
 from experiments.ppo import ACCELERATED, TASKS
 from rljax import training
 from rljax.algorithms import ppo
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import AutoReset, EpisodeStatistics, Guard
 from rljax.spaces import Discrete
 from rljax.training import program as programs
@@ -188,17 +188,17 @@ def rate_of_members(algorithm: Algorithm, members: int, seconds: float = 10.0) -
     state, totals, elapsed = run(state, totals, 1)
     count = max(1, round(seconds / elapsed))
     _, _, elapsed = run(state, totals, count)
-    return count * algorithm.steps_per_iteration * members / elapsed
+    return count * algorithm.per_iteration * members / elapsed
 
 
 def profile(settings: Settings) -> dict[str, Any]:
     """Where the time of one CartPole iteration goes, how near the update is to the machine, and what sharing brings."""
     algorithm, _ = make("cartpole")
     config = algorithm.config
-    steps = algorithm.steps_per_iteration
+    steps = algorithm.per_iteration
     state = jax.jit(algorithm.init)(jax.random.key(0))
     envs = AutoReset(EpisodeStatistics(Guard.around(algorithm.env)), config.num_envs)
-    network = ppo.ActorCritic(config, algorithm.env.action_space, image=False)
+    agent: Any = algorithm.agent
     iterations = 50
 
     def step_envs(env_state: Any, action: jax.Array) -> Any:
@@ -209,7 +209,7 @@ def profile(settings: Settings) -> dict[str, Any]:
 
     def act(env_state: Any, params: Any) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
-            output: Any = network.apply(params, carry.obs[None], (), jnp.zeros((1, config.num_envs), bool))
+            output: Any = agent.apply(params, carry.obs[None], (), jnp.zeros((1, config.num_envs), bool))
             return envs.step(carry, output[0].sample(key)[0]), None
 
         keys = jax.random.split(jax.random.key(0), config.rollout_length)
@@ -218,7 +218,7 @@ def profile(settings: Settings) -> dict[str, Any]:
     env_state = jax.jit(envs.reset)(jax.random.key(0))
     action = jnp.zeros(config.num_envs, jnp.int32)
     env_seconds = time_of(lambda s: step_envs(s, action), env_state, iterations)
-    act_seconds = time_of(lambda s: act(s, state.params), env_state, iterations)
+    act_seconds = time_of(lambda s: act(s, state.params["policy"]), env_state, iterations)
     whole_seconds = time_of(lambda s: algorithm.step(s)[0], state, iterations)
     update_seconds = whole_seconds - act_seconds
     policy_seconds = act_seconds - env_seconds
@@ -226,7 +226,7 @@ def profile(settings: Settings) -> dict[str, Any]:
     # Multiplications and additions of one sample, forward; backward costs twice that.
     actions = algorithm.env.action_space
     assert isinstance(actions, Discrete)
-    widths = [algorithm.env.observation_space.shape[0], *config.hidden]
+    widths = [agent.obs_size, *config.hidden]
     layers = sum(a * b for a, b in itertools.pairwise(widths))
     heads = config.hidden[-1] * (actions.n + 1)
     forward = 2 * (2 * layers + heads)
@@ -271,12 +271,12 @@ def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
     program = programs.build(algorithm, None, devices, "threefry2x32")
     state, totals = program.init(np.asarray(jax.random.key_data(jax.random.key(0))), {})
     seconds = time_of(lambda s, t: program.run(s, t, np.int32(0), np.int32(1))[:2], (state, totals), 50)
-    split = algorithm.steps_per_iteration / seconds
+    split = algorithm.per_iteration / seconds
     turns = rate_of_members(algorithm, members)
     keys = jax.random.split(jax.random.key(0), members)
     together = jax.jit(jax.vmap(algorithm.init))(keys)
     vmapped = time_of(lambda s: jax.vmap(algorithm.step)(s)[0], together, 5)
-    vmap_rate = members * algorithm.steps_per_iteration / vmapped
+    vmap_rate = members * algorithm.per_iteration / vmapped
     return (
         f" Splitting the environments of one run over {devices} devices: {split:,.0f} steps/s "
         f"({split / one_rate:.2f} of one device). {members} seeds by vmap on one device: {vmap_rate:,.0f} steps/s; "

@@ -28,8 +28,9 @@ import rljax
 from benchmarks import off_policy
 from benchmarks.common import RESULTS, peak_memory_mb, write
 from rljax.algorithms import sac
-from rljax.algorithms.off_policy import Collector
+from rljax.algorithms.core.experience import Loop
 from rljax.data import Batch
+from rljax.envs import RescaleAction
 from rljax.nn.ensemble import over_ensemble
 from rljax.training.versions import hardware, versions
 from rljax.types import PyTree
@@ -182,15 +183,14 @@ def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable
 
 def sampled(config: sac.Config) -> Callable[[], float]:
     """The update on batches from a full-size buffer that nobody adds to."""
-    algorithm = sac.make(rljax.make("half_cheetah"), config)
-    collector = Collector(algorithm.env, config)
     agent, learner, hyper, key = _learner(config)
-    experience = jax.jit(collector.init)(key)
+    loop = Loop("sac", RescaleAction(rljax.make("half_cheetah")), agent)
+    experience = jax.jit(loop.init)(key).experience
 
     def update(state: PyTree) -> PyTree:
         learner, experience, key = state
         key, sample_key, learn_key = jax.random.split(key, 3)
-        batches = collector.sample(experience, sample_key, hyper.discount)
+        batches = loop.draw(learner, experience, sample_key, hyper)
         return agent.learn(learner, batches, learn_key, hyper)[0], experience, key
 
     replay = experience.replay.replace(count=jnp.int32(config.replay_size))
@@ -203,10 +203,9 @@ def one_by_one(function: Any, members: int, _: str) -> Any:
 
 
 def _learner(config: sac.Config, adam: Any = None) -> tuple[sac.Agent, Any, sac.Hyper, jax.Array]:
-    agent = sac.Agent(config, 17, 6)
-    hyper = sac.Hyper(**{name: jnp.float32(getattr(config, name)) for name in sac.Hyper.__dataclass_fields__})
+    agent: Any = sac.make(rljax.make("half_cheetah"), config).agent
     with _optimizer(adam):
-        return agent, agent.init(jax.random.key(0), jax.random.key(1)), hyper, jax.random.key(2)
+        return agent, agent.init(jax.random.key(0)), agent.hyper(), jax.random.key(2)
 
 
 def _optimizer(adam: Any) -> Any:

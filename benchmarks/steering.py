@@ -37,11 +37,12 @@ from rljax.envs import Environment, TimeLimit
 from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
 from rljax.envs.environment import State
 from rljax.envs.manipulation import push_t
+from rljax.envs.registry import make_recorded
 from rljax.envs.wrappers import Wrapper
 from rljax.nn.precision import Precision
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.evaluate import evaluate
-from rljax.training.load import read_description
+from rljax.training.loading import read_description
 from rljax.types import Key
 
 MODES = {"sampled": False, "deterministic": True}
@@ -97,7 +98,7 @@ def film(settings: Settings) -> None:
     folder = next(iter(sorted(settings.runs.glob("gr_rl/lace-seed*/4-steered"))), None)
     if folder is None:
         sys.exit(f"error: there is no lace-seed*/4-steered in {settings.runs / 'gr_rl'}; experiments/gr_rl.py makes it")
-    env = rljax.make(**read_description(folder)["env"])
+    env = make_recorded(read_description(folder)["env"])
     for name, stage in (("imitated", "1-everything"), ("steered", folder.name)):
         policy, path = rljax.load(folder.parent / stage, env=env), RESULTS.parent / f"lace-{name}.gif"
         animate(env, policy, jax.random.key(5), path, max_steps=160, deterministic=False)
@@ -211,12 +212,12 @@ def speed(settings: Settings) -> dict[str, Any]:
     for network, objective, precision in samplers:
         width = 512 if network == "mlp" else 128
         sampler = diffusion.Config(network=network, objective=objective, precision=precision, width=width)
-        agent = diffusion.Agent(sampler, 6, 2)
-        params = agent.init(*jax.random.split(jax.random.key(0))).params["policy"]
+        agent: Any = diffusion.make(rljax.make("push_t"), sampler).agent
+        params = agent.init(jax.random.key(0)).params["policy"]
         cells = []
         for count in (1, 16, 256):
             obs, noise = jnp.zeros((count, 12)), jax.random.normal(jax.random.key(1), (count, *agent.chunk_shape))
-            program = jax.jit(agent.sample).lower(params, obs, noise).compile()
+            program = jax.jit(agent.sample_chunk).lower(params, obs, noise).compile()
             cells.append(min(milliseconds(program, (params, obs, noise), settings.seconds / 2)))
         latencies.append([f"{network}, {objective}, {precision}", *(f"{cell:.2f}" for cell in cells)])
         print(*latencies[-1], sep="  ", flush=True)
@@ -274,18 +275,18 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
     env = rljax.make(task, reward=reward)
     algorithm = steering.make(env, config)
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    sampler = diffusion.Agent(sampler_config, env.observation_space.shape[0], env.action_space.shape[0])
-    base = sampler.init(*jax.random.split(jax.random.key(1))).params["policy"]
+    agent: Any = algorithm.agent
     steered = steering.Steered(env, config)
-    obs_size, action_size = steered.observation_space.shape[0], steered.action_space.shape[0]
-    agent = steering.AGENTS[method](config, obs_size, action_size, sampler=sampler, base=base)
+    obs_size, action_size = agent.observation_space.shape[0], steered.action_space.shape[0]
     key = jax.random.key(2)
 
     def best(function: Callable[..., Any], *arguments: Any, chained: bool = False) -> float:
         return min(milliseconds(jax.jit(function).lower(*arguments).compile(), arguments, settings.seconds, chained))
 
     obs = jax.random.normal(key, (config.num_envs, obs_size))
-    acting = best(lambda params, obs: agent.act(params, obs, key, False), state.params["policy"], obs)
+    acting = best(
+        lambda parts, obs: agent.act(parts, obs, (), key, False), agent.acting(state.learner, state.hyper), obs
+    )
 
     action = jax.random.uniform(key, (config.num_envs, action_size), minval=-1.0)
     begin = jax.jit(jax.vmap(steered.reset))(jax.random.split(key, config.num_envs))
@@ -301,8 +302,12 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
     updates = learn * config.num_updates / UPDATES_TIMED
     # For the target of an update, and for each step of distillation.
     asked = {"dsrl_sac": 0, "residual": 1}.get(method, 1 + config.distillation_steps) * config.num_updates
-    noise = jax.random.normal(key, (config.batch_size, *sampler.chunk_shape))
-    sampling = asked * best(functools.partial(agent.chunk, base), batches.obs[0], noise) if asked else 0.0
+    noise = jax.random.normal(key, (config.batch_size, *agent.sampler.chunk_shape))
+    sampling = (
+        asked * best(functools.partial(agent.chunk, state.learner.frozen["base"]), batches.obs[0], noise)
+        if asked
+        else 0.0
+    )
 
     # As in training, once the buffer has its first chunks.
     step = jax.jit(lambda state: algorithm.step(state)[0], donate_argnums=0).lower(state).compile()
@@ -310,7 +315,7 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
         state = step(state)
     whole = min(milliseconds(step, (state,), settings.seconds, chained=True))
     rest = whole - acting - physics - updates
-    rate = algorithm.steps_per_iteration / whole * 1e3
+    rate = algorithm.per_iteration / whole * 1e3
     cells = (acting, physics, updates, sampling, rest, whole)
     return [*(f"{cell:.1f}" for cell in cells), f"{rate:.0f}", f"{3e5 / rate / 60:.0f}"]
 

@@ -24,10 +24,10 @@ class Settings(experiment.OfflineRun):
 
 
 def main(settings: Settings) -> experiment.Result:
-    def make(env: Any, dataset: Any, online: bool) -> bc.Algorithm:
-        return bc.make(env, settings.config, dataset, online=online)
+    def make(env: Any, dataset: Any) -> bc.Algorithm:
+        return bc.make(env, settings.config, dataset)
 
-    return experiment.run_offline("bc", make, settings)
+    return experiment.run_offline("bc", make, settings, goes_online=False)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ import numpy as np
 import rljax
 from experiments import sac
 from rljax import experiment, training
-from rljax.algorithms.base import Policy
 from rljax.data import Dataset, Metadata, concatenate, formats, normalized_score
 from rljax.envs import AutoReset
+from rljax.envs.rollout import Acting, advance, begin
+from rljax.policy import Policy
 from rljax.training.evaluate import evaluate
 from rljax.training.progress import ProgressBar
 from rljax.types import Key, Refused, Transition
@@ -191,8 +192,8 @@ class Collection:
 def chance(env: Any) -> Policy:
     """Uniformly random actions."""
 
-    def act(_: Any, key: Key, obs: Any, memory: Any, deterministic: bool) -> tuple[jax.Array, Any]:
-        return jax.vmap(env.action_space.sample)(jax.random.split(key, obs.shape[0])), memory
+    def act(_: Any, key: Key, obs: Any, memory: Any, deterministic: bool) -> tuple[jax.Array, Any, Any]:
+        return jax.vmap(env.action_space.sample)(jax.random.split(key, obs.shape[0])), memory, ()
 
     return Policy((), (), act)
 
@@ -206,21 +207,20 @@ def roll_out(env: Any, policy: Any, transitions: int, key: Key, progress: bool) 
     slice_length = 250
 
     @jax.jit
-    def act(state: Any, key: Key) -> tuple[Any, Transition]:
-        def step(state: Any, key: Key) -> tuple[Any, Transition]:
-            action = policy(key, state.obs, deterministic=False)
-            after = envs.step(state, action)
-            return after, envs.transition(state, action, after)
+    def act(acting: Acting, key: Key) -> tuple[Acting, Transition]:
+        def step(acting: Acting, key: Key) -> tuple[Acting, Transition]:
+            now, action, _ = advance(envs, policy, acting, key, deterministic=False)
+            return now, envs.transition(acting.state, action, now.state)
 
-        return jax.lax.scan(step, state, jax.random.split(key, slice_length))
+        return jax.lax.scan(step, acting, jax.random.split(key, slice_length))
 
-    state = jax.jit(envs.reset)(jax.random.fold_in(key, 0))
+    acting = jax.jit(lambda key: begin(envs, policy, key, LANES))(jax.random.fold_in(key, 0))
     # A lane may lose an episode at its end.
     wanted = -(-transitions // LANES) + limit
     slices: list[Transition] = []
     bar = ProgressBar(wanted * LANES, 0, progress)
     while len(slices) * slice_length < wanted:
-        state, slice_ = act(state, jax.random.fold_in(key, len(slices) + 1))
+        acting, slice_ = act(acting, jax.random.fold_in(key, len(slices) + 1))
         slices.append(jax.tree.map(np.asarray, slice_))
         bar.update(len(slices) * slice_length * LANES, 0.0)
     bar.close()

@@ -29,7 +29,7 @@ class Settings(experiment.OfflineRun):
 
 
 def main(settings: Settings) -> experiment.Result:
-    def make(env: Any, dataset: Any, online: bool) -> cql.Algorithm:
+    def make(env: Any, dataset: Any, online: bool = False) -> cql.Algorithm:
         return cql.make(env, settings.config, dataset, online=online)
 
     return experiment.run_offline("cql", make, settings)

@@ -30,13 +30,13 @@ class Settings(experiment.OfflineRun):
 
 
 def main(settings: Settings) -> experiment.Result:
-    def make(env: Any, dataset: Any, online: bool) -> diffusion.Algorithm:
+    def make(env: Any, dataset: Any) -> diffusion.Algorithm:
         config = settings.config
         if settings.decay and not config.anneal_steps:
             config = dataclasses.replace(config, anneal_steps=settings.total_steps)
-        return diffusion.make(env, config, dataset, online=online)
+        return diffusion.make(env, config, dataset)
 
-    return experiment.run_offline("diffusion_policy", make, settings)
+    return experiment.run_offline("diffusion_policy", make, settings, goes_online=False)
 
 
 if __name__ == "__main__":

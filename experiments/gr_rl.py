@@ -24,11 +24,12 @@ import rljax
 from rljax import experiment, pipeline, training
 from rljax.algorithms import diffusion, steering
 from rljax.algorithms import progress as critics
-from rljax.algorithms.base import Algorithm, Policy
+from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Dataset, formats
 from rljax.data.mirror import with_mirror
 from rljax.data.prepared import check_spaces
 from rljax.envs.manipulation import demonstrators
+from rljax.policy import Policy
 from rljax.training.evaluate import evaluate
 from rljax.training.folder import write_json
 from rljax.types import Refused

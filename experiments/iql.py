@@ -26,7 +26,7 @@ class Settings(experiment.OfflineRun):
 
 
 def main(settings: Settings) -> experiment.Result:
-    def make(env: Any, dataset: Any, online: bool) -> iql.Algorithm:
+    def make(env: Any, dataset: Any, online: bool = False) -> iql.Algorithm:
         config = settings.config
         if online:  # a rate that has fallen to 0 would learn nothing
             config = dataclasses.replace(config, policy_decay_steps=0)

@@ -25,10 +25,10 @@ import numpy as np
 import rljax
 from rljax import experiment, pipeline
 from rljax.algorithms import diffusion, recap
-from rljax.algorithms.base import Policy
 from rljax.data import Dataset, Metadata, concatenate, files, formats
 from rljax.envs.episodes import play
 from rljax.envs.manipulation import demonstrators
+from rljax.policy import Policy
 from rljax.training.folder import write_json
 from rljax.types import Key, Refused
 
@@ -176,8 +176,7 @@ class Pipeline:
         path = folder / "rollouts.hdf5"
         if not path.exists():
             policy = self.imitate(number, data, label, folder)
-            act = jax.tree_util.Partial(Policy.apply, policy)
-            steps, _, _ = play(self.env, act, policy.initial_memory, self.key_of(4, number), s.rollouts)
+            steps, _, _ = play(self.env, policy, self.key_of(4, number), s.rollouts)
             metadata = Metadata(f"{s.task}-{s.method}-{number}", s.task, f"{s.method}, iteration {number}")
             formats.save_d4rl(Dataset.of(steps, metadata), path)
         made = formats.load(path)

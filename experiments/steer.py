@@ -17,9 +17,10 @@ from pathlib import Path
 import rljax
 from rljax import experiment, pipeline
 from rljax.algorithms import diffusion, steering
-from rljax.algorithms.base import config_from_dict
+from rljax.config import config_from_dict
 from rljax.envs.manipulation import ManipulationTask
-from rljax.training.load import read_description
+from rljax.envs.registry import make_recorded
+from rljax.training.loading import read_description
 from rljax.types import Refused
 
 
@@ -47,7 +48,7 @@ def main(settings: Settings) -> experiment.Result:
     if description["algorithm"] != "diffusion":
         raise Refused(f"{settings.base} is of {description['algorithm']}; only a diffusion or flow policy has noise")
     spec = dict(description["env"])
-    if isinstance(rljax.make(**spec).unwrapped, ManipulationTask):
+    if isinstance(make_recorded(spec).unwrapped, ManipulationTask):
         spec["reward"] = settings.reward
     spec |= settings.mismatch.options()
     sampler = config_from_dict(diffusion.Config, description["config"])
@@ -59,12 +60,12 @@ def main(settings: Settings) -> experiment.Result:
     extra, dataset = {"base": str(settings.base)}, None
     if settings.demos is not None:
         dataset = experiment.load_dataset(settings.demos)
-        dataset = pipeline.rewarded(settings.demos, dataset, rljax.make(**spec))
+        dataset = pipeline.rewarded(settings.demos, dataset, make_recorded(spec))
         config = dataclasses.replace(config, offline_share=config.offline_share or 0.5)
         extra["demos"] = str(settings.demos)
 
     def make() -> steering.Algorithm:
-        env = rljax.make(**spec)
+        env = make_recorded(spec)
         base = steering.base_of(rljax.load(settings.base, env=env))
         return steering.make(env, config, base, dataset)
 

@@ -23,7 +23,7 @@ class Settings(experiment.OfflineRun):
 
 
 def main(settings: Settings) -> experiment.Result:
-    def make(env: Any, dataset: Any, online: bool) -> td3_bc.Algorithm:
+    def make(env: Any, dataset: Any, online: bool = False) -> td3_bc.Algorithm:
         return td3_bc.make(env, settings.config, dataset, online=online)
 
     return experiment.run_offline("td3_bc", make, settings)

@@ -19,11 +19,11 @@ import tyro
 import rljax
 from rljax import paths, training
 from rljax.algorithms import offline_settings
-from rljax.algorithms.base import Algorithm
-from rljax.algorithms.offline import continued
+from rljax.algorithms.core.contract import Algorithm
+from rljax.algorithms.core.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
-from rljax.envs.registry import canonical, time_limit
+from rljax.envs.registry import canonical, check_recorded, time_limit
 from rljax.training.lock import locked
 from rljax.training.progress import shielded_output
 from rljax.training.runner import Result
@@ -64,6 +64,8 @@ class Run:
     """Episodes of each evaluation on the way."""
     final_episodes: int = 100
     """Episodes of the evaluation at the end."""
+    stop_at_return: float | None = None
+    """Mean return of an evaluation on the way at which the run stops; it never stops early where not given."""
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; a tenth of the run where not given."""
     devices: int | None = None
@@ -243,12 +245,15 @@ def vectors_of(dataset: Dataset) -> Dataset:
     return dataset.replace(obs=joined(dataset.obs), next_obs=joined(dataset.next_obs))
 
 
-def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], settings: Any) -> Result:
+def run_offline(
+    experiment: str, make_algorithm: Callable[..., Algorithm], settings: Any, goes_online: bool = True
+) -> Result:
     """Trains on the dataset of `settings` (an `OfflineRun` with `run`), then online for `online_steps`.
 
     Args:
       experiment: first part of the folder, such as "iql".
-      make_algorithm: `(env, dataset, online) -> Algorithm`.
+      make_algorithm: `(env, dataset) -> Algorithm`; with `online=True` as well, where it goes online.
+      goes_online: whether the algorithm can learn from what it does.
     """
     dataset, how = dataset_of(settings), settings.run
     task = task_of(settings, dataset)
@@ -261,17 +266,19 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
         how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
     if settings.online_steps and not task:
         raise Refused("online_steps needs a task to act in: --env")
+    if settings.online_steps and not goes_online:
+        raise Refused(f"online_steps must be 0: {experiment} learns nothing from its own actions")
     if settings.online_steps:
-        make_algorithm(env, None, True)  # what cannot go on online is refused now, and not after all updates
+        make_algorithm(env, None, online=True)  # what cannot go on online is refused now, and not after all updates
     if settings.block_size < 0:
         raise Refused(f"block_size = {settings.block_size} is not allowed; it must be 0 or more")
 
     def offline() -> Algorithm:
-        algorithm = make_algorithm(env, dataset, False)
+        algorithm = make_algorithm(env, dataset)
         if not settings.block_size:
             return algorithm
         # So that a transition is learned from about once while its block is there.
-        iterations = max(1, settings.block_size // (algorithm.config.batch_size * algorithm.steps_per_iteration))
+        iterations = max(1, settings.block_size // (algorithm.config.batch_size * algorithm.per_iteration))
         return algorithm._replace(data=Stream(algorithm.data, settings.block_size, iterations))
 
     result = run(experiment, offline, settings.total_steps, how)
@@ -280,7 +287,7 @@ def run_offline(experiment: str, make_algorithm: Callable[..., Algorithm], setti
         return result
     assert result.folder is not None
     how = dataclasses.replace(how, name=f"{result.folder.name}-online")
-    online = functools.partial(make_algorithm, env, dataset, True)
+    online = functools.partial(make_algorithm, env, dataset, online=True)
     result = run(experiment, online, settings.online_steps, how, initialize=continued(result.state))
     _compare(result, dataset, task)
     return result
@@ -294,6 +301,8 @@ def dataset_of(settings: FromDataset) -> Dataset:
 def task_of(settings: Any, dataset: Dataset) -> str | None:
     """The task that the flags say, or the dataset; None for none."""
     task = settings.env or dataset.metadata.task
+    if task and not settings.env:
+        check_recorded(task)
     return None if task == "none" else task
 
 
@@ -343,7 +352,7 @@ def run(
     seeds, hyper = _members(settings)
     _set_up_devices(settings)
     algorithm = make_algorithm()
-    if total_steps >= 2**31 * algorithm.steps_per_iteration:
+    if total_steps >= 2**31 * algorithm.per_iteration:
         raise Refused(f"total_steps = {total_steps} is not allowed; iterations must be fewer than 2^31")
     if settings.video:
         _require_pictures(algorithm.env)
@@ -373,6 +382,7 @@ def run(
         wandb=settings.wandb,
         settings=extra,
         initialize=initialize,
+        callbacks=() if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),),
     )
     if result.interrupted is None:
         film = _film(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None

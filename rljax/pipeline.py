@@ -15,9 +15,10 @@ from flax.traverse_util import flatten_dict
 
 import rljax
 from rljax import training
-from rljax.algorithms.base import Algorithm, plain
+from rljax.algorithms.core.contract import Algorithm
 from rljax.analysis.plots import learning_curve
 from rljax.analysis.statistics import bootstrap_interval
+from rljax.config import plain
 from rljax.data import Dataset, Metadata, demonstrations, files, formats
 from rljax.envs import Environment
 from rljax.envs.manipulation import ManipulationTask, demonstrators

@@ -1,6 +1,7 @@
 """Spaces: the shape, type and bounds of an observation or an action."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -112,4 +113,61 @@ class Discrete:
         return value.shape == () and np.issubdtype(value.dtype, np.integer) and bool(0 <= value < self.n)
 
 
-Space = Box | Discrete
+def vector(size: int) -> Box:
+    """Vectors [size] of any numbers."""
+    return Box(-np.inf, np.inf, (size,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dict:
+    """Named parts, each with a space of its own; a value is a dict of arrays with these names."""
+
+    spaces: Mapping[str, "Space"]
+
+    def __post_init__(self) -> None:
+        if not self.spaces:
+            raise Refused("Dict: a space needs one part at least")
+        for name, space in self.spaces.items():
+            if not isinstance(name, str) or not isinstance(space, Box | Discrete | Dict):
+                raise Refused(f"Dict: parts are spaces by name, got {name!r}: {type(space).__name__}")
+        object.__setattr__(self, "spaces", {name: self.spaces[name] for name in sorted(self.spaces)})
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.spaces))
+
+    def __getitem__(self, name: str) -> "Space":
+        return self.spaces[name]
+
+    def sample(self, key: Key) -> dict[str, Any]:
+        """Each part uniform within its space, independently."""
+        keys = jax.random.split(key, len(self.spaces))
+        return {name: space.sample(k) for k, (name, space) in zip(keys, self.spaces.items(), strict=True)}
+
+    def contains(self, value: Any) -> bool:
+        """Whether a concrete value has these parts, and each lies in its space."""
+        if not isinstance(value, Mapping) or set(value) != set(self.spaces):
+            return False
+        return all(space.contains(value[name]) for name, space in self.spaces.items())
+
+
+ArraySpace = Box | Discrete
+"""A space whose values are arrays; what actions are of."""
+Space = ArraySpace | Dict
+PRIVILEGED = "privileged_state"
+"""The name of a part that is there in simulation only; who wants to see it, names it."""
+
+
+def parts(space: Space, name: str = "") -> dict[str, ArraySpace]:
+    """The arrays that a value is made of, by name; a part of a part is called "part/name", and a single array ""."""
+    if not isinstance(space, Dict):
+        return {name: space}
+    below = [parts(inner, f"{name}/{key}" if name else key) for key, inner in space.spaces.items()]
+    return {key: inner for part in below for key, inner in part.items()}
+
+
+def batch_shape(space: Space, value: Any) -> tuple[int, ...]:
+    """The leading axes of a value [..., shape of the space], which all of its parts share."""
+    while isinstance(space, Dict):
+        name, space = next(iter(space.spaces.items()))
+        value = value[name]
+    return jnp.shape(value)[: jnp.ndim(value) - len(space.shape)]

@@ -60,6 +60,11 @@ class Transition(struct.PyTreeNode):
     """One step of experience, with the successor observation from before any reset.
 
     Leaves may carry any leading axes (time, environments, batch).
+
+    Fields:
+      action: in the units of whoever acted: an agent's are in [-1, 1] for a bounded `Box`, a dataset's in those of its
+        environment.
+      extras: what else was known of the choice, such as its log-probability; `()` for nothing.
     """
 
     obs: PyTree
@@ -68,3 +73,4 @@ class Transition(struct.PyTreeNode):
     terminated: jax.Array
     truncated: jax.Array
     next_obs: PyTree
+    extras: PyTree = ()

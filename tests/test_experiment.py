@@ -155,7 +155,9 @@ def test_where_a_run_is_left_is_asked_before_training_and_may_be_the_home_folder
 def test_a_name_is_printed_as_it_is(tmp_path, capsys):
     """Brackets are markup to rich, and colons emoji."""
     folder = Path("runs") / "lr[red]1 [/b] :fire: [bold]"
-    experiment._summarize(training.Result(None, None, 64, [], None, 0.1, 0.2, None, folder, "1 device"), None, None)
+    experiment._summarize(
+        training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, None
+    )
     out = capsys.readouterr().out
     assert f"run folder: {folder}   policy: rljax.load('{folder}')\n" in out
 

@@ -40,8 +40,14 @@ def test_the_example_of_replay_runs(tmp_path):
     assert "(4, 25000)" in run(code + "print(result.state.experience.replay.data.reward.shape)\n", tmp_path)
 
 
+def test_the_example_of_parts_and_networks_runs(tmp_path):
+    code = "import jax\nimport rljax\n" + blocks()[4]
+    code += "params = jax.eval_shape(algorithm.agent.init, jax.random.key(0)).params['policy']['params']\n"
+    assert "(1024, 64)" in run(code + "print(params['actor']['encoder']['Dense_0']['kernel'].shape)\n", tmp_path)
+
+
 def test_the_example_of_offline_learning_runs(tmp_path):
-    offline = blocks()[4]
+    offline = blocks()[5]
     assert all(steps in offline for steps in (" 100_000,", " 50_000,"))
     offline = offline.replace(" 100_000,", " 20,").replace(" 50_000,", " 20,")
     code = "import jax\nimport numpy as np\nimport rljax\nfrom rljax import training\n"
@@ -59,7 +65,7 @@ def test_the_example_of_offline_learning_runs(tmp_path):
 
 
 def test_the_example_of_planning_runs(tmp_path):
-    code = "import rljax\n" + blocks()[5] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
+    code = "import rljax\n" + blocks()[6] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
     assert "0.415 15" in run(code, tmp_path)
 
 

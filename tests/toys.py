@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 
 import rljax
-from rljax.algorithms.base import Algorithm, Policy
+from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import Environment, State, TimeLimit, initial_state
-from rljax.spaces import Box, Discrete
+from rljax.policy import Policy
+from rljax.spaces import Box, Dict, Discrete
 from rljax.types import Key
 
 
@@ -144,15 +145,43 @@ def counter(config: CounterConfig | None = None) -> Algorithm:
         return state.replace(params=state.params + 1), {"loss": state.params[0]}
 
     def act(variables, key, obs, memory, deterministic):
-        return jnp.zeros(obs.shape[:-1], jnp.int32), memory
+        return jnp.zeros(obs.shape[:-1], jnp.int32), memory, ()
 
     return Algorithm(
         init=init,
         step=step,
         policy=lambda state: Policy(state.params[:1], (), act),
-        steps_per_iteration=1,
+        agent=None,
         name="counter",
         env=env,
         config=config,
-        make=lambda env, config, **_: counter(config),
+        per_iteration=1,
+        unit="steps",
+        remake=counter,
     )
+
+
+class Looking(Drift):
+    """The same, seen by a camera whose brightness is the place, and in words; the numbers are privileged."""
+
+    name = "looking"
+
+    def __init__(self):
+        camera, words = Box(0, 255, (6, 6, 1), jnp.uint8), Discrete(3)
+        self.observation_space = Dict({"camera": camera, "words": words, "privileged_state": Drift.observation_space})
+
+    def look(self, state: State) -> State:
+        light = jnp.clip(state.obs[0], 0.0, 255.0).astype(jnp.uint8)
+        parts = {"camera": jnp.full((6, 6, 1), light), "words": jnp.int32(light % 3), "privileged_state": state.obs}
+        return state.replace(obs=parts)
+
+    def reset(self, key: Key) -> State:
+        return self.look(super().reset(key))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return self.look(super().step(state.replace(obs=state.obs["privileged_state"]), action))
+
+
+def spaces(obs_size: int, action_size: int) -> tuple[Box, Box]:
+    """The spaces of an agent: observations [obs_size], and actions [action_size] in [-1, 1]."""
+    return Box(-jnp.inf, jnp.inf, (obs_size,)), Box(-1.0, 1.0, (action_size,))

@@ -12,11 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from rljax import devices
 from rljax.algorithms import sac
-from rljax.algorithms.base import Algorithm, require
-from rljax.algorithms.off_policy import Learner
-from rljax.algorithms.offline import OfflineConfig, assemble
+from rljax.algorithms.core.contract import Algorithm
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.algorithms.core.offline import OfflineConfig, assemble
+from rljax.config import Count, NonNegative, Positive, Whole, Widths
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
@@ -31,19 +34,19 @@ class Config(OfflineConfig, sac.Config):
     The code is github aviralkumar2907/CQL, of which JaxCQL, Cal-QL and CORL have the same values.
     """
 
-    learning_rate: float = 3e-5
+    learning_rate: Positive = 3e-5
     """Learning rate of the policy, which is slower than the critics (section 6 and appendix F)."""
-    temperature_learning_rate: float = 3e-5
+    temperature_learning_rate: Positive = 3e-5
     """Learning rate of the temperature, in the authors' code that of the policy."""
-    hidden: tuple[int, ...] = (256, 256, 256)
+    hidden: Widths = (256, 256, 256)
     """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     initial_log_std: float = -1.0
     """Offset of the logarithm of the policy's deviation."""
-    penalty_weight: float = 10.0
+    penalty_weight: NonNegative = 10.0
     """α of eq. 4: what a unit of the gap between sampled actions and those of the data costs."""
-    num_actions: int = 10
+    num_actions: Count = 10
     """Actions drawn uniformly, by the policy at s, and by the policy at s': as many of each (appendix F)."""
-    penalty_draws: int = 0
+    penalty_draws: Whole = 0
     """Candidates, sampled by softmax weight, from which the penalty's gradient is estimated: unbiased, for a third of
     the products; 0 takes all candidates."""
     lagrange: bool = False
@@ -57,13 +60,6 @@ class Config(OfflineConfig, sac.Config):
     calibrated: bool = False  # type: ignore[misc]
     """Cal-QL: the penalty pushes no value of the policy's actions below the return-to-go of the data."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_actions",):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("penalty_weight", "penalty_draws"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
-
 
 class Hyper(sac.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
@@ -75,18 +71,17 @@ class Hyper(sac.Hyper):
 class Agent(sac.Agent):
     """SAC's networks, with the penalty in the update of the critics."""
 
+    hyper_type = Hyper
     config: Config
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether batches need returns-to-go."""
-        return self.config.calibrated
-
-    def init(self, actor_key: Key, critic_key: Key) -> Learner:
-        learner = super().init(actor_key, critic_key)
+    def init(self, key: Key) -> Learner:
+        learner = super().init(key)
         # log α' starts at 1, as in Cal-QL's code.
         params = learner.params | ({"log_penalty_weight": jnp.ones((), jnp.float32)} if self.config.lagrange else {})
-        return Learner.init(params, targets=("critic",))
+        return Learner.init(params, self.optimizers(self.hyper()), targets=("critic",))
+
+    def optimizers(self, hyper: Hyper) -> Optimizers:
+        return {**super().optimizers(hyper), "log_penalty_weight": optax.adam(hyper.critic_learning_rate)}
 
     def target(self, learner: Learner, batch: Batch, keys: Any, hyper: Hyper) -> jax.Array:  # type: ignore[override]
         """r + γ min Q(s', a'), [batch]; of the best a' of several where `max_target` says so."""
@@ -94,7 +89,7 @@ class Agent(sac.Agent):
         distribution = self.policy(learner.params["policy"], batch.next_obs)
         action_keys = jax.random.split(action_key, c.num_actions if c.max_target else 1)
         action, log_prob = jax.vmap(distribution.sample_and_log_prob)(action_keys)
-        next_obs = jnp.broadcast_to(batch.next_obs, (*action.shape[:2], self.obs_size))
+        next_obs = jnp.broadcast_to(batch.next_obs, (*action.shape[:2], batch.next_obs.shape[-1]))
         value = self.values(learner.targets["critic"], next_obs, action, dropout_key).min(0)
         if c.entropy_in_target:
             value = value - self.temperature(learner.params, hyper) * log_prob
@@ -152,7 +147,7 @@ class Agent(sac.Agent):
         drawn = jax.vmap(lambda i: jnp.take_along_axis(action, i[..., None], axis=0))(index)
         data = jnp.broadcast_to(batch.action, (c.num_critics, 1, *batch.action.shape))
         actions = jnp.concatenate([data, drawn], axis=1)
-        obs = jnp.broadcast_to(batch.obs, (*actions.shape[:3], self.obs_size))
+        obs = jnp.broadcast_to(batch.obs, (*actions.shape[:3], batch.obs.shape[-1]))
         values = self.values(critics, obs, actions, dropout_key, each=True)
         # A value below its floor counts as the floor, which has no gradient.
         above = jnp.take_along_axis(value, index, axis=1) > jnp.take_along_axis(floor[None], index, axis=1)
@@ -163,7 +158,7 @@ class Agent(sac.Agent):
         """One step of the critics on their errors and the penalty (eq. 4), and of the target critics after them."""
         c, (*target_keys, penalty_key) = self.config, jax.random.split(key, 4)
         target = self.target(learner, batch, target_keys, hyper)
-        weight = hyper.penalty_weight
+        weight, optimizers = hyper.penalty_weight, self.optimizers(hyper)
         if c.lagrange:
             weight = weight * jnp.clip(jnp.exp(learner.params["log_penalty_weight"]), 0.0, 1e6)
 
@@ -174,24 +169,19 @@ class Agent(sac.Agent):
             return error + weight * gap.sum(), (error, gap.mean(), value.mean())
 
         (_, (error, gap, value)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("critic", devices.mean(gradient), optimizers["critic"])
         learner = learner.move_target("critic", hyper.target_rate)
         metrics = {"loss/critic": error, "value/mean": value, "value/gap": gap}
         if c.lagrange:
             # Dual ascent on eq. 30, in the logarithm: the factor grows while the gap is above its target.
-            slope = -weight * (self.devices.mean(gap) - hyper.target_gap)
-            learner = learner.descend("log_penalty_weight", slope, hyper.critic_learning_rate)
+            slope = -weight * (devices.mean(gap) - hyper.target_gap)
+            learner = learner.descend("log_penalty_weight", slope, optimizers["log_penalty_weight"])
             metrics["value/penalty_weight"] = weight
         return learner, metrics
 
 
 def make(
-    env: Environment,
-    config: Config | None = None,
-    dataset: Dataset | Prepared | None = None,
-    *,
-    online: bool = False,
-    axis_name: str | None = None,
+    env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
 ) -> Algorithm:
     """CQL on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
 
@@ -199,10 +189,9 @@ def make(
       env: what is acted in; offline only its spaces count, and evaluation.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
-      online: act and learn in the environment as well (see offline.py).
-      axis_name: mesh axis over which the functions run under `shard_map`.
+      online: act and learn in the environment as well (see core/offline.py).
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+      Refused: the environment's spaces do not fit, or the dataset does not fit them.
     """
-    return assemble("cql", env, config or Config(), Agent, Hyper, make, dataset, online, axis_name)
+    return assemble("cql", env, config or Config(), Agent, make, dataset, online)

@@ -10,93 +10,81 @@ and remembers is SAC's (sac.py), and so are temperature and entropy.
 """
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
+import optax
 
+from rljax import devices
 from rljax.algorithms import sac
-from rljax.algorithms.base import Algorithm, Devices, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig, assemble
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.agent import ActorCritic
+from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.contract import Algorithm, continuous
+from rljax.algorithms.core.experience import ReplayConfig, assemble
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.config import BelowOne, Count, Positive, Whole, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.batch_renorm import BatchRenorm
 from rljax.nn.distributions import TanhGaussian
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.initializers import orthogonal
-from rljax.nn.networks import ACTIVATIONS, activation
-from rljax.nn.precision import Precision, dot_general_of
+from rljax.nn.networks import activation
+from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
+from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ReplayConfig):
+class Config(DenseNetwork, ReplayConfig):
     """Settings of CrossQ. Those in `Hyper` live in the state and can be swept by vmap."""
 
-    rollout_length: int = 3
+    rollout_length: Count = 3
     """Steps of each environment between updates; 3, for policy_delay divides num_updates."""
-    num_updates: int = 3
+    num_updates: Count = 3
     """Batches learned from after each rollout: an update for each step of one environment, as in the paper."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Step size of the policy's Adam."""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: Positive = 1e-3
     """Learning rate of the critics."""
-    temperature_learning_rate: float = 1e-3
+    temperature_learning_rate: Positive = 1e-3
     """Learning rate of the temperature."""
-    adam_b1: float = 0.5
+    adam_b1: BelowOne = 0.5
     """Adam's momentum for policy and critics: less of it than usual steadies both."""
-    discount: float = 0.99
-    """γ."""
-    num_critics: int = 2
+    num_critics: Count = 2
     """Critics of the ensemble, whose minimum counts."""
     policy_delay: int = 3
     """Critic updates for each update of policy and temperature; divides num_updates."""
     learn_temperature: bool = True
     """Whether α follows the target entropy, or stays at initial_temperature."""
-    initial_temperature: float = 1.0
+    initial_temperature: Positive = 1.0
     """α at the start."""
     target_entropy_per_dim: float = -1.0
     """Target entropy in nats for each dimension of an action in [-1, 1]."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Widths of the policy's hidden layers."""
-    critic_hidden: tuple[int, ...] = (2048, 2048)
+    critic_hidden: Widths = (2048, 2048)
     """Widths of the critics' hidden layers."""
-    activation: str = "relu"
-    """Activation of the hidden layers."""
-    norm_momentum: float = 0.99
+    norm_momentum: BelowOne = 0.99
     """Momentum of the running statistics of normalisation."""
-    norm_warm_up: int = 100_000
+    norm_warm_up: Whole = 100_000
     """Updates in which batches are normalised by themselves alone, before they are renormalised."""
-    precision: Precision = "float32"
-    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature"):
-            require(self, name, getattr(self, name) > 0, "positive")
-        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
-        for name in ("adam_b1", "norm_momentum"):
-            require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        require(self, "num_critics", self.num_critics >= 1, "at least 1")
         divides = self.policy_delay >= 1 and self.num_updates % self.policy_delay == 0
         require(self, "policy_delay", divides, f"a divisor of num_updates = {self.num_updates}")
-        for name in ("hidden", "critic_hidden"):
-            require(self, name, all(width >= 1 for width in getattr(self, name)), "at least 1 in each layer")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        require(self, "norm_warm_up", self.norm_warm_up >= 0, "0 or more")
-        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
 
-class Hyper(struct.PyTreeNode):
+class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
-    learning_rate: jax.Array
     critic_learning_rate: jax.Array
     temperature_learning_rate: jax.Array
-    discount: jax.Array
     initial_temperature: jax.Array
     target_entropy_per_dim: jax.Array
 
@@ -108,7 +96,6 @@ class Network(nn.Module):
     hidden: tuple[int, ...]
     output: int
     output_scale: float
-    axis_name: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:
@@ -116,7 +103,7 @@ class Network(nn.Module):
         product = dot_general_of(c.precision)
 
         def normalized(x: jax.Array) -> jax.Array:
-            return BatchRenorm(c.norm_momentum, c.norm_warm_up, axis_name=self.axis_name)(x, training)
+            return BatchRenorm(c.norm_momentum, c.norm_warm_up)(x, training)
 
         x = normalized(x)
         for units in self.hidden:
@@ -131,24 +118,32 @@ class Agent(sac.Agent):
     included: those have no gradient, so that Adam leaves them alone, and are replaced after each update.
     """
 
-    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
-        self.config, self.obs_size, self.action_size = config, obs_size, action_size
-        self.devices = Devices(axis_name)
-        self.actor = Network(config, config.hidden, 2 * action_size, 0.01, axis_name)
-        self.critic = Network(config, config.critic_hidden, 1, 1.0, axis_name)
+    hyper_type = Hyper
 
-    def init(self, actor_key: Key, critic_key: Key) -> Learner:
-        obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.action_size))
+    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
+        ActorCritic.__init__(self, config, observation_space, action_space)
+        self.action_size = action_space.shape[0]
+        self.actor = Network(config, config.hidden, 2 * self.action_size, 0.01)
+        self.critic = Network(config, config.critic_hidden, 1, 1.0)
 
-        def init_critic(key: Key) -> PyTree:
-            return self.critic.init(key, jnp.concatenate([obs, action], -1), True)
-
+    def init(self, key: Key) -> Learner:
+        actor_key, critic_key = jax.random.split(key)
+        both = jnp.concatenate([self.example_obs, self.example_action], -1)
+        keys = jax.random.split(critic_key, self.config.num_critics)
         params = {
-            "policy": self.actor.init(actor_key, obs, True),
-            "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
+            "policy": self.actor.init(actor_key, self.example_obs, True),
+            "critic": jax.vmap(lambda key: self.critic.init(key, both, True))(keys),
             "log_temperature": jnp.zeros((), jnp.float32),
         }
-        return Learner.init(params, targets=())
+        return Learner.init(params, self.optimizers(self.hyper()))
+
+    def optimizers(self, hyper: Any) -> Optimizers:
+        b1 = self.config.adam_b1
+        return {
+            "policy": optax.adam(hyper.learning_rate, b1=b1),
+            "critic": optax.adam(hyper.critic_learning_rate, b1=b1),
+            "log_temperature": optax.adam(hyper.temperature_learning_rate),
+        }
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
         """By the running statistics, for acting and for the values of what follows."""
@@ -182,14 +177,12 @@ class Agent(sac.Agent):
             return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), (value.mean(), changed)
 
         (error, (value, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend(
-            "critic", self.devices.mean(gradient), hyper.critic_learning_rate, b1=self.config.adam_b1
-        )  # fmt: skip
+        learner = learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"])
         return _with_statistics(learner, "critic", changed), {"loss/critic": error, "value/mean": value}
 
     def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
         """One step on α log π(a|s) - min Q(s, a), and one of the temperature, as in SAC."""
-        c, temperature = self.config, self.temperature(learner.params, hyper)
+        c, temperature, optimizers = self.config, self.temperature(learner.params, hyper), self.optimizers(hyper)
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
             output, changed = self.actor.apply(params, batch.obs, True, mutable=["batch_stats"])
@@ -198,11 +191,11 @@ class Agent(sac.Agent):
             return (temperature * log_prob - value).mean(), (-log_prob.mean(), changed)
 
         (error, (entropy, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate, b1=c.adam_b1)
+        learner = learner.descend("policy", devices.mean(gradient), optimizers["policy"])
         learner = _with_statistics(learner, "policy", changed)
         if c.learn_temperature:
             excess = entropy - hyper.target_entropy_per_dim * self.action_size
-            learner = learner.descend("log_temperature", self.devices.mean(excess), hyper.temperature_learning_rate)
+            learner = learner.descend("log_temperature", devices.mean(excess), optimizers["log_temperature"])
         return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
 
     @staticmethod
@@ -211,19 +204,19 @@ class Agent(sac.Agent):
         return TanhGaussian(mean, jnp.clip(log_std, -20.0, 2.0))
 
 
-def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
+def make(env: Environment, config: Config | None = None) -> Algorithm:
     """CrossQ on `env`.
 
     Args:
       env: one environment; actions a bounded one-dimensional `Box`, observations a vector.
       config: settings; the defaults where None.
-      axis_name: mesh axis over which the functions run under `shard_map`: environments, buffer and batches are split,
-        gradients and the statistics of batches averaged.
 
     Raises:
-      ValueError: the environment's spaces do not fit.
+      Refused: the environment's spaces do not fit.
     """
-    return assemble("crossq", env, config or Config(), Agent, Hyper, make, axis_name)
+    acts_in = continuous(env, "crossq")
+    agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space)
+    return assemble("crossq", env, agent, lambda config: make(env, config), acts_in=acts_in)
 
 
 def _with_statistics(learner: Learner, part: str, changed: PyTree) -> Learner:

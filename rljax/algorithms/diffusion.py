@@ -6,21 +6,25 @@ Ho 2022, arXiv 2202.00512, eq. 8 and appendix D: unlike the noise, they say at e
 without noise of its own (Song et al. 2021, DDIM, arXiv 2010.02502, eq. 12 with σ = 0). Flow: Lipman et al. 2023, "Flow
 matching" (arXiv 2210.02747), straight paths from noise to data, sampled by Euler's method.
 
-Both samplers are functions of the noise: `Agent.sample(params, obs, noise)`. RL in that noise: steering.py.
+Both samplers are functions of the noise: `Agent.sample_chunk(params, obs, noise)`. RL in that noise: steering.py.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+import optax
 
-from rljax.algorithms.base import Algorithm, Devices, Policy, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig, continuous
-from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
+from rljax import devices
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.contract import Algorithm, continuous
+from rljax.algorithms.core.experience import ReplayConfig
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.algorithms.core.offline import OfflineConfig, assemble
+from rljax.config import BelowOne, Count, Fraction, Positive, Share, Whole, one_of, require
 from rljax.data import Dataset
 from rljax.data.chunks import ChunkBatch, Chunks
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
@@ -28,7 +32,9 @@ from rljax.envs import Environment, RescaleAction
 from rljax.nn.denoisers import DENOISERS
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops import running_statistics
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.policy import Policy
+from rljax.spaces import ArraySpace, Space
+from rljax.types import Key, Metrics, PyTree
 
 Objective = Literal["diffusion", "flow"]
 
@@ -41,93 +47,79 @@ class Config(OfflineConfig, ReplayConfig):
 
     objective: Objective = "diffusion"
     """Training objective: diffusion, or flow matching."""
-    history: int = 2
+    history: Count = 2
     """Observations that the policy sees, the newest included (the paper: 2)."""
-    horizon: int = 8
+    horizon: Count = 8
     """Actions that the policy predicts at once: a chunk."""
     executed: int = 4
     """Actions of a chunk that are executed before the next one is predicted (the paper: half of horizon)."""
     action_normalization: ActionNormalization = "minmax"
     """Range of the actions that becomes [-1, 1]: minmax, the one that the data use; quantiles, the same without the
     outermost hundredths, which are clipped; bounds, all that the environment declares."""
-    sampler_steps: int = 8
+    sampler_steps: Count = 8
     """Evaluations of the network for one chunk."""
-    denoising_steps: int = 100
+    denoising_steps: Count = 100
     """Noise levels of diffusion in training (the paper: 100)."""
-    network: str = "mlp"
+    network: Annotated[str, one_of(DENOISERS)] = "mlp"
     """Network of the policy: mlp, with residual blocks, or transformer."""
-    width: int = 512
+    width: Count = 512
     """Width of the network's layers; 128 to 256 for a transformer."""
-    blocks: int = 3
+    blocks: Count = 3
     """Blocks of the network."""
-    labels: int = 0
+    labels: Whole = 0
     """Labels that a chunk may have and the policy is conditioned on; 0 for none."""
-    label_dropout: float = 0.3
+    label_dropout: BelowOne = 0.3
     """Probability that training withholds the label, so that a policy without one is learned too (Recap: 0.3)."""
     acts_with: int = -1
     """Label with which the policy acts; -1 for none."""
     guidance: float = 1.0
     """Weight of the label in sampling: 0 ignores it, 1 follows it, more exaggerates it (Recap: 1.5 to 2.5)."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Step size of Adam, at first; experiments let it fall to 0."""
-    average_rate: float = 2e-3
+    average_rate: Share = 2e-3
     """How far the averaged weights, which act, move to the trained ones at each update."""
-    discount: float = 0.99
-    """γ, of the returns-to-go alone."""
+    discount: Fraction = 0.99
+    """Discount γ of the returns-to-go alone."""
     precision: Precision = "float32"
     """Precision of the hidden layers' matrix products (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "objective", self.objective in get_args(Objective), f"one of {', '.join(get_args(Objective))}")
-        for name in ("history", "horizon", "sampler_steps", "denoising_steps", "width", "blocks"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        allowed = get_args(ActionNormalization)
-        require(self, "action_normalization", self.action_normalization in allowed, f"one of {', '.join(allowed)}")
         require(self, "executed", 1 <= self.executed <= self.horizon, "in [1, horizon]")
         if self.objective == "diffusion":
             require(self, "sampler_steps", self.sampler_steps <= self.denoising_steps, "at most denoising_steps")
-        require(self, "network", self.network in DENOISERS, f"one of {', '.join(DENOISERS)}")
-        require(self, "labels", self.labels >= 0, "0 or more")
         require(self, "acts_with", -1 <= self.acts_with < max(self.labels, 0), f"-1, or below labels = {self.labels}")
-        require(self, "label_dropout", 0 <= self.label_dropout < 1, "in [0, 1)")
-        require(self, "learning_rate", self.learning_rate > 0, "positive")
-        require(self, "average_rate", 0 < self.average_rate <= 1, "in (0, 1]")
-        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
-        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
 
-class Hyper(struct.PyTreeNode):
+class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
-    learning_rate: jax.Array
     average_rate: jax.Array
-    discount: jax.Array
 
 
-class Agent:
-    """The denoiser, its update and its sampler.
+class Agent(core.Agent):
+    """The denoiser, its update and its sampler."""
 
-    Args:
-      config: settings.
-      obs_size, action_size: n and d.
-      axis_name: mesh axis over whose devices gradients are averaged.
-    """
+    hyper_type = Hyper
+    config: Config
 
-    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
+    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
+        super().__init__(config, observation_space, action_space)
         c = config
-        self.config, self.obs_size, self.action_size = config, obs_size, action_size
-        self.devices = Devices(axis_name)
         products = {"dot_general": dot_general_of(c.precision)} if c.network == "mlp" else {}
         self.network = DENOISERS[c.network](width=c.width, blocks=c.blocks, **products)
-        self.chunk_shape = (c.horizon, action_size)
+        self.action_size = action_space.shape[0]
+        self.chunk_shape = (c.horizon, self.action_size)
         self.alpha, self.sigma = cosine_schedule(c.denoising_steps)
 
-    def init(self, key: Key, _: Key) -> Learner:
-        chunk, obs = jnp.zeros((1, *self.chunk_shape)), jnp.zeros((1, self.config.history * self.obs_size))
-        label = jnp.zeros(1, jnp.int32)
-        params = self.network.init(key, chunk, jnp.zeros(1), self._condition(obs, label))
-        return Learner.init({"policy": params}, targets=("policy",))
+    def init(self, key: Key) -> Learner:
+        chunk, size = jnp.zeros((1, *self.chunk_shape)), self.config.history * self.obs_size
+        condition = self._condition(jnp.zeros((1, size)), jnp.zeros(1, jnp.int32))
+        params = {"policy": self.network.init(key, chunk, jnp.zeros(1), condition)}
+        return Learner.init(params, self.optimizers(self.hyper()), targets=("policy",))
+
+    def optimizers(self, hyper: Hyper) -> Optimizers:
+        return {"policy": optax.adam(hyper.learning_rate)}
 
     def velocity(
         self, params: PyTree, chunk: jax.Array, time: jax.Array, obs: jax.Array, label: jax.Array | None = None
@@ -138,7 +130,9 @@ class Agent:
         """
         return self.network.apply(params, chunk, time, self._condition(obs, label))  # type: ignore[return-value]
 
-    def sample(self, params: PyTree, obs: jax.Array, noise: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def sample_chunk(
+        self, params: PyTree, obs: jax.Array, noise: jax.Array, label: jax.Array | None = None
+    ) -> jax.Array:
         """Chunks [..., horizon, d] in [-1, 1] from noise of that shape: nothing else is drawn."""
         c = self.config
 
@@ -197,15 +191,8 @@ class Agent:
             return (batch.weight * error).sum() / jnp.maximum(jnp.abs(batch.weight).sum(), 1e-6)
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        learner = learner.descend("policy", devices.mean(gradient), self.optimizers(hyper)["policy"])
         return learner.move_target("policy", hyper.average_rate), {"loss/policy": error}
-
-    def learn(self, learner: Learner, batches: ChunkBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
-        learner, metrics = each_batch(
-            lambda learner, batch, key: self.update(learner, batch, key, hyper), learner, batches, key
-        )
-        return learner, self.devices.mean(metrics)
 
     def _condition(self, obs: jax.Array, label: jax.Array | None) -> jax.Array:
         """What the network is told besides the chunk; the label one-hot, all zeros where there is none."""
@@ -236,7 +223,7 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
     def sampled(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
         shape = (*obs.shape[:-1], *agent.chunk_shape)
         noise = jnp.zeros(shape, jnp.float32) if deterministic else jax.random.normal(key, shape, jnp.float32)
-        return agent.sample(variables["params"], obs, noise, agent.label(obs))[..., : c.executed, :]
+        return agent.sample_chunk(variables["params"], obs, noise, agent.label(obs))[..., : c.executed, :]
 
     return in_turn(env, c.history, c.executed, c.normalize_observation, variables, chunk_of or sampled)
 
@@ -261,7 +248,9 @@ def in_turn(
         "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
     }
 
-    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
+    def act(
+        variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool
+    ) -> tuple[jax.Array, PyTree, PyTree]:
         obs = jnp.asarray(obs)
         if normalize:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
@@ -279,7 +268,7 @@ def in_turn(
         chunk = jnp.where(due[..., None, None], fresh, memory["chunk"])
         step = jnp.where(due, 0, step)
         action = jnp.take_along_axis(chunk, step[..., None, None], axis=-2)[..., 0, :]
-        return rescale(action, variables["action_range"]), {"obs": past, "chunk": chunk, "step": step + 1}
+        return rescale(action, variables["action_range"]), {"obs": past, "chunk": chunk, "step": step + 1}, ()
 
     return Policy(variables, memory, act)
 
@@ -291,10 +280,8 @@ def make(
     *,
     label: Any = None,
     weight: Any = None,
-    online: bool = False,
-    axis_name: str | None = None,
 ) -> Algorithm:
-    """A diffusion or flow policy of a dataset.
+    """A diffusion or flow policy of a dataset; what learns online from its policy is steering.py.
 
     Args:
       env: what is acted in; only its spaces count, and evaluation.
@@ -302,23 +289,19 @@ def make(
       dataset: what to imitate; without one, the algorithm can only load a policy.
       label, weight: of the chunk that begins at each step of the dataset, [N]: i32, what it is told of, and how much
         the chunk counts (below 0: away from it); all 0 and all 1 where not given.
-      online: must be False; what learns online from its policy is steering.py.
-      axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+      Refused: the environment's spaces do not fit, or the dataset does not fit them.
     """
     c = config or Config()
-    if online:
-        raise Refused("diffusion learns nothing from its own actions: steering goes on online from its policy")
     continuous(env, "diffusion")
     prepared = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
     if isinstance(prepared.dataset, Dataset):
         prepared = dataclasses.replace(
             prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon, label, weight)
         )
-    algorithm = assemble("diffusion", env, c, Agent, Hyper, make, prepared, False, axis_name)
-    agent = Agent(c, env.observation_space.shape[0], env.action_space.shape[0])
+    algorithm = assemble("diffusion", env, c, Agent, make, prepared)
+    agent: Any = algorithm.agent
     action_range = RescaleAction(env, prepared.actions).onto
 
     def policy(state: Any) -> Policy:

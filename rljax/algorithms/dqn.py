@@ -14,22 +14,30 @@ Hessel et al. 2018, "Rainbow" (arXiv 1710.02298): most of them together.
 """
 
 import dataclasses
-from typing import Literal, get_args
+import math
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from rljax.algorithms.base import Algorithm, Policy, discrete, require
-from rljax.algorithms.off_policy import Collector, Experience, Learner, ReplayConfig, annealed, when
+from rljax import devices
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.agent import Acted
+from rljax.algorithms.core.blocks import Images
+from rljax.algorithms.core.contract import Algorithm, discrete
+from rljax.algorithms.core.experience import ReplayConfig, assemble
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.config import Atoms, Count, Fraction, Must, NonNegative, Positive, Share, Whole, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
-from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation
+from rljax.nn.encoder import encode, is_image, layers_after, seen
+from rljax.nn.networks import MLP, Activation, activation
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.returns import bootstrapped
+from rljax.spaces import ArraySpace, Discrete, Space, batch_shape
 from rljax.types import Key, Metrics, PyTree, Refused
 
 Exploration = Literal["epsilon", "noisy"]
@@ -37,24 +45,22 @@ Head = Literal["scalar", "categorical", "quantile"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ReplayConfig):
+class Config(Images, ReplayConfig):
     """Settings of DQN. Those in `Hyper` live in the state and can be swept by vmap."""
 
-    batch_size: int = 32
+    batch_size: Count = 32
     """Transitions of a batch, over all devices (Mnih et al. 2015, table 1)."""
-    learning_rate: float = 2.5e-4
+    learning_rate: Positive = 2.5e-4
     """Step size of Adam (2015: 2.5e-4, of RMSProp)."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: Positive = 1e-8
     """Adam's ε (Rainbow: 1.5e-4; QR-DQN: 0.01 / 32)."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Gradients are scaled down to this global norm (Wang et al. 2016: 10); None does not."""
-    discount: float = 0.99
-    """γ."""
-    loss: Literal["huber", "squared"] = "huber"
+    loss: Annotated[Literal["huber", "squared"], Must("huber or squared", ("huber", "squared").__contains__)] = "huber"
     """Loss of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
-    target_period: int = 1_000
+    target_period: Count = 1_000
     """Gradient updates between two updates of the target network (2015: 10,000), across iterations."""
-    target_rate: float = 1.0
+    target_rate: Share = 1.0
     """How far each update moves the target network towards the network; 1 copies it."""
     double: bool = False
     """Double Q-learning: the next action is the network's choice, its value the target network's."""
@@ -62,7 +68,7 @@ class Config(ReplayConfig):
     """Separate streams, of the last hidden layer each, for values and advantages."""
     head: Head = "scalar"
     """What is learned of the return: its mean, or its distribution, categorical (C51) or quantile (QR-DQN)."""
-    num_atoms: int = 51
+    num_atoms: Atoms = 51
     """Returns of a categorical head (C51: 51), or quantiles of a quantile head (QR-DQN: 200)."""
     value_min: float = -10.0
     """Least return of a categorical head."""
@@ -70,57 +76,33 @@ class Config(ReplayConfig):
     """Largest return of a categorical head."""
     exploration: Exploration = "epsilon"
     """Random actions with probability ε, or noisy layers."""
-    exploration_start: float = 1.0
+    exploration_start: Fraction = 1.0
     """ε at the start."""
-    exploration_end: float = 0.05
+    exploration_end: Fraction = 0.05
     """ε at the end, and of the stochastic policy."""
-    exploration_steps: int = 10_000
+    exploration_steps: Whole = 10_000
     """Environment steps over which ε falls linearly (2015: 10^6)."""
-    noisy_std: float = 0.5
+    noisy_std: NonNegative = 0.5
     """σ0: deviation of the weights at the start, times the root of a layer's inputs (Fortunato et al. 2018, 3.2)."""
     prioritized: bool = False
     """Replay in proportion to the size of the error, to the power of priority_exponent."""
-    priority_exponent: float = 0.6
+    priority_exponent: Fraction = 0.6
     """α of prioritised replay (Schaul et al. 2016: 0.6; Rainbow: 0.5)."""
-    priority_epsilon: float = 1e-6
+    priority_epsilon: Positive = 1e-6
     """Offset of the size of the error, so that everything may be replayed."""
-    importance_exponent: float = 0.4
+    importance_exponent: Fraction = 0.4
     """β of prioritised replay at the start: 1 corrects all of the bias."""
-    importance_anneal_steps: int = 0
+    importance_anneal_steps: Whole = 0
     """Environment steps over which β rises linearly to 1; 0 keeps it constant."""
-    hidden: tuple[int, ...] = (128, 128)
+
+    hidden: Widths = (128, 128)
     """Widths of the hidden layers (after the convolutions, for images)."""
-    activation: str = "relu"
+    activation: Activation = "relu"
     """Activation of the hidden layers."""
-    cnn_channels: tuple[int, ...] = (16,)
-    """Channels of each convolution; images only (default: MinAtar's)."""
-    cnn_kernels: tuple[int, ...] = (3,)
-    """Kernel widths."""
-    cnn_strides: tuple[int, ...] = (1,)
-    """Strides."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "adam_epsilon", "priority_epsilon"):
-            require(self, name, getattr(self, name) > 0, "positive")
-        require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "positive, or None")
-        for name in ("discount", "exploration_start", "exploration_end", "priority_exponent", "importance_exponent"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        require(self, "loss", self.loss in ("huber", "squared"), "huber or squared")
-        require(self, "target_period", self.target_period >= 1, "at least 1")
-        require(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
-        require(self, "head", self.head in get_args(Head), f"one of {get_args(Head)}")
-        require(self, "num_atoms", self.num_atoms >= 2, "at least 2")
         require(self, "value_max", self.value_max > self.value_min, f"above value_min = {self.value_min}")
-        require(self, "exploration", self.exploration in get_args(Exploration), f"one of {get_args(Exploration)}")
-        for name in ("exploration_steps", "noisy_std", "importance_anneal_steps"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
-        for name in ("hidden", "cnn_channels", "cnn_kernels", "cnn_strides"):
-            require(self, name, all(width >= 1 for width in getattr(self, name)), "at least 1 in each layer")
-        layers = len(self.cnn_channels)
-        for name in ("cnn_kernels", "cnn_strides"):
-            require(self, name, len(getattr(self, name)) == layers, f"of one length with cnn_channels, {layers}")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
         require(self, "newest_size", not (self.prioritized and self.newest_size), "0 where prioritized")
 
 
@@ -138,31 +120,15 @@ discounted returns. The networks' sizes are those of `Config`.
 """
 
 
-class Hyper(struct.PyTreeNode):
+class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
-    learning_rate: jax.Array
-    discount: jax.Array
     target_rate: jax.Array
     exploration_start: jax.Array
     exploration_end: jax.Array
     exploration_steps: jax.Array
     priority_exponent: jax.Array
     importance_exponent: jax.Array
-
-
-class State(struct.PyTreeNode):
-    """All of training: save it, and it resumes bit for bit."""
-
-    iteration: jax.Array
-    key: Key
-    hyper: Hyper
-    learner: Learner
-    experience: Experience
-
-    @property
-    def params(self) -> PyTree:
-        return self.learner.params
 
 
 class NoisyDense(nn.Module):
@@ -215,7 +181,7 @@ class Layers(nn.Module):
 
 
 class Network(nn.Module):
-    """Observations [..., n] or [..., height, width, channels] to what is learned of each action: [..., actions, atoms].
+    """Observations [..., …] to what is learned of each action: [..., actions, atoms].
 
     These are one value (`scalar`), logits (`categorical`) or quantiles. Images pass through convolutions and a dense
     layer that is never noisy.
@@ -223,15 +189,15 @@ class Network(nn.Module):
 
     config: Config
     num_actions: int
-    image: bool
+    space: Space
+    encoder: nn.Module | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
         c, hidden = self.config, self.config.hidden
         atoms = 1 if c.head == "scalar" else c.num_atoms
-        if self.image:
-            obs = CNN(c.cnn_channels, c.cnn_kernels, c.cnn_strides, hidden[0], c.activation)(obs)
-            hidden = hidden[1:]
+        obs = encode(self.space, obs, c, c.activation, network=self.encoder)
+        hidden = layers_after(self.space, hidden, self.encoder)
         shared, own = (hidden[:-1], hidden[-1:]) if c.dueling else (hidden, ())
         features = Layers(c, shared, name="torso")(obs)
         advantage = Layers(c, own, self.num_actions * atoms, name="advantage")(features)
@@ -286,76 +252,96 @@ def quantile_loss(quantiles: jax.Array, samples: jax.Array) -> jax.Array:
     return (weight * optax.losses.huber_loss(error)).mean(-1).sum(-1)
 
 
-def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
-    """DQN on `env`.
+class Agent(core.Agent):
+    """The network and its updates. `learner.extras` is how many updates there were."""
 
-    Args:
-      env: one environment; actions `Discrete`, observations a vector or an image.
-      config: settings; the defaults where None.
-      axis_name: mesh axis over which the functions run under `shard_map`: environments, buffer and batches are split,
-        gradients averaged.
+    hyper_type = Hyper
+    config: Config
+    action_space: Discrete
 
-    Raises:
-      ValueError: the environment's spaces do not fit.
-    """
-    c = Config() if config is None else config
-    num_actions, image = discrete(env, "dqn")
-    if image and (not c.hidden or c.normalize_observation):
-        field = "normalize_observation = True" if c.hidden else "hidden = ()"
-        raise Refused(f"dqn.Config: {field} is not allowed for images")
-    network = Network(c, num_actions, image)
-    collector = Collector(env, c, c.prioritized, axis_name)
-    steps_per_iteration = c.steps_per_iteration * env.steps_per_action
-    clip = optax.identity() if c.max_grad_norm is None else optax.clip_by_global_norm(c.max_grad_norm)
-    obs_shape, action_type = env.observation_space.shape, env.action_space.dtype
+    def __init__(
+        self,
+        config: Config,
+        observation_space: Space,
+        action_space: ArraySpace,
+        network: nn.Module | None = None,
+    ):
+        super().__init__(config, observation_space, action_space)
+        self.network = Network(config, self.action_space.n, seen(observation_space, ()), network)
+        self.prioritized = config.prioritized
 
-    def output_of(params: PyTree, obs: jax.Array, noise_key: Key | None) -> jax.Array:
-        """[..., actions, atoms]."""
+    def init(self, key: Key) -> Learner:
+        params = {"value": self.network.init(key, self.example_obs)}
+        return Learner.init(params, self.optimizers(self.hyper()), targets=("value",), extras=jnp.int32(0))
+
+    def optimizers(self, hyper: Hyper) -> Optimizers:
+        c = self.config
+        clip = optax.identity() if c.max_grad_norm is None else optax.clip_by_global_norm(c.max_grad_norm)
+        return {"value": optax.chain(clip, optax.adam(hyper.learning_rate, eps=c.adam_epsilon))}
+
+    def now(self, hyper: Hyper, steps: jax.Array) -> Hyper:
+        """Also ε, as exploration_start, and β, as importance_exponent: both on their way from there."""
+        c = self.config
+        epsilon = linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
+        beta = hyper.importance_exponent
+        if c.importance_anneal_steps:
+            beta = linear_schedule(beta, 1.0, steps, c.importance_anneal_steps)
+        epsilon = jnp.float32(0.0) if c.exploration == "noisy" else epsilon
+        return super().now(hyper, steps).replace(exploration_start=epsilon, importance_exponent=beta)
+
+    def output(self, params: PyTree, obs: jax.Array, noise_key: Key | None) -> jax.Array:
+        """What the network says of each action, [..., actions, atoms]."""
         rngs = None if noise_key is None else {"noise": noise_key}
-        return network.apply(params, obs, rngs=rngs)  # type: ignore[return-value]
+        return self.network.apply(params, obs, rngs=rngs)  # type: ignore[return-value]
 
-    def explore(params: PyTree, obs: jax.Array, key: Key, epsilon: jax.Array) -> jax.Array:
-        """Actions for observations [batch, …]: ε-greedy, or greedy by values with noise, of its own for each."""
+    def values(self, params: PyTree, obs: jax.Array) -> jax.Array:
+        """Q(s, ·) without noise, [..., actions]."""
+        return action_values(self.config, self.output(params, obs, None))
+
+    def acting(self, learner: Learner, hyper: Hyper) -> dict[str, PyTree]:
+        epsilon = jnp.float32(0.0) if self.config.exploration == "noisy" else hyper.exploration_end
+        return {"params": learner.params["value"], "epsilon": epsilon}
+
+    def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
+        params, dtype = variables["params"], self.action_space.dtype
+        if deterministic:
+            return jnp.argmax(self.values(params, obs), -1).astype(dtype), memory, ()
+        return self.choose(params, obs, key, variables["epsilon"]), memory, ()
+
+    def explore(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, hyper: Hyper) -> Acted:
+        return self.choose(variables["params"], obs, key, hyper.exploration_start), memory, ()
+
+    def choose(self, params: PyTree, obs: jax.Array, key: Key, epsilon: jax.Array) -> jax.Array:
+        """Actions [...]: ε-greedy, or greedy by values with noise, of its own for each observation."""
         noise_key, action_key = jax.random.split(key)
-        if c.exploration == "noisy":
-            noise_keys = jax.random.split(noise_key, obs.shape[0])
-            output = jax.vmap(output_of, in_axes=(None, 0, 0))(params, obs, noise_keys)
+        if self.config.exploration == "noisy":
+            batch = batch_shape(self.observation_space, obs)
+            obs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), obs)
+            noise_keys = jax.random.split(noise_key, math.prod(batch))
+            output = jax.vmap(self.output, in_axes=(None, 0, 0))(params, obs, noise_keys)
+            values = action_values(self.config, output).reshape(*batch, -1)
         else:
-            output = output_of(params, obs, None)
-        return epsilon_greedy(action_key, action_values(c, output), epsilon).astype(action_type)
+            values = self.values(params, obs)
+        return epsilon_greedy(action_key, values, epsilon).astype(self.action_space.dtype)
 
-    def epsilon_of(hyper: Hyper, iteration: jax.Array) -> jax.Array:
-        """ε of a step."""
-        if c.exploration == "noisy":
-            return jnp.float32(0.0)
-        steps = iteration * float(steps_per_iteration)
-        return linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
+    def sample(self, learner: Learner, source: Any, key: Key, hyper: Hyper) -> Batch:
+        return source.sample(key, hyper.discount, hyper.importance_exponent)
 
-    def importance_exponent_of(hyper: Hyper, iteration: jax.Array) -> jax.Array:
-        """β of an iteration."""
-        if not c.importance_anneal_steps:
-            return hyper.importance_exponent
-        steps = iteration * float(steps_per_iteration)
-        return linear_schedule(hyper.importance_exponent, 1.0, steps, c.importance_anneal_steps)
+    def update_value(
+        self, learner: Learner, batch: Batch, key: Key, hyper: Hyper
+    ) -> tuple[Learner, tuple[Metrics, jax.Array]]:
+        """One step towards r + γ Q(s', a'), a' the best action by the target network, or by the network if `double`.
 
-    def init(key: Key) -> State:
-        key, params_key, env_key = jax.random.split(key, 3)
-        experience = collector.init(env_key)
-        params = {"value": network.init(params_key, jnp.zeros((1, *obs_shape), jnp.float32))}
-        hyper = Hyper(**{name: jnp.float32(getattr(c, name)) for name in Hyper.__dataclass_fields__})
-        return State(jnp.int32(0), key, hyper, Learner.init(params, targets=("value",)), experience)
-
-    def update(
-        learner: Learner, batch: Batch, key: Key, target_due: jax.Array, hyper: Hyper
-    ) -> tuple[Learner, tuple[jax.Array, Metrics]]:
-        """One step towards r + γ Q(s', a'), a' the best action by the target network, or by the network if `double`."""
-        key, target_key, choice_key = jax.random.split(key, 3)
-        next_output = output_of(learner.targets["value"], batch.next_obs, target_key)
-        choice = output_of(learner.params["value"], batch.next_obs, choice_key) if c.double else next_output
+        Returns:
+          The learner; metrics, and priorities [batch].
+        """
+        c, (key, target_key, choice_key) = self.config, jax.random.split(key, 3)
+        next_output = self.output(learner.targets["value"], batch.next_obs, target_key)
+        choice = self.output(learner.params["value"], batch.next_obs, choice_key) if c.double else next_output
         next_output = _of_action(next_output, jnp.argmax(action_values(c, choice), -1))
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
-            output = _of_action(output_of(params, batch.obs, key), batch.action)
+            output = _of_action(self.output(params, batch.obs, key), batch.action)
             losses, error = td_loss(c, output, next_output, batch.reward, batch.discount)
             metrics = {"value/mean": action_values(c, output).mean()}
             if c.head == "categorical":
@@ -363,69 +349,49 @@ def make(env: Environment, config: Config | None = None, axis_name: str | None =
             return (batch.weight * losses).mean(), (error, metrics)
 
         (loss_value, (error, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
-        gradient = collector.devices.mean(gradient)
+        gradient = devices.mean(gradient)
         metrics |= {"loss/value": loss_value, "gradient_norm": optax.tree.norm(gradient)}
-        clipped = clip.update(gradient, optax.EmptyState())[0]
-        learner = learner.descend("value", clipped, hyper.learning_rate, eps=c.adam_epsilon)
-        learner = jax.lax.cond(target_due, lambda l: l.move_target("value", hyper.target_rate), lambda l: l, learner)
-        return learner, ((error + c.priority_epsilon) ** hyper.priority_exponent, metrics)
+        learner = learner.descend("value", gradient, self.optimizers(hyper)["value"])
+        learner = learner.replace(extras=learner.extras + 1)
+        due = learner.extras % c.target_period == 0
+        learner = jax.lax.cond(due, lambda l: l.move_target("value", hyper.target_rate), lambda l: l, learner)
+        return learner, (metrics, (error + c.priority_epsilon) ** hyper.priority_exponent)
 
-    def learn(
-        learner: Learner, batches: Batch, key: Key, updates_before: jax.Array, hyper: Hyper
-    ) -> tuple[tuple[Learner, jax.Array], Metrics]:
-        """All updates of an iteration, from batches [num_updates, batch, …]; and priorities [num_updates, batch]."""
-        target_due = (updates_before + 1 + jnp.arange(c.num_updates)) % c.target_period == 0
-        x = (batches, jax.random.split(key, c.num_updates), target_due)
-        learner, (priority, metrics) = jax.lax.scan(lambda l, x: update(l, *x, hyper), learner, x)
-        return (learner, priority), collector.devices.mean(jax.tree.map(jnp.mean, metrics))
-
-    def step(state: State) -> tuple[State, Metrics]:
-        key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
-        hyper, iteration, params = state.hyper, state.iteration, state.params["value"]
-        learning = iteration >= c.first_learning_iteration
-        updates_before = (iteration - c.first_learning_iteration) * c.num_updates
-        epsilon = jnp.where(iteration > c.first_learning_iteration, epsilon_of(hyper, iteration), 1.0)
-
-        experience, metrics = collector.collect(
-            state.experience, act_key, lambda obs, key: explore(params, obs, key, epsilon)
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics, jax.Array]:
+        keys = jax.random.split(key, batches.reward.shape[0])
+        learner, (metrics, priority) = jax.lax.scan(
+            lambda learner, x: self.update_value(learner, *x, hyper), learner, (batches, keys)
         )
-        hyper = annealed(hyper, iteration * float(steps_per_iteration), c)
-        beta = importance_exponent_of(hyper, iteration)
-        batches = collector.sample(experience, sample_key, hyper.discount, beta)
-        # Before learning starts every priority is 1, and so it stays.
-        (learner, priority), of_updates = when(
-            learning,
-            lambda x: learn(x[0], batches, collector.devices.local(learn_key), updates_before, hyper),
-            (state.learner, jnp.ones_like(batches.weight)),
+        metrics = devices.mean(jax.tree.map(jnp.mean, metrics))
+        return (
+            learner,
+            metrics
+            | {
+                "policy/exploration": hyper.exploration_start,
+                "learning_rate": hyper.learning_rate,
+            },
+            priority,
         )
-        if c.prioritized:
-            experience = collector.prioritize(experience, batches.index, priority)
-        metrics |= of_updates | {
-            "policy/exploration": epsilon,
-            "learning_rate": hyper.learning_rate,
-            "updates": jnp.where(learning, float(c.num_updates), 0.0),
-        }
-        return state.replace(iteration=iteration + 1, key=key, learner=learner, experience=experience), metrics
 
-    def act(variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool) -> tuple[jax.Array, PyTree]:
-        obs = collector.normalize(variables["obs_statistics"], jnp.asarray(obs))
-        batch = obs.shape[: obs.ndim - len(obs_shape)]
-        obs = obs.reshape(-1, *obs_shape)
-        if deterministic:
-            action = jnp.argmax(action_values(c, output_of(variables["params"], obs, None)), -1).astype(action_type)
-        else:
-            action = explore(variables["params"], obs, key, variables["epsilon"])
-        return action.reshape(batch), memory
 
-    def policy(state: State) -> Policy:
-        variables = {
-            "params": state.params["value"],
-            "obs_statistics": state.experience.obs_statistics,
-            "epsilon": jnp.float32(0.0) if c.exploration == "noisy" else state.hyper.exploration_end,
-        }
-        return Policy(variables, (), act)
+def make(env: Environment, config: Config | None = None, network: nn.Module | None = None) -> Algorithm:
+    """DQN on `env`.
 
-    return Algorithm(init, step, policy, steps_per_iteration, "dqn", env, c, make)
+    Args:
+      env: one environment; actions `Discrete`, observations of any kind.
+      config: settings; the defaults where None.
+      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow.
+
+    Raises:
+      Refused: the environment's spaces do not fit.
+    """
+    c = config or Config()
+    discrete(env, "dqn")
+    if is_image(env.observation_space) and ((not c.hidden and network is None) or c.normalize_observation):
+        field = "normalize_observation = True" if c.hidden else "hidden = ()"
+        raise Refused(f"dqn.Config: {field} is not allowed for images")
+    agent = Agent(c, env.observation_space, env.action_space, network)
+    return assemble("dqn", env, agent, lambda config: make(env, config, network), network=network)
 
 
 def _support(config: Config) -> jax.Array:

@@ -19,19 +19,34 @@ GR-RL's agent is in grrl.py; what puts them into an environment of chunks, in st
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
+from rljax import devices
 from rljax.algorithms import diffusion, sac
-from rljax.algorithms.base import config_from_dict, require
-from rljax.algorithms.off_policy import Learner, scan_for_means
-from rljax.algorithms.offline import OfflineConfig
+from rljax.algorithms.core.agent import Acted
+from rljax.algorithms.core.learner import Learner, Optimizers, scan_for_means
+from rljax.algorithms.core.offline import OfflineConfig
+from rljax.config import (
+    Atoms,
+    BelowOne,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Whole,
+    Widths,
+    config_from_dict,
+    require,
+)
 from rljax.data import Batch
 from rljax.ops.returns import bootstrapped
+from rljax.spaces import ArraySpace, Space, vector
 from rljax.types import Key, Metrics, PyTree
 
 Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer", "residual"]
@@ -43,43 +58,43 @@ class Config(OfflineConfig, sac.Config):
 
     method: Method = "dsrl_sac"
     """Algorithm that learns the noise, or the residual."""
-    noise_bound: float = 1.0
+    noise_bound: Positive = 1.0
     """Bound of each component of the noise (DSRL: about 1.5); with residual, of what is added to actions in [-1, 1],
     0.1 by default."""
     noise_steps: int = 1
     """Independent noise vectors per chunk, which neighbouring steps share; 0 gives every step its own. 1 leaves d
     dimensions to search, as in the paper for large policies."""
-    distillation_steps: int = 1
+    distillation_steps: Count = 1
     """Updates of Q_W for each update of Q_A, in dsrl_na (10 by default) and grrl_steer; each samples a chunk."""
-    noise_penalty: float = 0.1
+    noise_penalty: NonNegative = 0.1
     """c of grrl_steer: what noise costs, for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
-    noise_threshold: float = 0.5
+    noise_threshold: NonNegative = 0.5
     """β of grrl_steer, for each dimension: that of N(0, I), on average."""
-    exploration_noise: float = 0.3
+    exploration_noise: NonNegative = 0.3
     """Deviation of the noise that grrl_steer adds to its predictor's while it explores."""
-    num_atoms: int = 51
+    num_atoms: Atoms = 51
     """Atoms of grrl_steer's distributions."""
-    reward_per_step: float = 1.0
+    reward_per_step: Positive = 1.0
     """Factor of the task's rewards, before those of a chunk are averaged over its steps."""
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments stepped together, over all devices."""
-    num_updates: int = 32
+    num_updates: Count = 32
     """Batches learned from after each rollout; the paper: about 20 for each chunk."""
-    initial_temperature: float = 0.01
+    initial_temperature: Positive = 0.01
     """Weight of the entropy at the start, for rewards of at most 1 a chunk."""
-    learning_starts: int = 1600
+    learning_starts: Whole = 1600
     """Chunks from noise N(0, I), over all environments, before the first update."""
     replay_size: int = 200_000
     """Chunks kept, over all environments."""
-    discount: float = 0.98
-    """γ, from one chunk to the next."""
-    hidden: tuple[int, ...] = (256, 256, 256)
+    discount: Fraction = 0.98
+    """Discount γ from one chunk to the next."""
+    hidden: Widths = (256, 256, 256)
     """Widths of the hidden layers of policy and critics."""
     layer_norm: bool = True
     """Layer normalisation in the critics."""
     target_entropy_per_dim: float = 0.0
     """Target entropy in nats for each dimension of the noise, in units of its bound."""
-    offline_share: float = 0.0
+    offline_share: BelowOne = 0.0
     """The part of each batch that is the demonstrations'; they have no noise, so that dsrl_sac cannot learn of them."""
     sampler: Annotated[diffusion.Config, tyro.conf.Suppress] = dataclasses.field(default_factory=diffusion.Config)
     """Settings of the policy that is steered."""
@@ -88,17 +103,10 @@ class Config(OfflineConfig, sac.Config):
         if isinstance(self.sampler, Mapping):
             object.__setattr__(self, "sampler", config_from_dict(diffusion.Config, dict(self.sampler)))
         super().__post_init__()
-        require(self, "method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}")
         if self.method in ("dsrl_sac", "residual"):
             require(self, "offline_share", self.offline_share == 0, f"0 with {self.method}")
-        require(self, "noise_bound", self.noise_bound > 0, "positive")
         divides = self.noise_steps >= 0 and self.sampler.horizon % max(self.noise_steps, 1) == 0
         require(self, "noise_steps", divides, f"0, or divide the sampler's horizon = {self.sampler.horizon}")
-        require(self, "distillation_steps", self.distillation_steps >= 1, "at least 1")
-        require(self, "reward_per_step", self.reward_per_step > 0, "positive")
-        for name in ("noise_penalty", "noise_threshold", "exploration_noise"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "num_atoms", self.num_atoms >= 2, "at least 2")
         fewer = self.newest_size < self.replay_size
         require(self, "newest_size", fewer, f"below replay_size = {self.replay_size}, or all are the newest")
         alike = self.normalize_observation == self.sampler.normalize_observation
@@ -137,20 +145,48 @@ class Agent(sac.Agent):
 
     Args:
       config: settings.
-      obs_size: of the observations with their history.
-      action_size: of noise and chunk together.
+      observation_space: of the observations with their history.
+      action_space: of noise and chunk together.
       sampler: the agent of the policy that is steered.
-      base: its parameters.
-      axis_name: mesh axis over whose devices gradients are averaged.
+      base: its parameters, which are frozen.
     """
 
+    config: Config
+
     def __init__(
-        self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None, *,
-        sampler: diffusion.Agent, base: PyTree,
-    ):  # fmt: skip
+        self,
+        config: Config,
+        observation_space: Space,
+        action_space: ArraySpace,
+        *,
+        sampler: diffusion.Agent,
+        base: PyTree,
+    ):
+        super().__init__(config, observation_space, action_space)
         self.noise_size = config.own_noise * sampler.action_size
-        super().__init__(config, obs_size, self.noise_size, axis_name)
-        self.sampler, self.base, self.chunk_size = sampler, base, action_size - self.noise_size
+        self.chunk_size = action_space.shape[0] - self.noise_size
+        self.sampler, self.base = sampler, base
+        self.learns_of(self.obs_size, self.noise_size)
+
+    def learns_of(self, obs_size: int, action_size: int) -> None:
+        """What its own policy and critics see and do, which differs from what is executed."""
+        self.learned_obs, self.action_size = vector(obs_size), action_size
+        self.actor = sac.Actor(self.config, action_size, self.learned_obs)
+        self.critic: nn.Module = sac.Critic(self.config, self.learned_obs)
+
+    @property
+    def example_obs(self) -> jax.Array:
+        return jnp.zeros((1, *self.learned_obs.shape), jnp.float32)
+
+    @property
+    def example_action(self) -> jax.Array:
+        return jnp.zeros((1, self.action_size), jnp.float32)
+
+    def init(self, key: Key) -> Learner:
+        return super().init(key).replace(frozen={"base": jax.tree.map(jnp.copy, self.base)})
+
+    def acting(self, learner: Learner, hyper: sac.Hyper) -> dict[str, PyTree]:
+        return {"params": learner.params["policy"], "base": learner.frozen["base"]}
 
     def spread(self, noise: jax.Array) -> jax.Array:
         """Noise [..., noise] as the sampler takes it, [..., horizon, d]."""
@@ -166,31 +202,29 @@ class Agent(sac.Agent):
         return self.chunk(base, obs, self.spread(noise))
 
     def chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        """Those that the sampler makes of noise [..., horizon, d], without a gradient."""
-        chunk = self.sampler.sample(base, obs, noise, self.sampler.label(obs))
+        """Chunks that the sampler makes of noise [..., horizon, d], without a gradient."""
+        chunk = self.sampler.sample_chunk(base, obs, noise, self.sampler.label(obs))
         chunk = chunk[..., : self.config.sampler.executed, :]
         return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
         """What the noise policy asks for, [..., noise] in its own units."""
-        return self.config.noise_bound * super().act(params, obs, key, deterministic)
+        distribution = self.policy(params, obs)
+        return self.config.noise_bound * (distribution.mode() if deterministic else distribution.sample(key))
 
-    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+    def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
         """Noise in units of its bound, and the chunk that it makes, [..., noise + chunk]."""
-        return self.acted(params, self.base, obs, key, deterministic)
+        noise = self.noise(variables["params"], obs, key, deterministic)
+        return self._with_chunk(variables["base"], obs, noise), memory, ()
 
-    def acted(self, params: PyTree, base: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        """The same, with the parameters of the steered policy given."""
-        return self._with_chunk(base, obs, self.noise(params, obs, key, deterministic))
-
-    def explore(self, obs: jax.Array, key: Key) -> jax.Array:
-        """The same of noise N(0, I): what the frozen policy does, but for steps that share their noise."""
-        return self._with_chunk(self.base, obs, self.draw(key, obs.shape[:-1]))
+    def start(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, hyper: sac.Hyper) -> Acted:
+        """Acts with noise N(0, I): as the frozen policy does, but for steps that share their noise."""
+        return self._with_chunk(variables["base"], obs, self.draw(key, obs.shape[:-1])), memory, ()
 
     def _with_chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
         return jnp.concatenate([noise / self.config.noise_bound, self.decode(base, obs, noise)], axis=-1)
 
-    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics, PyTree]:
         """All updates of an iteration, from batches [num_updates, batch, …], by the noise of their chunks."""
         noise = batches.action[..., : self.noise_size]
         return super().learn(learner, batches.replace(action=noise), key, hyper)
@@ -199,19 +233,17 @@ class Agent(sac.Agent):
 class AliasedAgent(Agent):
     """Learns what chunks are worth, and of that what noise is worth: noise aliasing, algorithm 1."""
 
-    def init(self, actor_key: Key, critic_key: Key) -> Learner:
-        noise_key, action_key = jax.random.split(critic_key)
-        learner = super().init(actor_key, noise_key)
-        obs, chunk = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.chunk_size))
+    def init(self, key: Key) -> Learner:
+        key, action_key = jax.random.split(key)
+        learner, chunk = super().init(key), jnp.zeros((1, self.chunk_size), jnp.float32)
+        params = learner.params | {"action_critic": self.init_critics(action_key, self.example_obs, chunk)}
+        targets = ("action_critic",)
+        return Learner.init(params, self.optimizers(self.hyper()), targets, learner.frozen)
 
-        def init_critic(key: Key) -> PyTree:
-            return self.critic.init({"params": key, "dropout": key}, obs, chunk)
+    def optimizers(self, hyper: sac.Hyper) -> Optimizers:
+        return {**super().optimizers(hyper), "action_critic": optax.adam(hyper.critic_learning_rate)}
 
-        of_actions = jax.vmap(init_critic)(jax.random.split(action_key, self.config.num_critics))
-        params = learner.params | {"action_critic": of_actions}
-        return Learner.init(params, targets=("action_critic",))
-
-    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics, PyTree]:
         chunk = batches.action[..., self.noise_size :]
         return sac.Agent.learn(self, learner, batches.replace(action=chunk), key, hyper)
 
@@ -225,7 +257,7 @@ class AliasedAgent(Agent):
             return self.error(output, target), self.expected(output).mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["action_critic"])
-        learner = learner.descend("action_critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("action_critic", devices.mean(gradient), self.optimizers(hyper)["action_critic"])
         learner = learner.move_target("action_critic", hyper.target_rate)
 
         def distill(learner: Learner, key: Key) -> tuple[Learner, Metrics]:
@@ -240,7 +272,7 @@ class AliasedAgent(Agent):
         """r + γ min Q_A'(s', f(s', π(s'))), [batch]."""
         noise_key, dropout_key = jax.random.split(key)
         noise = self.noise(learner.params["policy"], batch.next_obs, noise_key, False)
-        chunk = self.decode(self.base, batch.next_obs, noise)
+        chunk = self.decode(learner.frozen["base"], batch.next_obs, noise)
         following = self.values(learner.targets["action_critic"], batch.next_obs, chunk, dropout_key).min(0)
         return bootstrapped(batch.reward, batch.discount, following)
 
@@ -248,14 +280,14 @@ class AliasedAgent(Agent):
         """One step of Q_W(s, w) towards Q_A(s, f(s, w)), critic by critic; and the loss before it."""
         noise_key, teacher_key, dropout_key = jax.random.split(key, 3)
         noise = self.distilled_noise(learner.params["policy"], obs, noise_key)
-        chunk = self.decode(self.base, obs, noise)
+        chunk = self.decode(learner.frozen["base"], obs, noise)
         target = self.as_target(self.values(learner.params["action_critic"], obs, chunk, teacher_key))
 
         def loss(params: PyTree) -> jax.Array:
             return self.error(self.values(params, obs, noise / self.config.noise_bound, dropout_key), target)
 
         error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
-        return learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate), error
+        return learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"]), error
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
         """Of which Q_W learns what it is worth, [batch, noise]: N(0, I)."""
@@ -285,7 +317,7 @@ class Corrected(nn.Module):
     @nn.compact
     def __call__(self, obs: jax.Array, added: jax.Array) -> jax.Array:
         obs, chunk = jnp.split(obs, [obs.shape[-1] - added.shape[-1]], axis=-1)
-        return sac.Critic(self.config)(obs, self.total(chunk, added))
+        return sac.Critic(self.config, vector(obs.shape[-1]))(obs, self.total(chunk, added))
 
     def total(self, chunk: jax.Array, added: jax.Array) -> jax.Array:
         """The actions in [-1, 1] that are executed."""
@@ -300,23 +332,24 @@ class ResidualAgent(Agent):
 
     critic: Corrected
 
-    def __init__(self, config: Config, obs_size: int, action_size: int, *args: Any, **kwargs: Any):
-        super().__init__(config, obs_size, action_size, *args, **kwargs)
-        self.obs_size, self.action_size = obs_size + self.chunk_size, self.chunk_size
-        self.actor, self.critic = sac.Actor(config, self.chunk_size), Corrected(config)
+    def learns_of(self, obs_size: int, action_size: int) -> None:
+        self.learned_obs, self.action_size = vector(obs_size + self.chunk_size), self.chunk_size
+        self.actor = sac.Actor(self.config, self.action_size, self.learned_obs)
+        self.critic = Corrected(self.config)
 
-    def acted(self, params: PyTree, base: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+    def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
         chunk_key, key = jax.random.split(key)
-        chunk = self.of_policy(base, obs, None if deterministic else chunk_key)
-        added = sac.Agent.act(self, params, jnp.concatenate([obs, chunk], axis=-1), key, deterministic)
-        return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1)
+        chunk = self.of_policy(variables["base"], obs, None if deterministic else chunk_key)
+        distribution = self.policy(variables["params"], jnp.concatenate([obs, chunk], axis=-1))
+        added = distribution.mode() if deterministic else distribution.sample(key)
+        return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1), memory, ()
 
-    def explore(self, obs: jax.Array, key: Key) -> jax.Array:
-        """The same of anything that it may add."""
+    def start(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, hyper: sac.Hyper) -> Acted:
+        """Adds anything that it may add."""
         chunk_key, key = jax.random.split(key)
-        chunk = self.of_policy(self.base, obs, chunk_key)
+        chunk = self.of_policy(variables["base"], obs, chunk_key)
         added = jax.random.uniform(key, chunk.shape, jnp.float32, -1.0)
-        return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1)
+        return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1), memory, ()
 
     def of_policy(self, base: PyTree, obs: jax.Array, key: Key | None) -> jax.Array:
         """The policy's chunk [..., chunk], sampled; that of noise 0 without a key."""
@@ -324,7 +357,7 @@ class ResidualAgent(Agent):
         noise = jnp.zeros(shape, jnp.float32) if key is None else jax.random.normal(key, shape, jnp.float32)
         return self.chunk(base, obs, noise)
 
-    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
+    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics, PyTree]:
         added, chunk, _ = jnp.split(batches.action, 3, axis=-1)
         batches = batches.replace(obs=jnp.concatenate([batches.obs, chunk], axis=-1), action=added)
         return sac.Agent.learn(self, learner, batches, key, hyper)
@@ -332,6 +365,6 @@ class ResidualAgent(Agent):
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
         """As of SAC; what the policy would have added to in the next observation is sampled anew."""
         chunk_key, key = jax.random.split(key)
-        chunk = self.of_policy(self.base, batch.next_obs, chunk_key)
+        chunk = self.of_policy(learner.frozen["base"], batch.next_obs, chunk_key)
         batch = batch.replace(next_obs=jnp.concatenate([batch.next_obs, chunk], axis=-1))
         return super().update_critic(learner, batch, key, hyper)

@@ -9,7 +9,7 @@ with replacement tell how uncertain it is.
 The policy is part of the state, so that one program evaluates any policy of one kind, and many at once:
 
     algorithm = fqe.make(env, fqe.Config(), dataset, policy)
-    state = algorithm.init(key).replace(target_policy=another_policy)
+    state = fqe.of(algorithm.init(key), another_policy)
     state = jax.jit(lambda state, data: fqe.fit(algorithm, state, data, 100_000))(state, algorithm.data)
     fqe.values(algorithm, state, first_observations, key).mean()
 
@@ -18,61 +18,59 @@ The policy is part of the state, so that one program evaluates any policy of one
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+import optax
 
-from rljax.algorithms.base import Algorithm, Devices, Policy, require, sha256_of
+from rljax import devices
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.contract import Algorithm, continuous, sha256_of
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.algorithms.core.offline import assemble
 from rljax.algorithms.iql import Value
-from rljax.algorithms.off_policy import Learner, annealed, continuous
-from rljax.algorithms.offline import each_batch
+from rljax.config import Count, Fraction, Positive, Share, Whole
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import ACTIVATIONS
-from rljax.nn.precision import Precision
 from rljax.ops import running_statistics
 from rljax.ops.returns import bootstrapped
-from rljax.spaces import Box
+from rljax.policy import Policy
+from rljax.spaces import ArraySpace, Box, Space
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(DenseNetwork):
     """Settings of fitted Q evaluation."""
 
-    num_updates: int = 1
+    num_updates: Count = 1
     """Batches learned from in an iteration."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions of a batch, over all devices."""
-    members: int = 8
+    members: Count = 8
     """Critics, each with a target of its own; their spread is part of the interval."""
     bootstrap: bool = True
     """Each critic learns from as many episodes as there are, drawn with replacement; else from all alike."""
     deterministic: bool = True
     """What is evaluated is the policy's mode; else actions are sampled from it."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Step size of Adam."""
-    anneal_steps: int = 0
+    anneal_steps: Whole = 0
     """Updates over which the learning rate falls linearly to 0; 0 keeps it constant."""
-    discount: float = 0.99
-    """γ."""
-    target_rate: float = 0.005
+    discount: Fraction = 0.99
+    """Discount γ of the rewards that follow."""
+    target_rate: Share = 0.005
     """How far the target critics move towards the critics at each update. With n updates, what is left of a wrong
     beginning is exp(-n τ (1 - γ)) at best: it takes many."""
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers."""
-    activation: str = "relu"
-    """Activation of the hidden layers."""
     layer_norm: bool = False
     """Layer normalisation, for values that run away where the policy leaves the data."""
-    precision: Precision = "float32"
-    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
+    offline_updates: ClassVar[int] = 0
     # The data stay in their own units, as the policy takes observations; the critics scale what they are given.
     normalize_observation: ClassVar[bool] = False
     reward_scale: ClassVar[RewardScale] = "none"
@@ -80,23 +78,10 @@ class Config:
     calibrated: ClassVar[bool] = False
     learns_from_rewards: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        for name in ("num_updates", "batch_size", "members"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "learning_rate", self.learning_rate > 0, "positive")
-        require(self, "anneal_steps", self.anneal_steps >= 0, "0 or more")
-        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
-        require(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
-        require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
-
-class Hyper(struct.PyTreeNode):
+class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
-    learning_rate: jax.Array
-    discount: jax.Array
     target_rate: jax.Array
 
 
@@ -110,54 +95,56 @@ class EpisodeDataset(Dataset, kw_only=True):
     episode: jax.Array
 
 
-class State(struct.PyTreeNode):
-    """All of training but the data: save it, and it resumes bit for bit.
-
-    Fields:
-      target_policy: what is evaluated.
-      obs_statistics: of the dataset's observations.
-      episode_weight: f32 [members, episodes], how often a critic's resample has each.
-      center, spread: f32 [], of the data's returns-to-go. Critics give (Q - center) / spread.
-    """
-
-    iteration: jax.Array
-    key: Key
-    hyper: Any
-    learner: Learner
-    target_policy: Policy
-    obs_statistics: running_statistics.Statistics
-    episode_weight: jax.Array
-    center: jax.Array
-    spread: jax.Array
-
-    @property
-    def params(self) -> PyTree:
-        return self.learner.params
-
-
-class Agent:
-    """The critics and their update, apart from data.
+class Agent(core.Agent):
+    """The critics and their update. What is evaluated, and how the data are scaled, is frozen in the learner.
 
     Args:
       config: settings.
-      env: what is acted in; only its spaces count.
-      axis_name: mesh axis over whose devices gradients are averaged.
+      observation_space, action_space: what critics are given, actions in [-1, 1].
+      actions: the box of the policy's actions.
+      prepared: the dataset, with episodes numbered.
+      policy: what is evaluated.
     """
 
-    def __init__(self, config: Any, env: Environment, axis_name: str | None = None):
-        self.config, self.value, self.devices = config, Value(config), Devices(axis_name)
-        continuous(env, "fqe")
-        self.obs_size, self.action_space = env.observation_space.shape[0], env.action_space
+    hyper_type = Hyper
+    config: Config
+
+    def __init__(
+        self, config: Config, observation_space: Space, action_space: ArraySpace, *, actions: Box, prepared: Prepared,
+        policy: Policy,
+    ):  # fmt: skip
+        super().__init__(config, observation_space, action_space)
+        self.value, self.actions, self.prepared, self.evaluated = Value(config), actions, prepared, policy
 
     def init(self, key: Key) -> Learner:
-        obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, *self.action_space.shape))
-        keys = jax.random.split(key, self.config.members)
-        return Learner.init({"critic": jax.vmap(lambda key: self.value.init(key, obs, action))(keys)}, ("critic",))
+        c, data = self.config, self.prepared.dataset
+        critic_key, episode_key = jax.random.split(key)
+        episodes = int(data.episode[-1]) + 1
+        weight = jnp.ones((c.members, episodes), jnp.float32)
+        if c.bootstrap:
+            drawn = jax.random.randint(episode_key, (c.members, episodes), 0, episodes)
+            weight = jax.vmap(lambda x: jnp.bincount(x, length=episodes))(drawn).astype(jnp.float32)
+        center, spread = float(np.mean(data.return_to_go)), float(np.std(data.return_to_go))
+        spread = spread if spread > 1e-6 * abs(center) else abs(center) or 1.0  # where all are alike
+        # Critics give (Q - center) / spread; a critic's resample has each episode as often as it weighs.
+        frozen = {
+            "policy": self.evaluated,
+            "statistics": self.prepared.statistics,
+            "episode_weight": weight,
+            "center": jnp.float32(center),
+            "spread": jnp.float32(spread),
+        }
+        keys = jax.random.split(critic_key, c.members)
+        critics = jax.vmap(lambda key: self.value.init(key, self.example_obs, self.example_action))(keys)
+        return Learner.init({"critic": critics}, self.optimizers(self.hyper()), ("critic",), frozen)
 
-    def act(self, policy: Policy, obs: jax.Array, key: Key) -> jax.Array:
+    def optimizers(self, hyper: Hyper) -> Optimizers:
+        return {"critic": optax.adam(hyper.learning_rate)}
+
+    def policy_action(self, policy: Policy, obs: jax.Array, key: Key) -> jax.Array:
         """The policy's actions, as the dataset has them, in [-1, 1]: [..., d], of raw observations [..., n]."""
         action = policy(key, obs, self.config.deterministic)
-        space: Box = self.action_space  # type: ignore[assignment]
+        space = self.actions
         unit = jax.vmap(space.to_unit)(action.reshape(-1, *space.shape)).reshape(action.shape)
         return jnp.clip(unit, -1.0, 1.0)
 
@@ -166,12 +153,22 @@ class Agent:
         c = self.config
         return over_ensemble(lambda p: self.value.apply(p, obs, action), c.members, c.precision)(params)
 
-    def update(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """One step of each critic towards r + γ Q'(s', π(s')) with its own target, which follows.
+    def sample(self, learner: Learner, source: Any, key: Key, hyper: Hyper) -> OfflineBatch:
+        """Batches in the critics' units; `next_action` is the policy's, `weight` [num_updates, batch, members]."""
+        frozen, (sample_key, policy_key) = learner.frozen, jax.random.split(key)
+        batches, center, spread = source.sample(sample_key, hyper.discount), frozen["center"], frozen["spread"]
+        episode = source.data.episode[batches.index]
+        return batches.replace(
+            # q = (Q - center) / spread of r + γ Q' = r + γ (center + spread q').
+            reward=(batches.reward + (batches.discount - 1.0) * center) / spread,
+            obs=running_statistics.normalize(frozen["statistics"], batches.obs),
+            next_obs=running_statistics.normalize(frozen["statistics"], batches.next_obs),
+            next_action=self.policy_action(frozen["policy"], batches.next_obs, policy_key),
+            weight=jnp.moveaxis(frozen["episode_weight"][:, episode], 0, -1),
+        )
 
-        Args:
-          batch: as the critics' units are; `next_action` is the policy's, `weight` [batch, members].
-        """
+    def update(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
+        """One step of each critic towards r + γ Q'(s', π(s')) with its own target, which follows."""
         next_value = self.critics(learner.targets["critic"], batch.next_obs, batch.next_action)
         target = bootstrapped(batch.reward[None], batch.discount[None], next_value)
 
@@ -180,8 +177,9 @@ class Agent:
             return (batch.weight.T * squared).mean(-1).sum()  # a sum over members: none is slower for the others
 
         error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
-        learner = learner.descend("critic", self.devices.mean(gradient), hyper.learning_rate)
-        metrics = {"loss/critic": error / self.config.members, "value/mean": target.mean()}
+        learner = learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"])
+        mean = learner.frozen["center"] + learner.frozen["spread"] * target.mean()
+        metrics = {"loss/critic": error / self.config.members, "value/mean": mean}
         return learner.move_target("critic", hyper.target_rate), metrics
 
 
@@ -190,8 +188,6 @@ def make(
     config: Config | None = None,
     dataset: Dataset | Prepared | None = None,
     policy: Policy | None = None,
-    *,
-    axis_name: str | None = None,
 ) -> Algorithm:
     """Fitted Q evaluation of a policy on a dataset.
 
@@ -201,91 +197,51 @@ def make(
       env: what is acted in; only its spaces count.
       config: settings; the defaults where None.
       dataset: with observations and actions in the environment's units.
-      policy: what is evaluated; its arrays are copied into the state, where another's may take their place.
-      axis_name: mesh axis over which the functions run under `shard_map`.
+      policy: what is evaluated; its arrays are copied into the state, where another's may take their place (`of`).
 
     Raises:
-      ValueError: the environment's spaces do not fit, the dataset does not fit them or was normalised, or the policy
-        has a memory.
+      Refused: the environment's spaces do not fit, the dataset does not fit them or was normalised, or the policy has
+        a memory.
     """
     c: Any = config or Config()
     if dataset is None or policy is None:
         raise Refused("fqe needs a dataset, and the policy that is to be evaluated on it")
     if jax.tree.leaves(policy.initial_memory):
         raise Refused("fqe evaluates policies without memory: a transition does not tell what one remembers")
-    agent = Agent(c, env, axis_name)
+    continuous(env, "fqe")
     prepared = _numbered(dataset, env, c)
-    to_go, episodes = prepared.dataset.return_to_go, int(prepared.dataset.episode[-1]) + 1
-    center, spread = float(np.mean(to_go)), float(np.std(to_go))
-    spread = spread if spread > 1e-6 * abs(center) else abs(center) or 1.0  # where all are alike
+    actions = cast(Box, env.action_space)
+    agent_type = functools.partial(Agent, actions=actions, prepared=prepared, policy=policy)
 
-    def init(key: Key) -> State:
-        key, critic_key, episode_key = jax.random.split(key, 3)
-        hyper = Hyper(**{field: jnp.float32(getattr(c, field)) for field in Hyper.__dataclass_fields__})
-        target_policy, statistics = jax.tree.map(jnp.copy, (policy, prepared.statistics))
-        weight = jnp.ones((c.members, episodes), jnp.float32)
-        if c.bootstrap:
-            drawn = jax.random.randint(episode_key, (c.members, episodes), 0, episodes)
-            weight = jax.vmap(lambda x: jnp.bincount(x, length=episodes))(drawn).astype(jnp.float32)
-        return State(
-            iteration=jnp.int32(0),
-            key=key,
-            hyper=hyper,
-            learner=agent.init(critic_key),
-            target_policy=target_policy,
-            obs_statistics=statistics,
-            episode_weight=weight,
-            center=jnp.float32(center),
-            spread=jnp.float32(spread),
-        )
+    def make_again(env: Environment, config: Config, prepared: Prepared) -> Algorithm:
+        return make(env, config, prepared, policy)
 
-    def step(state: State, data: EpisodeDataset) -> tuple[State, Metrics]:
-        key, sample_key, policy_key = jax.random.split(state.key, 3)
-        if c.batch_size % agent.devices.count:
-            raise Refused(f"batch_size = {c.batch_size} does not divide over {agent.devices.count} devices")
-        hyper = annealed(state.hyper, state.iteration * float(c.num_updates), c)
-        size = c.batch_size // agent.devices.count
-        batches = data.sample(agent.devices.local(sample_key), c.num_updates * size, hyper.discount)
-        batches = batches.replace(
-            # q = (Q - center) / spread of r + γ Q' = r + γ (center + spread q').
-            reward=(batches.reward + (batches.discount - 1.0) * state.center) / state.spread,
-            obs=running_statistics.normalize(state.obs_statistics, batches.obs),
-            next_obs=running_statistics.normalize(state.obs_statistics, batches.next_obs),
-            next_action=agent.act(state.target_policy, batches.next_obs, agent.devices.local(policy_key)),
-            weight=state.episode_weight[:, data.episode[batches.index]].T,
-        )
-        batches = jax.tree.map(lambda x: x.reshape(c.num_updates, size, *x.shape[1:]), batches)
-        learner, metrics = each_batch(
-            lambda learner, batch, _: agent.update(learner, batch, hyper), state.learner, batches, key
-        )
-        metrics["value/mean"] = state.center + state.spread * metrics["value/mean"]
-        state = state.replace(iteration=state.iteration + 1, key=key, learner=learner)
-        return state, agent.devices.mean(metrics)
-
-    def of_state(state: State) -> Policy:
-        return state.target_policy
-
-    def identity() -> dict[str, str]:
-        return {"policy_sha256": sha256_of(policy.variables, policy.function)}
-
-    again = functools.partial(make, dataset=prepared, policy=policy)
-    return Algorithm(init, step, of_state, c.num_updates, "fqe", env, c, again, prepared.dataset, identity)
+    algorithm = assemble("fqe", env, c, agent_type, make_again, prepared)
+    return algorithm._replace(
+        policy=lambda state: state.learner.frozen["policy"],
+        identity=lambda: {"policy_sha256": sha256_of(policy.variables, policy.function)},
+    )
 
 
-def fit(algorithm: Algorithm, state: State, data: Dataset, iterations: Any) -> State:
+def of(state: Any, policy: Policy) -> Any:
+    """The same state, in which another policy of the same kind is evaluated."""
+    return state.replace(learner=state.learner.replace(frozen=state.learner.frozen | {"policy": policy}))
+
+
+def fit(algorithm: Algorithm, state: Any, data: Dataset, iterations: Any) -> Any:
     """The state after so many iterations, for `jit` and `vmap`; `data` is `algorithm.data`, as an argument."""
     return jax.lax.fori_loop(0, iterations, lambda _, state: algorithm.step(state, data)[0], state)
 
 
-def values(algorithm: Algorithm, state: State, obs: jax.Array, key: Key) -> jax.Array:
+def values(algorithm: Algorithm, state: Any, obs: jax.Array, key: Key) -> jax.Array:
     """Q(s, π(s)) in units of the rewards as each critic has it, f32 [members, n], of raw observations [n, …].
 
     Of the first observations of episodes their mean is the estimate of Paine et al. 2020, section 3.
     """
-    agent = Agent(algorithm.config, algorithm.env)
-    action = agent.act(state.target_policy, obs, key)
-    normalized = running_statistics.normalize(state.obs_statistics, obs)
-    return state.center + state.spread * agent.critics(state.params["critic"], normalized, action)
+    agent, frozen = cast(Agent, algorithm.agent), state.learner.frozen
+    action = agent.policy_action(frozen["policy"], obs, key)
+    normalized = running_statistics.normalize(frozen["statistics"], obs)
+    return frozen["center"] + frozen["spread"] * agent.critics(state.params["critic"], normalized, action)
 
 
 def _numbered(dataset: Dataset | Prepared, env: Environment, config: Any) -> Any:

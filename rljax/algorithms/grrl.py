@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rljax import devices
 from rljax.algorithms import sac
+from rljax.algorithms.core.learner import Learner
 from rljax.algorithms.dsrl import AliasedAgent, Config
-from rljax.algorithms.off_policy import Learner
 from rljax.data import Batch
 from rljax.nn.networks import MLP
 from rljax.nn.precision import dot_general_of
@@ -59,10 +60,14 @@ class Distribution(nn.Module):
 class PredictingAgent(AliasedAgent):
     """Learns how likely and how soon a chunk leads to success, and predicts the noise that leads there."""
 
-    def __init__(self, config: Config, *args: Any, **kwargs: Any):
-        super().__init__(config, *args, **kwargs)
-        self.actor, self.critic = Predictor(config, self.noise_size), Distribution(config)
-        self.support = categorical.support(0.0, 1.0, config.num_atoms)
+    def learns_of(self, obs_size: int, action_size: int) -> None:
+        super().learns_of(obs_size, action_size)
+        self.actor, self.critic = Predictor(self.config, action_size), Distribution(self.config)
+
+    @property
+    def support(self) -> jax.Array:
+        """The atoms [num_atoms]."""
+        return categorical.support(0.0, 1.0, self.config.num_atoms)
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
         noise: Any = self.actor.apply(params, obs)
@@ -73,7 +78,7 @@ class PredictingAgent(AliasedAgent):
     def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
         """Success now, or γ Q'(s', f(s', π'(s'))) of the critic that expects less: probabilities [batch, num_atoms]."""
         noise: Any = self.actor.apply(learner.params["policy"], batch.next_obs)
-        chunk = self.decode(self.base, batch.next_obs, noise)
+        chunk = self.decode(learner.frozen["base"], batch.next_obs, noise)
         logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, key)
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
@@ -111,5 +116,5 @@ class PredictingAgent(AliasedAgent):
             return (c.noise_penalty * jnp.maximum(size - c.noise_threshold, 0.0) - value).mean(), size.mean()
 
         (error, size), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        learner = learner.descend("policy", devices.mean(gradient), self.optimizers(hyper)["policy"])
         return learner, {"loss/policy": error, "policy/noise_size": size}

@@ -6,86 +6,67 @@ weighted by the advantage, eq. 7.
 """
 
 import dataclasses
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
+import optax
 
-from rljax.algorithms.base import Algorithm, Devices, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig
-from rljax.algorithms.offline import OfflineConfig, assemble, each_batch
+from rljax import devices
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.agent import Acted
+from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.contract import Algorithm
+from rljax.algorithms.core.experience import ReplayConfig
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.algorithms.core.offline import OfflineConfig, assemble
+from rljax.config import BelowOne, Must, NonNegative, Positive, Share, Whole
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
 from rljax.nn.distributions import Gaussian
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import ACTIVATIONS, MLP, Initialization
-from rljax.nn.precision import Precision, dot_general_of
+from rljax.nn.networks import MLP, Initialization
+from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
+from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, ReplayConfig):
+class Config(OfflineConfig, DenseNetwork, ReplayConfig):
     """Settings of IQL, those of the paper for MuJoCo. Those in `Hyper` live in the state and can be swept by vmap."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Step size of the policy's Adam."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Positive = 3e-4
     """Learning rate of Q and V."""
-    policy_decay_steps: int = 0
+    policy_decay_steps: Whole = 0
     """Updates over which the policy's learning rate falls to 0 along a cosine (in the paper, all offline ones); 0 keeps
     it constant, as it must be online."""
-    discount: float = 0.99
-    """γ."""
-    target_rate: float = 0.005
+    target_rate: Share = 0.005
     """How far the target critics move towards the critics at each update."""
-    expectile: float = 0.7
+    expectile: Annotated[float, Must("in (0, 1)", lambda x: 0 < x < 1)] = 0.7
     """τ of eq. 5, in [0.5, 1): 0.5 is the mean over the data's actions, 1 their maximum (AntMaze: 0.9)."""
-    advantage_weight: float = 3.0
+    advantage_weight: NonNegative = 3.0
     """β of eq. 7: 0 imitates, much follows the best actions alone (AntMaze: 10)."""
-    max_weight: float = 100.0
+    max_weight: Positive = 100.0
     """The most that a transition counts, exp(β A)."""
     deterministic_policy: bool = False
     """The policy is an action and no distribution, and its loss a squared distance."""
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of all networks."""
-    activation: str = "relu"
-    """Activation of the hidden layers."""
     initialization: Initialization = "orthogonal"
     """Initial weights of all networks: orthogonal kernels, as in the authors' code, or uniform ones, as in PyTorch."""
     layer_norm: bool = False
     """Layer normalisation in Q and V."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Dropout in the policy (Adroit: 0.1)."""
-    precision: Precision = "float32"
-    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("learning_rate", "critic_learning_rate", "max_weight"):
-            require(self, name, getattr(self, name) > 0, "positive")
-        for name in ("advantage_weight", "policy_decay_steps"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
-        require(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
-        require(self, "expectile", 0 < self.expectile < 1, "in (0, 1)")
-        require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        allowed = get_args(Initialization)
-        require(self, "initialization", self.initialization in allowed, f"one of {', '.join(allowed)}")
-        require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
 
-class Hyper(struct.PyTreeNode):
+class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
-    learning_rate: jax.Array
     critic_learning_rate: jax.Array
-    discount: jax.Array
     target_rate: jax.Array
     expectile: jax.Array
     advantage_weight: jax.Array
@@ -129,40 +110,43 @@ class Value(nn.Module):
         return mlp(jnp.concatenate(inputs, axis=-1))[..., 0]
 
 
-class Agent:
-    """The networks and their updates, apart from data and environments.
+class Agent(core.Agent):
+    """The networks and their updates, apart from data and environments."""
 
-    Args:
-      config: settings.
-      obs_size, action_size: n and d.
-      axis_name: mesh axis over whose devices gradients are averaged.
-    """
+    hyper_type = Hyper
+    annealed = ("learning_rate", "critic_learning_rate")
+    config: Config
 
-    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
-        self.config, self.obs_size, self.action_size = config, obs_size, action_size
-        self.actor = Actor(config, action_size, config.initialization)
+    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
+        super().__init__(config, observation_space, action_space)
+        self.actor = Actor(config, action_space.shape[0], config.initialization)
         self.value = Value(config, config.initialization)
-        self.devices = Devices(axis_name)
 
-    def init(self, actor_key: Key, critic_key: Key) -> Learner:
-        obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.action_size))
+    def init(self, key: Key) -> Learner:
+        actor_key, critic_key = jax.random.split(key)
+        obs, action = self.example_obs, self.example_action
         value_key, *critic_keys = jax.random.split(critic_key, 3)
         params = {
             "policy": self.actor.init(actor_key, obs),
             "value": self.value.init(value_key, obs),
             "critic": jax.vmap(lambda key: self.value.init(key, obs, action))(jnp.stack(critic_keys)),
         }
-        return Learner.init(params, targets=("critic",))
+        return Learner.init(params, self.optimizers(self.hyper()), targets=("critic",))
 
-    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        """Actions [..., d]; a sample may lie outside of [-1, 1], and is clipped where it is rescaled."""
-        distribution: Any = self.actor.apply(params, obs)
+    def optimizers(self, hyper: Hyper) -> Optimizers:
+        steps = self.config.policy_decay_steps
+
+        def falling(updates: Any) -> jax.Array:
+            return hyper.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(updates / steps, 1.0)))
+
+        critic = optax.adam(hyper.critic_learning_rate)
+        return {"policy": optax.adam(falling if steps else hyper.learning_rate), "value": critic, "critic": critic}
+
+    def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
+        """A sample may lie outside of [-1, 1], and is clipped."""
+        distribution: Any = self.actor.apply(variables["params"], obs)
         mode_only = deterministic or self.config.deterministic_policy
-        return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0)
-
-    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
-        """Actions [..., d] to learn from online: those of the stochastic policy."""
-        return self.act(params, obs, key, False)
+        return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Both Q(s, a), [2, batch]."""
@@ -178,7 +162,7 @@ class Agent:
             return expectile_loss(advantage, hyper.expectile).mean(), (advantage, value.mean())
 
         (error, (advantage, value)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["value"])
-        learner = learner.descend("value", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("value", devices.mean(gradient), self.optimizers(hyper)["value"])
         return learner, advantage, {"loss/value": error, "value/mean": value, "value/advantage": advantage.mean()}
 
     def update_policy(
@@ -194,11 +178,7 @@ class Agent:
             return -(weight * distribution.log_prob(batch.action)).mean()
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
-        rate = hyper.learning_rate
-        if c.policy_decay_steps:
-            done = learner.optimizer_state["policy"][0].count / c.policy_decay_steps
-            rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0)))
-        learner = learner.descend("policy", self.devices.mean(gradient), rate)
+        learner = learner.descend("policy", devices.mean(gradient), self.optimizers(hyper)["policy"])
         return learner, {"loss/policy": error, "policy/weight": weight.mean()}
 
     def update_critic(
@@ -211,7 +191,7 @@ class Agent:
             return jnp.square(self.critics(params, batch.obs, batch.action) - target[None]).mean()
 
         error, gradient = jax.value_and_grad(loss)(learner.params["critic"])
-        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"])
         return learner.move_target("critic", hyper.target_rate), {"loss/critic": error}
 
     def update(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
@@ -225,13 +205,6 @@ class Agent:
         learner, of_critic = self.update_critic(learner, batch, next_value, hyper)
         return learner, of_value | of_policy | of_critic
 
-    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
-        learner, metrics = each_batch(
-            lambda learner, batch, key: self.update(learner, batch, key, hyper), learner, batches, key
-        )
-        return learner, self.devices.mean(metrics)
-
 
 def expectile_loss(error: jax.Array, expectile: Any) -> jax.Array:
     """|τ - 1(u < 0)| u², elementwise: the squared loss whose minimum is the τ-expectile (eq. 4)."""
@@ -239,12 +212,7 @@ def expectile_loss(error: jax.Array, expectile: Any) -> jax.Array:
 
 
 def make(
-    env: Environment,
-    config: Config | None = None,
-    dataset: Dataset | Prepared | None = None,
-    *,
-    online: bool = False,
-    axis_name: str | None = None,
+    env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
 ) -> Algorithm:
     """IQL on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
 
@@ -252,11 +220,10 @@ def make(
       env: what is acted in; offline only its spaces count, and evaluation.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
-      online: act and learn in the environment as well (see offline.py).
-      axis_name: mesh axis over which the functions run under `shard_map`.
+      online: act and learn in the environment as well (see core/offline.py).
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them; or a policy's rate that falls,
+      Refused: the environment's spaces do not fit, or the dataset does not fit them; or a policy's rate that falls,
         online.
     """
     c = config or Config()
@@ -265,4 +232,4 @@ def make(
             f"iql: policy_decay_steps = {c.policy_decay_steps} is not allowed online, where the rate has fallen to 0 "
             "already; it must be 0"
         )
-    return assemble("iql", env, c, Agent, Hyper, make, dataset, online, axis_name)
+    return assemble("iql", env, c, Agent, make, dataset, online)

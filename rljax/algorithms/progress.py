@@ -11,16 +11,16 @@ terminates_at_success`) they are those that terminate. One critic may learn seve
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.algorithms import td3_bc
-from rljax.algorithms.base import Algorithm, require
-from rljax.algorithms.off_policy import continuous
-from rljax.algorithms.offline import assemble, in_batches
+from rljax.algorithms import td3, td3_bc
+from rljax.algorithms.core.contract import Algorithm, continuous
+from rljax.algorithms.core.offline import assemble, in_batches
+from rljax.config import Count, Fraction
 from rljax.data import Dataset, concatenate
 from rljax.data.prepared import Prepared, check_spaces, in_unit
 from rljax.envs import Environment
@@ -39,21 +39,16 @@ class Config(td3_bc.Config):
 
     target: Target = "reward"
     """reward: discounted, of the last steps before success; time: the share of an episode that has passed."""
-    rewarded_steps: int = 10
+    rewarded_steps: Count = 10
     """k: how many steps at the end of a success have a reward, beyond which nothing is expected."""
-    num_atoms: int = 51
+    num_atoms: td3.NumAtoms = 51
     """Atoms of the distribution; 0 for none."""
     value_min: float = 0.0
-    """The lowest progress."""
+    """Smallest atom of the support, the lowest progress."""
     value_max: float = 1.0
-    """The highest."""
-    discount: float = 0.99
-    """γ: progress is about γ to the number of steps that are left."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "target", self.target in get_args(Target), f"one of {', '.join(get_args(Target))}")
-        require(self, "rewarded_steps", self.rewarded_steps >= 1, "at least 1")
+    """Largest atom of the support, the highest progress."""
+    discount: Fraction = 0.99
+    """Discount γ: progress is about γ to the number of steps that are left."""
 
 
 def make(
@@ -62,8 +57,6 @@ def make(
     dataset: Dataset | Prepared | None = None,
     *,
     succeeded: Any = None,
-    online: bool = False,
-    axis_name: str | None = None,
 ) -> Algorithm:
     """A progress critic of a dataset.
 
@@ -73,18 +66,14 @@ def make(
       config: settings; the defaults where None.
       dataset: demonstrations; see `with_failures` for what to add.
       succeeded: see `successes`.
-      online: must be False.
-      axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them, or nothing in it succeeds.
+      Refused: the environment's spaces do not fit, or the dataset does not fit them, or nothing in it succeeds.
     """
     c = config or Config()
-    if online:
-        raise Refused("progress learns from demonstrations: online must be False")
     if isinstance(dataset, Dataset):
         dataset = relabelled(dataset, c, successes(dataset, env, succeeded))
-    return assemble("progress", env, c, td3_bc.Agent, td3_bc.Hyper, make, dataset, False, axis_name)
+    return assemble("progress", env, c, td3_bc.Agent, make, dataset)
 
 
 def successes(dataset: Dataset, env: Environment, succeeded: Any = None) -> np.ndarray:
@@ -198,7 +187,7 @@ def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[Sp
 def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int = 4096) -> np.ndarray:
     """What the critics think of each step of a dataset, as recorded: [N], the mean of both."""
     c, space = algorithm.config, algorithm.env.action_space
-    agent = td3_bc.Agent(c, np.shape(dataset.obs)[1], np.shape(dataset.action)[1])
+    agent: Any = algorithm.agent
 
     @jax.jit
     def values(obs: jax.Array, action: jax.Array) -> jax.Array:

@@ -10,24 +10,31 @@ Its objective has no lower bound.
 """
 
 import dataclasses
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+import optax
 
-from rljax.algorithms.base import Algorithm, Devices, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig
-from rljax.algorithms.offline import OfflineConfig, assemble, each_batch, in_batches
+from rljax import devices
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.agent import Acted, Hyper
+from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.contract import Algorithm
+from rljax.algorithms.core.experience import ReplayConfig
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.algorithms.core.offline import OfflineConfig, assemble, in_batches
 from rljax.algorithms.progress import successes
+from rljax.config import Atoms, Fraction, NonNegative, Whole
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
-from rljax.nn.networks import ACTIVATIONS, MLP
-from rljax.nn.precision import Precision, dot_general_of
+from rljax.nn.networks import MLP
+from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical, running_statistics
+from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, Metrics, PyTree, Refused
 
 NEGATIVE, POSITIVE = 0, 1
@@ -35,77 +42,53 @@ NEGATIVE, POSITIVE = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, ReplayConfig):
+class Config(OfflineConfig, DenseNetwork, ReplayConfig):
     """Settings of Recap's value."""
 
     learns_from_rewards: ClassVar[bool] = False
 
-    num_atoms: int = 201
+    num_atoms: Atoms = 201
     """Bins of the distribution on [-1, 0] (the paper: 201)."""
-    failure_cost: float = 1.0
+    failure_cost: NonNegative = 1.0
     """C_fail, as a share of the longest episode."""
-    longest: int = 0
+    longest: Whole = 0
     """Steps of the task's longest episode; the data's where 0."""
-    discount: float = 1.0
-    """γ; the paper has none."""
-    learning_rate: float = 3e-4
-    """Step size of Adam."""
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers."""
-    activation: str = "relu"
-    """Activation of the hidden layers."""
+    discount: Fraction = 1.0
+    """Discount γ of the returns; the paper has none."""
     layer_norm: bool = True
     """Layer normalisation."""
-    precision: Precision = "float32"
-    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "num_atoms", self.num_atoms >= 2, "at least 2")
-        for name in ("failure_cost", "longest"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
-        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
-        require(self, "learning_rate", self.learning_rate > 0, "positive")
-        require(self, "hidden", all(width >= 1 for width in self.hidden), "at least 1 in each layer")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
 
-class Hyper(struct.PyTreeNode):
-    """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
+class Agent(core.Agent):
+    """The value and its update; it has no policy, and stands still where one is asked for."""
 
-    learning_rate: jax.Array
-    discount: jax.Array
+    hyper_type = Hyper
+    config: Config
 
-
-class Agent:
-    """The value and its update; it has no policy, and stands still where one is asked for.
-
-    Args:
-      config: settings.
-      obs_size, action_size: n and d.
-      axis_name: mesh axis over whose devices gradients are averaged.
-    """
-
-    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
+    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
+        super().__init__(config, observation_space, action_space)
         c = config
-        self.config, self.obs_size, self.action_size = config, obs_size, action_size
-        self.devices = Devices(axis_name)
         product = dot_general_of(c.precision)
         self.network: nn.Module = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)
         self.support = categorical.support(-1.0, 0.0, c.num_atoms)
 
-    def init(self, key: Key, _: Key) -> Learner:
-        return Learner.init({"policy": self.network.init(key, jnp.zeros((1, self.obs_size)))}, targets=())
+    def init(self, key: Key) -> Learner:
+        return Learner.init({"value": self.network.init(key, self.example_obs)}, self.optimizers(self.hyper()))
 
-    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        return jnp.zeros((*obs.shape[:-1], self.action_size), jnp.float32)
+    def optimizers(self, hyper: Hyper) -> Optimizers:
+        return {"value": optax.adam(hyper.learning_rate)}
+
+    def acting(self, learner: Learner, hyper: Hyper) -> dict[str, PyTree]:
+        return {"params": learner.params["value"]}
+
+    def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
+        return jnp.zeros((*obs.shape[:-1], *self.action_space.shape), jnp.float32), memory, ()
 
     def logits(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """[..., num_atoms] of observations [..., n]."""
         return self.network.apply(params, obs)  # type: ignore[return-value]
 
-    def update(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:
+    def update(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the cross-entropy to the returns that followed (eq. 2)."""
         target = categorical.project(
             self.support, batch.return_to_go[:, None], jnp.ones((*batch.return_to_go.shape, 1), jnp.float32)
@@ -114,16 +97,13 @@ class Agent:
         def loss(params: PyTree) -> jax.Array:
             return categorical.cross_entropy(self.logits(params, batch.obs), target).mean()
 
-        error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        error, gradient = jax.value_and_grad(loss)(learner.params["value"])
+        learner = learner.descend("value", devices.mean(gradient), self.optimizers(hyper)["value"])
         return learner, {"loss/value": error}
 
-    def learn(self, learner: Learner, batches: OfflineBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
-        learner, metrics = each_batch(
-            lambda learner, batch, _: self.update(learner, batch, hyper), learner, batches, key
-        )
-        return learner, self.devices.mean(metrics)
+    def values(self, params: PyTree, obs: jax.Array) -> jax.Array:
+        """V(s) [...], in (-1, 0), of observations [..., n]."""
+        return categorical.mean(self.support, self.logits(params, obs))
 
 
 def make(
@@ -132,8 +112,6 @@ def make(
     dataset: Dataset | Prepared | None = None,
     *,
     succeeded: Any = None,
-    online: bool = False,
-    axis_name: str | None = None,
 ) -> Algorithm:
     """Recap's value of a dataset.
 
@@ -143,18 +121,14 @@ def make(
       dataset: episodes.
       succeeded: bool [episodes], which of them have succeeded; where None, those that terminate, in a task that
         terminates at success alone.
-      online: must be False.
-      axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them, or nobody knows what succeeds.
+      Refused: the environment's spaces do not fit, or the dataset does not fit them, or nobody knows what succeeds.
     """
     c = config or Config()
-    if online:
-        raise Refused("recap learns a value from episodes: online must be False")
     if isinstance(dataset, Dataset):
         dataset = costed(dataset, c, successes(dataset, env, succeeded))
-    return assemble("recap", env, c, Agent, Hyper, make, dataset, False, axis_name)
+    return assemble("recap", env, c, Agent, make, dataset)
 
 
 def costed(dataset: Dataset, config: Config, succeeded: Any = None) -> Dataset:
@@ -177,13 +151,13 @@ def costed(dataset: Dataset, config: Config, succeeded: Any = None) -> Dataset:
 
 def values(algorithm: Algorithm, state: Any, obs: Any, batch_size: int = 4096) -> np.ndarray:
     """V(s) [N], in (-1, 0), of observations [N, n] as the environment has them."""
-    c = algorithm.config
-    agent = Agent(c, np.shape(obs)[1], 1)
+    agent: Any = algorithm.agent
+    normalize = algorithm.config.normalize_observation
 
     @jax.jit
     def value(obs: jax.Array) -> jax.Array:
-        obs = running_statistics.normalize(state.obs_statistics, obs) if c.normalize_observation else obs
-        return categorical.mean(agent.support, agent.logits(state.params["policy"], obs))
+        obs = running_statistics.normalize(state.obs_statistics, obs) if normalize else obs
+        return agent.values(state.params["value"], obs)
 
     return in_batches(value, batch_size, obs)
 

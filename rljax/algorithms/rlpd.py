@@ -6,23 +6,25 @@ updates a step.
 """
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms import diffusion, sac
-from rljax.algorithms.base import Algorithm, Policy, require
-from rljax.algorithms.off_policy import continuous
-from rljax.algorithms.offline import OfflineConfig, assemble
+from rljax.algorithms.core.contract import Algorithm, continuous
+from rljax.algorithms.core.experience import assemble
+from rljax.algorithms.core.offline import OfflineConfig
+from rljax.config import Count, require
 from rljax.data import Dataset
 from rljax.data.chunks import in_chunks
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import ActionChunk, Environment, ObservationHistory
 from rljax.ops import running_statistics
+from rljax.policy import Policy
 from rljax.spaces import Box
-from rljax.types import Key, PyTree, Refused
+from rljax.types import Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +36,16 @@ class Config(OfflineConfig, sac.Config):
     action_normalization: ActionNormalization = "bounds"
     """What the policy acts in: bounds, all that the environment declares; minmax or quantiles, what the demonstrations
     use of it, beyond which it then never acts."""
-    history: int = 1
+    history: Count = 1
     """Observations that it sees, the newest and those before."""
-    executed: int = 1
+    executed: Count = 1
     """Actions that it chooses at once, a chunk; steps of its critics are chunks (Li et al. 2025, arXiv 2507.07969,
     section 4, without their constraint)."""
-    num_updates: int = 20
+    num_updates: Count = 20
     """Updates after each rollout (section 4.4)."""
     policy_delay: int = 20
     """Critic updates for each update of policy and temperature."""
-    num_critics: int = 10
+    num_critics: Count = 10
     """Critics of the ensemble (section 4.3)."""
     policy_value: str = "mean"  # type: ignore[assignment]
     """What the policy maximises: the critics' minimum, or their mean."""
@@ -54,11 +56,8 @@ class Config(OfflineConfig, sac.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("history", "executed"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "policy_value", self.policy_value in ("min", "mean"), "one of min, mean")
         require(self, "reward_bias", self.executed == 1 or self.reward_bias == 0, "0 where executed is not 1")
-        allowed = get_args(ActionNormalization)
-        require(self, "action_normalization", self.action_normalization in allowed, f"one of {', '.join(allowed)}")
 
 
 def make(
@@ -67,8 +66,6 @@ def make(
     dataset: Dataset | Prepared | None = None,
     *,
     kept: Any = None,
-    online: bool = True,
-    axis_name: str | None = None,
 ) -> Algorithm:
     """RLPD in `env`, with demonstrations.
 
@@ -77,14 +74,10 @@ def make(
       config: settings; the defaults where None.
       dataset: the demonstrations; without, the algorithm can only load a policy.
       kept: bool [N]; what was done from another step of the demonstrations on is not learned from.
-      online: must be True.
-      axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
       ValueError: the environment's spaces do not fit, or the dataset does not fit them.
     """
-    if not online:
-        raise Refused("rlpd has no offline phase: online must be True")
     c = config or Config()
     continuous(env, "rlpd")
     chunked = (c.history, c.executed) != (1, 1)
@@ -92,18 +85,20 @@ def make(
     acts_in = ActionChunk(ObservationHistory(env, c.history), c.executed) if chunked else env
     if not isinstance(dataset, Prepared) and (chunked or kept is not None):
         prepared = _in_chunks(prepared, c, kept)
-    algorithm = assemble(
-        "rlpd", acts_in, c, sac.Agent, sac.Hyper, make, prepared, online, axis_name, random_start=True
-    )  # fmt: skip
+    in_unit = continuous(acts_in, "rlpd", prepared.actions)
+    agent = sac.Agent(c, in_unit.observation_space, in_unit.action_space)
+
+    def remake(config: Config) -> Algorithm:
+        return make(env, config, prepared)
+
+    algorithm = assemble("rlpd", acts_in, agent, remake, prepared, random_start=True, acts_in=in_unit)
     if not chunked:
         return algorithm
-    spaces: Any = (acts_in.observation_space, acts_in.action_space)
-    agent = sac.Agent(c, *(space.shape[0] for space in spaces))
 
     def chunk_of(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
         if c.normalize_observation:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
-        chunk = agent.act(variables["params"], obs, key, deterministic)
+        chunk, _, _ = agent.act(variables, obs, (), key, deterministic)
         return chunk.reshape(*obs.shape[:-1], c.executed, -1)
 
     def policy(state: Any) -> Policy:

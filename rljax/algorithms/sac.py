@@ -12,40 +12,46 @@ critics.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
+import optax
 
-from rljax.algorithms.base import Algorithm, Devices, require
-from rljax.algorithms.off_policy import Learner, ReplayConfig, assemble, delayed_updates
+from rljax import devices
+from rljax.algorithms.core import agent as core
+from rljax.algorithms.core.agent import Acted, ActorCritic
+from rljax.algorithms.core.blocks import DenseNetwork, Images, Parts
+from rljax.algorithms.core.contract import Algorithm, continuous
+from rljax.algorithms.core.experience import ReplayConfig, assemble
+from rljax.algorithms.core.learner import Learner, Optimizers
+from rljax.config import BelowOne, Count, Positive, Share, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.distributions import TanhGaussian
+from rljax.nn.encoder import encode
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import ACTIVATIONS, MLP
-from rljax.nn.precision import Precision, dot_general_of
+from rljax.nn.networks import MLP
+from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
+from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ReplayConfig):
+class Config(DenseNetwork, Images, Parts, ReplayConfig):
     """Settings of SAC. Those in `Hyper` live in the state and can be swept by vmap."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Step size of the policy's Adam (2018b, table 1)."""
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Positive = 3e-4
     """Learning rate of the critics."""
-    temperature_learning_rate: float = 3e-4
+    temperature_learning_rate: Positive = 3e-4
     """Learning rate of the temperature."""
-    discount: float = 0.99
-    """γ."""
-    target_rate: float = 0.005
+    target_rate: Share = 0.005
     """τ: how far the target critics move towards the critics at each update."""
-    num_critics: int = 2
+    num_critics: Count = 2
     """Critics of the ensemble."""
     num_target_critics: int = 2
     """Critics, drawn anew for each update, whose minimum is the target (REDQ: 2 of 10)."""
@@ -55,57 +61,40 @@ class Config(ReplayConfig):
     """Critic updates for each update of policy and temperature; divides num_updates."""
     learn_temperature: bool = True
     """Whether α follows the target entropy, or stays at initial_temperature."""
-    initial_temperature: float = 1.0
+    initial_temperature: Positive = 1.0
     """α at the start; a fixed one is best swept as initial_temperature."""
     target_entropy_per_dim: float = -1.0
     """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (2018b) or -0.5 (Brax, Dopamine)."""
     entropy_in_target: bool = True
     """Whether the values of targets have the entropy bonus (2018b, eq. 5); without it in CQL, and in RLPD's AntMaze."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
-    critic_hidden: tuple[int, ...] | None = None
+    critic_hidden: Widths | None = None
     """Widths of the hidden layers of the critics, where they differ from the policy's."""
-    activation: str = "relu"
-    """Activation of the hidden layers."""
     initial_log_std: float = 0.0
     """Offset of the logarithm of the policy's deviation; -1 in the code of CQL."""
     layer_norm: bool = False
     """Layer normalisation in the critics (DroQ)."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Dropout in the critics and the target critics (DroQ: 0.01)."""
-    precision: Precision = "float32"
-    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature"):
-            require(self, name, getattr(self, name) > 0, "positive")
-        require(self, "discount", 0 <= self.discount <= 1, "in [0, 1]")
-        require(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
-        require(self, "num_critics", self.num_critics >= 1, "at least 1")
         few = 1 <= self.num_target_critics <= self.num_critics
         require(self, "num_target_critics", few, f"from 1 to num_critics = {self.num_critics}")
-        require(self, "policy_value", self.policy_value in ("min", "mean"), "min or mean")
         divides = self.policy_delay >= 1 and self.num_updates % self.policy_delay == 0
         require(self, "policy_delay", divides, f"a divisor of num_updates = {self.num_updates}")
-        for name in ("hidden", "critic_hidden"):
-            require(self, name, all(width >= 1 for width in getattr(self, name) or ()), "at least 1 in each layer")
-        require(self, "activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        require(self, "precision", self.precision in get_args(Precision), f"one of {get_args(Precision)}")
 
 
 DROQ = Config(num_updates=20, policy_delay=20, layer_norm=True, dropout=0.01, policy_value="mean")
 REDQ = Config(num_updates=20, policy_delay=20, num_critics=10, policy_value="mean")
 
 
-class Hyper(struct.PyTreeNode):
+class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
-    learning_rate: jax.Array
     critic_learning_rate: jax.Array
     temperature_learning_rate: jax.Array
-    discount: jax.Array
     target_rate: jax.Array
     initial_temperature: jax.Array
     target_entropy_per_dim: jax.Array
@@ -116,10 +105,13 @@ class Actor(nn.Module):
 
     config: Config
     size: int
+    space: Space
+    encoder: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> TanhGaussian:
+    def __call__(self, obs: PyTree) -> TanhGaussian:
         c = self.config
+        obs = encode(self.space, obs, c, network=self.encoder)
         output = MLP(c.hidden, c.activation, 2 * self.size, 0.01, dot_general=dot_general_of(c.precision))(obs)
         mean, log_std = jnp.split(output, 2, axis=-1)
         return TanhGaussian(mean, jnp.clip(log_std + c.initial_log_std, -20.0, 2.0))  # the bounds of 2018b's code
@@ -129,58 +121,68 @@ class Critic(nn.Module):
     """One of the ensemble: observations [..., n] and actions [..., d] to values [...]."""
 
     config: Config
+    space: Space
+    encoder: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
-        c, x = self.config, jnp.concatenate([obs, action], axis=-1)
+    def __call__(self, obs: PyTree, action: jax.Array) -> jax.Array:
+        c = self.config
+        obs = encode(self.space, obs, c, network=self.encoder)
+        x = jnp.concatenate([obs, action], axis=-1)
         product, hidden = dot_general_of(c.precision), c.hidden if c.critic_hidden is None else c.critic_hidden
         value = MLP(hidden, c.activation, 1, layer_norm=c.layer_norm, dropout=c.dropout, dot_general=product)(x)
         return value[..., 0]
 
 
-class Agent:
-    """The networks and their updates, apart from environments and replay. Holds constants, as `Replay` does.
+class Agent(ActorCritic):
+    """The networks and their updates."""
 
-    Args:
-      config: settings.
-      obs_size, action_size: n and d.
-      axis_name: mesh axis over whose devices gradients are averaged.
-    """
-
+    hyper_type: ClassVar[type] = Hyper
+    annealed = ("learning_rate", "critic_learning_rate", "temperature_learning_rate")
     config: Any
     actor: nn.Module
     critic: nn.Module
 
-    def __init__(self, config: Config, obs_size: int, action_size: int, axis_name: str | None = None):
-        self.config, self.obs_size, self.action_size = config, obs_size, action_size
-        self.actor, self.critic = Actor(config, action_size), Critic(config)
-        self.devices = Devices(axis_name)
+    def __init__(
+        self,
+        config: Config,
+        observation_space: Space,
+        action_space: ArraySpace,
+        network: nn.Module | None = None,
+    ):
+        super().__init__(config, observation_space, action_space)
+        self.action_size = action_space.shape[0]
+        self.actor = Actor(config, self.action_size, self.seen(), network)
+        self.critic = Critic(config, self.seen(values=True), network)
 
-    def init(self, actor_key: Key, critic_key: Key) -> Learner:
-        obs, action = jnp.zeros((1, self.obs_size)), jnp.zeros((1, self.action_size))
-
-        def init_critic(key: Key) -> PyTree:
-            return self.critic.init({"params": key, "dropout": key}, obs, action)
-
+    def init(self, key: Key) -> Learner:
+        actor_key, critic_key = jax.random.split(key)
         params = {
-            "policy": self.actor.init(actor_key, obs),
-            "critic": jax.vmap(init_critic)(jax.random.split(critic_key, self.config.num_critics)),
+            "policy": self.actor.init(actor_key, self.example_obs),
+            "critic": self.init_critics(critic_key, self.example_obs, self.example_action),
             "log_temperature": jnp.zeros((), jnp.float32),
         }
-        return Learner.init(params, targets=("critic",))
+        return Learner.init(params, self.optimizers(self.hyper()), targets=("critic",))
+
+    def init_critics(self, key: Key, obs: jax.Array, action: jax.Array) -> PyTree:
+        """Parameters of the ensemble, leaves [num_critics, …]."""
+        keys = jax.random.split(key, self.config.num_critics)
+        return jax.vmap(lambda key: self.critic.init({"params": key, "dropout": key}, obs, action))(keys)
+
+    def optimizers(self, hyper: Any) -> Optimizers:
+        return {
+            "policy": optax.adam(hyper.learning_rate),
+            "critic": optax.adam(hyper.critic_learning_rate),
+            "log_temperature": optax.adam(hyper.temperature_learning_rate),
+        }
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
-        """Of the parameters of the policy and observations [..., n]."""
+        """The distribution of actions, of the parameters of the policy and observations [..., n]."""
         return self.actor.apply(params, obs)  # type: ignore[return-value]
 
-    def act(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        """Actions [..., d] in [-1, 1]."""
-        distribution = self.policy(params, obs)
-        return distribution.mode() if deterministic else distribution.sample(key)
-
-    def behave(self, params: PyTree, obs: jax.Array, key: Key, hyper: Hyper) -> jax.Array:
-        """Actions [..., d] to learn from: those of the stochastic policy."""
-        return self.act(params, obs, key, False)
+    def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
+        distribution = self.policy(variables["params"], obs)
+        return distribution.mode() if deterministic else distribution.sample(key), memory, ()
 
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
         """Of every critic, [num_critics, batch]; the key is for dropout.
@@ -224,14 +226,14 @@ class Agent:
             return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), value.mean()
 
         (error, value), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend("critic", self.devices.mean(gradient), hyper.critic_learning_rate)
+        learner = learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"])
         learner = learner.move_target("critic", hyper.target_rate)
         return learner, {"loss/critic": error, "value/mean": value}
 
     def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on α log π(a|s) - Q(s, a) (2018b, eq. 9), and one of the temperature (eq. 18)."""
         c, (action_key, dropout_key) = self.config, jax.random.split(key)
-        temperature = self.temperature(learner.params, hyper)
+        temperature, optimizers = self.temperature(learner.params, hyper), self.optimizers(hyper)
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
             action, log_prob = self.policy(params, batch.obs).sample_and_log_prob(action_key)
@@ -240,38 +242,26 @@ class Agent:
             return (temperature * log_prob - value).mean(), -log_prob.mean()
 
         (error, entropy), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = learner.descend("policy", self.devices.mean(gradient), hyper.learning_rate)
+        learner = learner.descend("policy", devices.mean(gradient), optimizers["policy"])
         if c.learn_temperature:
             # In the logarithm, which keeps α positive and its pace relative; the same fixed point as eq. 18.
             excess = entropy - hyper.target_entropy_per_dim * self.action_size
-            learner = learner.descend("log_temperature", self.devices.mean(excess), hyper.temperature_learning_rate)
+            learner = learner.descend("log_temperature", devices.mean(excess), optimizers["log_temperature"])
         return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
 
-    def learn(self, learner: Learner, batches: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """All updates of an iteration, from batches [num_updates, batch, …]; the mean of their metrics."""
 
-        def update_critic(learner: Learner, batch: Batch, key: Key) -> tuple[Learner, Metrics]:
-            return self.update_critic(learner, batch, key, hyper)
-
-        def update_policy(learner: Learner, batch: Batch, key: Key) -> tuple[Learner, Metrics]:
-            return self.update_policy(learner, batch, key, hyper)
-
-        learner, metrics = delayed_updates(
-            update_critic, update_policy, learner, batches, key, self.config.policy_delay
-        )  # fmt: skip
-        return learner, self.devices.mean(metrics)
-
-
-def make(env: Environment, config: Config | None = None, axis_name: str | None = None) -> Algorithm:
+def make(env: Environment, config: Config | None = None, network: nn.Module | None = None) -> Algorithm:
     """SAC on `env`.
 
     Args:
-      env: one environment; actions a bounded one-dimensional `Box`, observations a vector.
+      env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
-      axis_name: mesh axis over which the functions run under `shard_map`: environments, buffer and batches are split,
-        gradients averaged.
+      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow. The
+        policy and each critic have one of their own.
 
     Raises:
-      ValueError: the environment's spaces do not fit.
+      Refused: the environment's spaces do not fit.
     """
-    return assemble("sac", env, config or Config(), Agent, Hyper, make, axis_name)
+    acts_in = continuous(env, "sac", vectors=False)
+    agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space, network)
+    return assemble("sac", env, agent, lambda config: make(env, config, network), acts_in=acts_in, network=network)

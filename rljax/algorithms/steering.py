@@ -6,7 +6,6 @@ grrl_steer, whose only reward while it trains is success.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rljax.algorithms import diffusion, off_policy, sac
-from rljax.algorithms.base import Algorithm, Policy, sha256_of
+from rljax.algorithms import diffusion
+from rljax.algorithms.core.contract import Algorithm, continuous, sha256_of
+from rljax.algorithms.core.experience import assemble
 from rljax.algorithms.dsrl import DSRL_NA, RESIDUAL, Agent, AliasedAgent, Config, ResidualAgent
 from rljax.algorithms.grrl import GRRL, PredictingAgent
 from rljax.algorithms.progress import successes
@@ -26,6 +26,7 @@ from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleActi
 from rljax.envs.environment import State as EnvState
 from rljax.envs.wrappers import Wrapper
 from rljax.ops import running_statistics
+from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
 
@@ -98,7 +99,6 @@ def make(
     config: Config | None = None,
     base: Base | None = None,
     dataset: Dataset | Prepared | None = None,
-    axis_name: str | None = None,
 ) -> Algorithm:
     """Steering of a diffusion or flow policy in `env`.
 
@@ -107,43 +107,46 @@ def make(
       config: settings; `config.sampler` are those of the policy.
       base: the policy; without one, the algorithm can only load a policy.
       dataset: demonstrations in `env`, of which each batch has `config.offline_share`; only needed where that is not 0.
-      axis_name: mesh axis over which the functions run under `shard_map`.
 
     Raises:
       ValueError: the environment's spaces do not fit, or the dataset does not fit them, or is missing.
     """
     c = config or Config()
-    off_policy.continuous(env, "steering")
-    sampler = diffusion.Agent(c.sampler, env.observation_space.shape[0], env.action_space.shape[0])
+    continuous(env, "steering")
+    sampler = diffusion.Agent(c.sampler, env.observation_space, env.action_space)
     if base is None:
-        unknown = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
-        base = Base(unknown, running_statistics.init(jnp.zeros(env.observation_space.shape, jnp.float32)))
+        unknown = sampler.init(jax.random.key(0)).params["policy"]
+        base = Base(unknown, running_statistics.init(jnp.zeros(sampler.obs_size, jnp.float32)))
     told = RewardSuccess(env) if c.method == "grrl_steer" else env
     steered, statistics = Steered(told, c, base.actions), base.obs_statistics
     action_range = RescaleAction(env, base.actions).onto
     tiled = statistics.replace(
         mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)
     )
-    agent_type = functools.partial(AGENTS[c.method], sampler=sampler, base=base.params)
     prepared = Prepared(None, tiled, scale=c.reward_per_step / c.sampler.executed)
     if isinstance(dataset, Prepared):
         prepared = dataset
     elif dataset is not None and c.offline_share:
         prepared = dataclasses.replace(prepared, dataset=demonstrations(dataset, env, c, prepared, base.actions))
-    remake = functools.partial(make, base=base, dataset=prepared)
-    algorithm = off_policy.assemble(
-        "steering", steered, c, agent_type, sac.Hyper, remake, axis_name, prepared, random_start=True
-    )
-    agent = agent_type(c, steered.observation_space.shape[0], steered.action_space.shape[0])
+    acts_in = continuous(steered, "steering")
+    agent = AGENTS[c.method](c, acts_in.observation_space, acts_in.action_space, sampler=sampler, base=base.params)
+
+    def remake(config: Config) -> Algorithm:
+        return make(env, config, base, prepared)
+
+    algorithm = assemble("steering", steered, agent, remake, prepared, random_start=True, acts_in=acts_in)
 
     def policy(state: Any) -> Policy:
         variables = {
-            "params": base.params, "obs_statistics": base.obs_statistics, "action_range": action_range,
+            "params": state.learner.frozen["base"],
+            "obs_statistics": base.obs_statistics,
+            "action_range": action_range,
             "steering": state.params["policy"],
-        }  # fmt: skip
+        }
 
         def chunk_of(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-            acted = agent.acted(variables["steering"], variables["params"], obs, key, deterministic)
+            parts = {"params": variables["steering"], "base": variables["params"]}
+            acted, _, _ = agent.act(parts, obs, (), key, deterministic)
             return acted[..., steered.noise_size :].reshape(*obs.shape[:-1], c.sampler.executed, -1)
 
         return diffusion.chunked_policy(sampler, env, variables, chunk_of)

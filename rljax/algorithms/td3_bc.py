@@ -8,15 +8,15 @@ a penalty in the targets as well, deeper networks with layer normalisation, larg
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rljax.algorithms import td3
-from rljax.algorithms.base import Algorithm, Policy, require
-from rljax.algorithms.off_policy import Learner
-from rljax.algorithms.offline import OfflineConfig, assemble
+from rljax.algorithms.core.contract import Algorithm
+from rljax.algorithms.core.learner import Learner
+from rljax.algorithms.core.offline import OfflineConfig, assemble
+from rljax.config import NonNegative, require
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
@@ -28,16 +28,14 @@ from rljax.types import Key, Metrics, PyTree, Refused
 class Config(OfflineConfig, td3.Config):
     """Settings of TD3+BC; further ones are TD3's. One iteration is two updates, of which one is the policy's too."""
 
-    value_weight: float = 2.5
+    value_weight: NonNegative = 2.5
     """α of eq. 5: what Q, divided by its mean size, counts beside the mean squared distance to the data's actions; in
     ReBRAC, whose distance is summed over d dimensions, it is 1 / (β₁ d)."""
-    target_penalty: float = 0.0
+    target_penalty: NonNegative = 0.0
     """β₂ of ReBRAC: what the squared distance of the target policy's next action from the data's takes off a target."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("value_weight", "target_penalty"):
-            require(self, name, getattr(self, name) >= 0, "0 or more")
         penalized = self.num_atoms == 0 or self.target_penalty == 0
         require(self, "num_atoms", penalized, "0 where target_penalty is positive")
 
@@ -63,6 +61,7 @@ class Hyper(td3.Hyper):
 class Agent(td3.Agent):
     """TD3's networks, whose policy imitates as well."""
 
+    hyper_type = Hyper
     config: Config
 
     def target(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> jax.Array:  # type: ignore[override]
@@ -74,7 +73,7 @@ class Agent(td3.Agent):
         distance = jnp.square(action - batch.next_action).sum(-1)
         return bootstrapped(batch.reward, batch.discount, value - hyper.target_penalty * distance)
 
-    def update_policy(self, learner: Learner, batch: OfflineBatch, hyper: Hyper) -> tuple[Learner, Metrics]:  # type: ignore[override]
+    def update_policy(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:  # type: ignore[override]
         """One step up α Q(s, π(s)) / mean |Q| - (π(s) - a)² (eq. 5), and of the targets after it."""
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
@@ -93,12 +92,7 @@ class Agent(td3.Agent):
 
 
 def make(
-    env: Environment,
-    config: Config | None = None,
-    dataset: Dataset | Prepared | None = None,
-    *,
-    online: bool = False,
-    axis_name: str | None = None,
+    env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
 ) -> Algorithm:
     """TD3+BC on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
 
@@ -106,23 +100,12 @@ def make(
       env: what is acted in; offline only its spaces count, and evaluation.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
-      online: act and learn in the environment as well (see offline.py).
-      axis_name: mesh axis over which the functions run under `shard_map`.
+      online: act and learn in the environment as well (see core/offline.py).
 
     Raises:
-      ValueError: the environment's spaces do not fit, or the dataset does not fit them.
+      Refused: the environment's spaces do not fit, or the dataset does not fit them.
     """
     c = config or Config()
     if online and c.target_penalty:
         raise Refused("td3_bc: online, target_penalty must be 0: what an agent does has no next action of the data")
-    if online and c.noise_max:
-        raise Refused("td3_bc: online, noise_max must be 0: all environments have the noise exploration_noise")
-    algorithm = assemble("td3_bc", env, c, Agent, Hyper, make, dataset, online, axis_name)
-    if not online:
-        return algorithm
-
-    def policy(state: Any) -> Policy:
-        plain = algorithm.policy(state)
-        return plain.replace(variables=plain.variables | {"hyper": state.hyper})
-
-    return algorithm._replace(policy=policy)
+    return assemble("td3_bc", env, c, Agent, make, dataset, online)

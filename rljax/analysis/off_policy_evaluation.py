@@ -31,11 +31,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms import fqe
-from rljax.algorithms.base import Algorithm, Policy
+from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.iql import Actor
 from rljax.data import Dataset
 from rljax.envs import Environment
 from rljax.ops import importance, running_statistics
+from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
 
@@ -110,11 +111,11 @@ def initial_values(
     """Fitted values of each policy in the first observation of each episode, by name: f32 [critics, episodes]."""
     algorithm = fqe.make(env, config, dataset, next(iter(policies.values())))
     first = np.asarray(dataset.obs)[dataset.starts]
-    iterations = -(-total_updates // algorithm.steps_per_iteration)
+    iterations = -(-total_updates // algorithm.per_iteration)
 
     def evaluate(key: Key, policy: Policy, data: Dataset, obs: jax.Array) -> jax.Array:
         init_key, act_key = jax.random.split(key)
-        state = algorithm.init(init_key).replace(target_policy=policy)
+        state = fqe.of(algorithm.init(init_key), policy)
         return fqe.values(algorithm, fqe.fit(algorithm, state, data, iterations), obs, act_key)
 
     groups: dict[Any, list[str]] = {}

@@ -44,7 +44,7 @@ def animate(
 
     env: one environment with a `render`, not a batch; `render` is called on the host with each unbatched state.
     policy: has `initial_memory` (a pytree, `()` without memory) and
-      `apply(key, obs, memory, deterministic) -> (action, memory)`.
+      `apply(key, obs, memory, deterministic) -> (action, memory, extras)`.
     path: ends in .mp4 or .gif.
     max_steps: stops there if the episode has not ended; by default the environment's own limit, or 1000.
     fps: pictures per second, one per step, at most 60 (GIF: 50). By default real time, by the environment's
@@ -97,6 +97,7 @@ def _episode(env: Environment, policy: Any, key: Key, max_steps: int, determinis
     """The states of one episode, the first included; where the simulation breaks, it is over."""
     import jax
 
+    from rljax.envs.rollout import advance, begin
     from rljax.envs.wrappers import Guard
 
     env = Guard.around(env)
@@ -104,23 +105,22 @@ def _episode(env: Environment, policy: Any, key: Key, max_steps: int, determinis
     @jax.jit
     def chunk(carry: Any) -> Any:
         def step(carry: Any, _: None) -> tuple[Any, Any]:
-            state, memory, key = carry
+            acting, key = carry
             key, action_key = jax.random.split(key)
-            action, memory = policy.apply(action_key, state.obs, memory, deterministic)
-            state = env.step(state, action)
-            return (state, memory, key), state
+            acting = advance(env, policy, acting, action_key, deterministic)[0]
+            return (acting, key), acting.state
 
         return jax.lax.scan(step, carry, length=min(_CHUNK, max_steps))
 
     reset_key, key = jax.random.split(key)
-    state = jax.jit(env.reset)(reset_key)
-    yield state
-    carry, steps = (state, policy.initial_memory, key), 0
+    acting = jax.jit(lambda key: begin(env, policy, key, 1))(reset_key)
+    yield jax.tree.map(lambda leaf: leaf[0], acting.state)
+    carry, steps = (acting, key), 0
     while True:
         carry, states = chunk(carry)
         states = jax.device_get(states)  # all at once: slicing on the device would be a dispatch per leaf and step
         for i in range(len(states.reward)):
-            state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+            state = jax.tree.map(lambda leaf, i=i: leaf[i, 0], states)
             yield state
             steps += 1
             if bool(state.terminated) or bool(state.truncated) or steps == max_steps:

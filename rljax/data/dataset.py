@@ -62,7 +62,7 @@ class OfflineBatch(Batch):
     return_to_go: jax.Array
 
 
-class Dataset(Transition):
+class Dataset(Transition, kw_only=True):
     """Transitions in order, leaves [N, …], NumPy's or JAX's; an episode ends where `terminated` or `truncated` says.
 
     Fields:
@@ -103,7 +103,8 @@ class Dataset(Transition):
         if following.shape != t.action.shape or not np.isfinite(following).all():
             raise Refused(f"{metadata.name}: next_action must be finite and of the shape {t.action.shape}")
         to_go = _returns_to_go(t.reward, np.flatnonzero(last) + 1, 1.0)
-        return cls(t.obs, t.action, t.reward, t.terminated, truncated, t.next_obs, following, to_go, metadata)
+        rows = (t.obs, t.action, t.reward, t.terminated, truncated, t.next_obs)
+        return cls(*rows, next_action=following, return_to_go=to_go, metadata=metadata)
 
     @property
     def size(self) -> int:

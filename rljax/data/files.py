@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rljax.spaces import Discrete, Space
+from rljax.spaces import ArraySpace, Discrete
 from rljax.types import PyTree, Refused, Transition
 
 TOLERANCE = 1e-4
@@ -121,7 +121,7 @@ def flags(where: str, found: dict[str, Any], name: str) -> np.ndarray:
 
 
 def fit(
-    where: str, transitions: Transition, action_space: Space | None, observation_space: PyTree | None
+    where: str, transitions: Transition, action_space: ArraySpace | None, observation_space: PyTree | None
 ) -> Transition:
     """Refuses transitions that do not fit the spaces, where given; clips actions to theirs."""
     if observation_space is not None:

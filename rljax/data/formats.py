@@ -19,7 +19,7 @@ import numpy as np
 from rljax.data import demonstrations, files, minari_spaces
 from rljax.data.dataset import Dataset, Metadata
 from rljax.paths import local
-from rljax.spaces import Box, Discrete, Space
+from rljax.spaces import ArraySpace, Box, Discrete
 from rljax.types import PyTree, Refused, Transition
 
 _ABOUT = ("name", "task", "policy", "version", "normalization")  # the fields of `Metadata` that files keep
@@ -38,7 +38,7 @@ Rewards = Literal["required", "optional"]
 def load(
     path: str | os.PathLike[str],
     task: str | None = None,
-    action_space: Space | None = None,
+    action_space: ArraySpace | None = None,
     observation_space: PyTree | None = None,
     max_episode_steps: int | None = None,
     *,
@@ -148,7 +148,7 @@ def save_d4rl(dataset: Dataset, path: str | os.PathLike[str], overwrite: bool = 
 def save_minari(
     dataset: Dataset,
     folder: str | os.PathLike[str],
-    action_space: Space,
+    action_space: ArraySpace,
     observation_space: PyTree,
     name: str | None = None,
 ) -> str:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from rljax import devices
 from rljax.data import sum_tree
 from rljax.types import Key, PyTree, Refused, Transition, sharded_field
 
@@ -69,7 +70,6 @@ class Replay:
       prioritized: keep priorities, and sample in proportion to them.
       store_as: an example with the types to keep, such as `narrow(example, jnp.bfloat16)`; None keeps all as it comes.
       newest: half of each batch is drawn of so many newest items, over all environments; 0 draws from all.
-      axis_name: mesh axis over whose devices a batch is put together, each with a share of it from its own buffer.
 
     Raises:
       Refused: no room for one window; fewer newest items than environments, or newest items beside priorities.
@@ -84,7 +84,6 @@ class Replay:
         prioritized: bool = False,
         store_as: PyTree | None = None,
         newest: int = 0,
-        axis_name: str | None = None,
     ):
         self.length, self.num_envs, self.n_step = capacity // num_envs, num_envs, n_step
         if n_step < 1 or self.length <= n_step:
@@ -95,7 +94,7 @@ class Replay:
         if newest and (prioritized or newest < num_envs):
             allowed = "0 where draws are prioritized" if prioritized else f"0, or at least num_envs = {num_envs}"
             raise Refused(f"Replay: newest = {newest} is not allowed; it must be {allowed}")
-        self.prioritized, self.newest, self.axis_name = prioritized, newest // num_envs, axis_name
+        self.prioritized, self.newest = prioritized, newest // num_envs
         self.example = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example)) if _concrete(example) else example
         stored = self.example if store_as is None else store_as
         self.stored = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, s.dtype), self.example, stored)
@@ -250,8 +249,7 @@ class Replay:
         number = self.num_envs * jnp.maximum(state.count - (steps - 1), 1)
         weight = ((number * share) ** -importance_exponent).reshape(-1, batches)
         # A device's own largest would weigh a share of high priorities as much as one of low ones.
-        largest = weight.max(0)
-        largest = jax.lax.pmax(largest, self.axis_name) if self.axis_name else largest
+        largest = devices.largest(weight.max(0))
         return index, (weight / largest[None]).reshape(-1)
 
     def _draw_uniformly(self, state: ReplayState, key: Key, batch_size: int, steps: int, batches: int = 1) -> jax.Array:

@@ -97,13 +97,14 @@ class AutoReset(Wrapper):
         else:
             keys = jax.vmap(jax.random.split)(own)
             fresh, own = jax.vmap(self.env.reset)(keys[:, 1]), keys[:, 0]
-        physics, obs, info, first_metrics = _chosen(
+        context = after.context if self.env.keeps_context else fresh.context
+        physics, obs, info, context, first_metrics = _chosen(
             after.done,
-            (fresh.physics, fresh.obs, fresh.info, fresh.metrics),
-            (after.physics, after.obs, after.info, state.info["first_metrics"]),
+            (fresh.physics, fresh.obs, fresh.info, context, fresh.metrics),
+            (after.physics, after.obs, after.info, after.context, state.info["first_metrics"]),
         )
-        own_info = {"fresh": own, "next_obs": after.obs, "first_metrics": first_metrics}
-        return after.replace(physics=physics, obs=obs, info=info | own_info)
+        info |= {"fresh": own, "next_obs": after.obs, "first_metrics": first_metrics}
+        return after.replace(physics=physics, obs=obs, info=info, context=context)
 
     def transition(self, state: State, action: jax.Array, after: State) -> Transition:
         """The experience made by `after = step(state, action)`; leaves are [num_envs, …]."""

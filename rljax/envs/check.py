@@ -10,7 +10,7 @@ import numpy as np
 
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import Wrapper
-from rljax.spaces import Box, Discrete
+from rljax.spaces import ArraySpace, Box, Dict, Discrete, Space, parts
 from rljax.types import Key, PyTree, Refused
 
 _STEPS = 64
@@ -79,8 +79,10 @@ def _of_types(env: Environment) -> list[str]:
 def _of_layer(env: Environment) -> list[str]:
     for field in ("observation_space", "action_space"):
         space = getattr(env, field, None)
-        if not isinstance(space, Box | Discrete):
+        if not isinstance(space, Box | Discrete | Dict):
             return [f"{field} is {'missing' if space is None else type(space).__name__}, it must be of rljax.spaces"]
+        if field == "action_space" and isinstance(space, Dict):
+            return ["action_space is a Dict, it must be a Box or Discrete"]
     for name in ("reset", "step"):
         if getattr(type(env), name) is getattr(Environment, name):
             return [f"{name} is missing"]
@@ -125,15 +127,25 @@ def _of_state(env: Environment, where: str, state: State) -> Iterator[str]:
         flag = getattr(state, field)
         if flag.shape != () or flag.dtype != bool:
             yield f"{field}: {where} gives {_type(flag)}, it must be bool []"
-    space: Any = env.observation_space
-    if isinstance(space, Box | Discrete):
-        if not hasattr(state.obs, "dtype"):
-            yield f"obs: {where} gives a {type(state.obs).__name__}, but observation_space is {_space(space)}"
-        elif state.obs.shape != space.shape or _kind(state.obs.dtype) != _kind(space.dtype):
-            yield f"obs: {where} gives {_type(state.obs)}, but observation_space is {_space(space)}"
+    yield from _of_obs("obs", where, state.obs, env.observation_space)
     for name, value in state.metrics.items():
         if value.shape != ():
             yield f"metrics: {where} gives {_type(value)} as {name!r}, it must be a single number []"
+
+
+def _of_obs(name: str, where: str, obs: PyTree, space: Space) -> Iterator[str]:
+    """What does not fit of an observation, part by part."""
+    if isinstance(space, Dict):
+        if not isinstance(obs, dict) or set(obs) != set(space.spaces):
+            has = ", ".join(obs) if isinstance(obs, dict) else type(obs).__name__
+            yield f"{name}: {where} gives {has}, but observation_space has the parts {', '.join(space.spaces)}"
+            return
+        for part, inner in space.spaces.items():
+            yield from _of_obs(f"{name}.{part}", where, obs[part], inner)
+    elif not hasattr(obs, "dtype"):
+        yield f"{name}: {where} gives a {type(obs).__name__}, but observation_space is {_space(space)}"
+    elif obs.shape != space.shape or _kind(obs.dtype) != _kind(space.dtype):
+        yield f"{name}: {where} gives {_type(obs)}, but observation_space is {_space(space)}"
 
 
 def _differences(field: str, first: PyTree, after: PyTree) -> Iterator[str]:
@@ -155,7 +167,7 @@ def _type(x: Any) -> str:
     return f"{x.dtype} [{', '.join(map(str, x.shape))}]"
 
 
-def _space(space: Box | Discrete) -> str:
+def _space(space: ArraySpace) -> str:
     return f"{type(space).__name__} {np.dtype(space.dtype)} [{', '.join(map(str, space.shape))}]"
 
 
@@ -190,14 +202,17 @@ def _of_values(env: Environment, key: Key) -> list[str]:
                 where = jax.tree_util.keystr(path, simple=True, separator=".")
                 when = f"step {bad.argmax()}" if bad.argmax() else "the reset"
                 found.append(f"{field}{where and '.' + where}: it is not finite at {when}")
-    space: Any = env.observation_space
-    if isinstance(space, Box | Discrete):
+    for name, space in parts(env.observation_space).items():
+        begun, made_of = first.obs, states.obs
+        for part in name.split("/") if name else ():
+            begun, made_of = begun[part], made_of[part]
         low, high = (space.low, space.high) if isinstance(space, Box) else (0, space.n - 1)
-        values = np.concatenate([first.obs[None], states.obs[:made]]).astype(np.float64)
+        values = np.concatenate([begun[None], made_of[:made]]).astype(np.float64)
         slack = 1e-5 * np.maximum(1.0, np.abs(values))
         outside = (values < low - slack) | (values > high + slack)
         if outside.any():
-            found.append(f"obs: {values[outside][0]:g} lies outside the bounds of observation_space")
+            where = f"obs.{name}" if name else "obs"
+            found.append(f"{where}: {values[outside][0]:g} lies outside the bounds of observation_space")
     return [*found, *_of_keys(env, reset_key, new_key)]
 
 

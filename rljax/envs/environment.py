@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 
 from rljax.envs.identity import identity
-from rljax.spaces import Space
+from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, PyTree
 
 
@@ -24,6 +24,8 @@ class State(struct.PyTreeNode):
       metrics: named quantities of the last step, worth plotting; the same names from the reset on.
       info: what wrappers carry from step to step, each under a name of its own; a step hands on what it does not know.
         `info["elapsed"]`, where it is there, counts the steps of the underlying task in this episode.
+      context: what an episode is about and does not change in it: a task, a goal, parameters of its physics, a learned
+        model's weights. Auto-reset takes it with a fresh state, or keeps it (see `Environment.keeps_context`).
     """
 
     physics: PyTree
@@ -33,6 +35,7 @@ class State(struct.PyTreeNode):
     truncated: jax.Array
     metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
     info: dict[str, PyTree] = struct.field(default_factory=dict)
+    context: PyTree = ()
 
     @property
     def done(self) -> jax.Array:
@@ -45,13 +48,15 @@ class Environment:
 
     name: str = ""
     observation_space: Space
-    action_space: Space
+    action_space: ArraySpace
     steps_per_action: int = 1
     """Steps of the underlying task that one call of `step` makes (more than 1 under `ActionRepeat`)."""
     max_episode_steps: int | None = None
     """Most calls of `step` before the episode is truncated; None without a time limit."""
     terminates_at_success: bool = False
     """Whether episodes terminate where `metrics["success"]` is 1, and nowhere else; ask `unwrapped` for it."""
+    keeps_context: bool = False
+    """Whether auto-reset keeps the context, since it was put there from outside; else each episode has its own."""
     _spec: dict[str, Any] | None = None
 
     @property

@@ -1,8 +1,11 @@
-"""Environments by name: `make("cartpole")`, `make("Pendulum-v1")`, `make("brax:ant")`."""
+"""Environments by name: `make("cartpole")`, `make("Pendulum-v1")`, `make("brax:ant")`, `make("my_module:MyTask")`."""
 
 import difflib
 import importlib
+import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -84,6 +87,9 @@ def make(
 ) -> Environment:
     """Makes the environment called `name` (or by an alias; case, hyphens and underscores do not matter).
 
+    A name "module:Class" is an environment of your own, which need not be registered: a module that Python can import,
+    or one of the current folder, and a subclass of `Environment`. Its class may have a `max_episode_steps`.
+
     Args:
       action_repeat: holds each action for that many steps (see `ActionRepeat`).
       mismatch: arguments of `ExecutionMismatch`, which is then between the actions and the task.
@@ -124,11 +130,52 @@ def _make_adapted(name: str, kwargs: dict[str, Any]) -> Environment:
     prefix, rest = name.split(":", 1)
     factory = _adapters.get(prefix.lower())
     if factory is None:
-        known = ", ".join(f"{prefix}:" for prefix in sorted(_adapters)) or "none"
-        raise Refused(f"unknown prefix {prefix + ':'!r} in environment {name!r}; known prefixes: {known}")
+        return _make_of_module(name, prefix, rest, kwargs)
     env = _build(name, factory, (rest,), kwargs)
     env.name = f"{prefix.lower()}:{rest}"
     return env
+
+
+def make_recorded(spec: Mapping[str, Any]) -> Environment:
+    """`make` of what a file says: a run folder, a dataset. It imports no module, for a file must not choose what runs.
+
+    Raises:
+      Refused: as `make`; or an environment of a module.
+    """
+    check_recorded(str(spec.get("name", "")))
+    return make(**spec)
+
+
+def check_recorded(name: str) -> None:
+    """Refuses a name that a file says, and for which `make` would import a module."""
+    prefix, colon, _ = name.partition(":")
+    if colon and prefix.lower() not in _adapters:
+        raise Refused(
+            f"{name!r} is code of a module, which a file may not choose: say --env {name}, or pass env=rljax.make(...)"
+        )
+
+
+def _make_of_module(name: str, module: str, rest: str, kwargs: dict[str, Any]) -> Environment:
+    """An environment that is not registered, by its module and its class."""
+    here = os.getcwd()
+    if module not in sys.modules and here not in sys.path:
+        sys.path.append(here)  # as `python -m` has it
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        known = ", ".join(f"{prefix}:" for prefix in sorted(_adapters)) or "none"
+        raise Refused(
+            f"unknown prefix {module + ':'!r} in environment {name!r}: it is no module, and known prefixes are {known}"
+        )
+    kind = getattr(importlib.import_module(module), rest, None)
+    if not isinstance(kind, type) or not issubclass(kind, Environment):
+        raise Refused(f"environment {name!r}: {module} has no subclass of rljax.envs.Environment called {rest!r}")
+    limit = kwargs.pop("max_episode_steps", kind.max_episode_steps)
+    env = _build(name, kind, (), kwargs)
+    env.name, env.max_episode_steps = name, None
+    return TimeLimit(env, limit) if limit else env
 
 
 def _build(name: str, factory: Factory | str, args: tuple[str, ...], kwargs: dict[str, Any]) -> Environment:
@@ -175,6 +222,7 @@ for _name, _factory, _alias, _limit in (
     ),
     ("acrobot", "classic.acrobot:Acrobot", "Acrobot-v1", 500),
     ("pendulum", "classic.pendulum:Pendulum", "Pendulum-v1", 200),
+    ("catch", "classic.catch:Catch", "Catch-v0", 20),
     ("t_maze", "grid.t_maze:TMaze", "T-Maze", 50),
     ("half_cheetah", "mujoco.half_cheetah:HalfCheetah", "HalfCheetah-v5", 1000),
     ("hopper", "mujoco.hopper:Hopper", "Hopper-v5", 1000),

@@ -22,6 +22,7 @@ class Wrapper(Environment):
         self.action_space = env.action_space
         self.steps_per_action = env.steps_per_action
         self.max_episode_steps = env.max_episode_steps
+        self.keeps_context = env.keeps_context
 
     def reset(self, key: Key) -> State:
         return self.env.reset(key)

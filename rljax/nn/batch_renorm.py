@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rljax import devices
+
 
 class BatchRenorm(nn.Module):
     """Batch renormalisation of [batch, d] (Ioffe 2017, arXiv 1702.03275, algorithm 1).
@@ -13,7 +15,7 @@ class BatchRenorm(nn.Module):
     which a training call returns anew (`mutable=["batch_stats"]`), and take no gradient. For the first `warm_up`
     training calls there is no correction: plain batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
-    `axis_name` is a mesh axis whose devices hold parts of one batch.
+    Where a run is split over devices, a batch is all of their parts together.
     """
 
     momentum: float = 0.99
@@ -21,7 +23,6 @@ class BatchRenorm(nn.Module):
     r_max: float = 3.0  # of the correction of the scale, and
     d_max: float = 5.0  # of that of the mean, in running deviations
     epsilon: float = 1e-3
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:
@@ -39,7 +40,7 @@ class BatchRenorm(nn.Module):
             return (x - mean) / std * scale + bias
 
         moments = x.mean(0), jnp.square(x).mean(0)
-        mean, square = jax.lax.pmean(moments, self.axis_name) if self.axis_name else moments
+        mean, square = devices.mean(moments)
         var = jnp.maximum(square - jnp.square(mean), 0.0)
         std = jnp.sqrt(var + self.epsilon)
         corrected = calls.value >= self.warm_up

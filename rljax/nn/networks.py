@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from math import sqrt
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rljax.config import one_of
 from rljax.nn.initializers import orthogonal, uniform
 from rljax.types import Refused
 
@@ -23,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softplus": nn.softplus,
     "tanh": nn.tanh,
 }
+Activation = Annotated[str, one_of(ACTIVATIONS)]
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:

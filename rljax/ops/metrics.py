@@ -3,31 +3,31 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from rljax import devices
 
 
-def explained_variance(prediction: jax.Array, target: jax.Array, axis_name: str | None = None) -> jax.Array:
+def explained_variance(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """1 - Var(target - prediction) / Var(target), over all elements: f32 [], at most 1, and finite.
 
-    1 is perfect, 0 is no better than a constant, and 0 is also returned where the target is constant. With `axis_name`
-    the elements are those of all devices along that axis, as many of each.
+    1 is perfect, 0 is no better than a constant, and 0 is also returned where the target is constant. The
+    elements are those of all devices, as many of each.
     """
     chex.assert_equal_shape([prediction, target])
 
     def mean(x: jax.Array) -> jax.Array:
-        return lax.pmean(x.mean(), axis_name) if axis_name else x.mean()
+        return devices.mean(x.mean())
 
     def centered(x: jax.Array) -> jax.Array:
         # Relative to one element, so that equal numbers have a variance of exactly 0 however many there are.
-        return x - (lax.pmin(x[0], axis_name) if axis_name else x[0])
+        return x - devices.smallest(x[0])
 
     def variance(x: jax.Array) -> jax.Array:
         return mean(jnp.square(x - mean(x)))
 
     target, residual = centered(jnp.ravel(target)), centered(jnp.ravel(target - prediction))
     # Scaled, so that no square overflows or vanishes.
-    scale = jnp.max(jnp.abs(target))
-    scale = lax.pmax(scale, axis_name) if axis_name else scale
+    scale = devices.largest(jnp.max(jnp.abs(target)))
     constant = scale == 0
     scale = jnp.where(constant, 1.0, scale)
     ratio = variance(jnp.clip(residual / scale, -1e18, 1e18)) / jnp.where(constant, 1.0, variance(target / scale))

@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from rljax import devices
 from rljax.types import PyTree, Refused
 
 _HORIZON = 2.0**17  # updates; an increment keeps 7 of the 24 bits of the mantissa in the worst case
@@ -60,16 +61,12 @@ def init(example: PyTree) -> Statistics:
     return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
-def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Statistics:
+def update(statistics: Statistics, batch: PyTree) -> Statistics:
     """Takes in a batch, whose leaves have any number of leading batch axes (the same for all).
 
-    An element that is not finite counts as the mean so far. With `axis_name`, the batches of every device (or of every
-    member of a vmap) along that axis are taken in, and all end with the same statistics, provided that they began so.
+    An element that is not finite counts as the mean so far. The batches of all devices are taken in, and all end with
+    the same statistics, provided that they began so.
     """
-
-    def total(x: Any) -> Any:
-        return x if axis_name is None else lax.psum(x, axis_name)
-
     chex.assert_trees_all_equal_structs(statistics.mean, batch)
     means, structure = jax.tree.flatten(statistics.mean)
     m2s, leaves = jax.tree.leaves(statistics.m2), jax.tree.leaves(batch)
@@ -91,7 +88,7 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
     if size == 0:
         return statistics
 
-    added = total(jnp.asarray(size, statistics.count.dtype))
+    added = devices.total(jnp.asarray(size, statistics.count.dtype))
     past = jnp.minimum(statistics.count, (_HORIZON - 1) * added)
     kept = past / jnp.maximum(statistics.count, 1.0)
     count = past + added
@@ -102,9 +99,9 @@ def update(statistics: Statistics, batch: PyTree, axis_name: Any = None) -> Stat
         # batch's own mean, whose rounding error is measured and taken off. What is not finite counts as the old mean:
         # a single NaN would stay for ever.
         x = jnp.where(jnp.isfinite(x), x - mean[None], 0.0)
-        shift = total(x.sum(0)) / added
+        shift = devices.total(x.sum(0)) / added
         x = x - shift[None]
-        error, batch_m2 = total((x.sum(0), (x**2).sum(0)))
+        error, batch_m2 = devices.total((x.sum(0), (x**2).sum(0)))
         error = error / added
         batch_m2 = jnp.maximum(batch_m2 - added * error**2, 0.0)
         shift = shift + error

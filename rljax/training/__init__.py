@@ -1,15 +1,18 @@
 """The runner: training, evaluation, checkpoints, logs, devices, sweeps."""
 
 from rljax.training.cache import enable_compilation_cache
+from rljax.training.callbacks import Callback, StopAtReturn
 from rljax.training.devices import expect_accelerator, use_cpu_cores
 from rljax.training.evaluate import Episodes, evaluate
-from rljax.training.load import load
+from rljax.training.loading import load
 from rljax.training.runner import Diverged, Result, train
 
 __all__ = [
+    "Callback",
     "Diverged",
     "Episodes",
     "Result",
+    "StopAtReturn",
     "enable_compilation_cache",
     "evaluate",
     "expect_accelerator",

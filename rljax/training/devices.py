@@ -11,10 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.core.contract import Algorithm
+from rljax.devices import AXIS
 from rljax.types import Refused
-
-AXIS = "devices"
 
 _PLATFORMS = os.environ.get("JAX_PLATFORMS")
 """What `jax.config` began with; where it has something else now, a program has set it."""
@@ -68,10 +67,14 @@ def _shows_one(devices: str | None) -> bool:
     return first.isdigit() or first.startswith(("GPU-", "MIG-"))
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+MEMBERS = "members"
+"""Name of the mesh axis over which the members of a sweep are split; they exchange nothing."""
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None, axis: str = AXIS) -> Mesh:
     """One axis over `devices`; all devices of all processes where None."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def partition_specs(state: Any) -> Any:
@@ -95,7 +98,7 @@ def _has_sharded_field(value: Any) -> bool:
 
 
 def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
-    """The same algorithm with its environments split over the mesh and gradients and statistics averaged across it.
+    """The same algorithm with its environments split over the mesh; it averages by itself (see `rljax.devices`).
 
     A dataset is split too; without environments, each device draws its share of a batch from its own share of the data.
 
@@ -114,11 +117,12 @@ def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
             dataclasses.replace(config, num_envs=config.num_envs // devices)
         except Refused as error:
             raise Refused(f"on each of {devices} devices: {error}") from None
-    local = algorithm.make(algorithm.env, config, axis_name=AXIS)
     specs = partition_specs(state)
     replicated, data = PartitionSpec(), () if algorithm.data is None else (PartitionSpec(AXIS),)
     # check_vma is off because random keys of a device's own make replication undecidable for it; a test compares
     # the replicas instead.
-    init = jax.shard_map(local.init, mesh=mesh, in_specs=replicated, out_specs=specs, check_vma=False)
-    step = jax.shard_map(local.step, mesh=mesh, in_specs=(specs, *data), out_specs=(specs, replicated), check_vma=False)
+    init = jax.shard_map(algorithm.init, mesh=mesh, in_specs=replicated, out_specs=specs, check_vma=False)
+    step = jax.shard_map(
+        algorithm.step, mesh=mesh, in_specs=(specs, *data), out_specs=(specs, replicated), check_vma=False
+    )
     return algorithm._replace(init=init, step=step)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.algorithms.base import Policy
-from rljax.envs.environment import Environment, State
+from rljax.envs.environment import Environment
+from rljax.envs.rollout import Acting, advance, begin
 from rljax.envs.wrappers import Guard
-from rljax.types import Key, PyTree, Refused
+from rljax.policy import Policy
+from rljax.types import Key, Refused
 
 
 class Episodes(NamedTuple):
@@ -44,19 +45,18 @@ def evaluate(
         raise Refused(f"evaluation needs a time limit: TimeLimit(env, max_steps), {env!r} has none")
     env = Guard.around(env)
     reset_key, act_key = jax.random.split(key)
-    state = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
-    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_episodes, *x.shape)), policy.initial_memory)
+    first = begin(env, policy, reset_key, num_episodes)
 
-    Carry = tuple[jax.Array, State, PyTree, jax.Array, Episodes]
+    Carry = tuple[jax.Array, Acting, jax.Array, Episodes]
 
     def unfinished(carry: Carry) -> jax.Array:
-        count, _, _, finished, _ = carry
+        count, _, finished, _ = carry
         return (count < limit) & ~finished.all()
 
     def step(carry: Carry) -> Carry:
-        count, state, memory, finished, episodes = carry
-        action, memory = policy.apply(jax.random.fold_in(act_key, count), state.obs, memory, deterministic)
-        state = jax.vmap(env.step)(state, action)
+        count, acting, finished, episodes = carry
+        acting, action, _ = advance(env, policy, acting, jax.random.fold_in(act_key, count), deterministic)
+        state = acting.state
         reward = jnp.where(finished, 0.0, jnp.where(_finite(action), state.reward, jnp.nan))
         returns, discounted = episodes.returns + reward, episodes.discounted + jnp.float32(discount) ** count * reward
         steps = state.info["elapsed"] if "elapsed" in state.info else episodes.lengths + 1
@@ -65,12 +65,12 @@ def evaluate(
             name: jnp.where(finished, old, jnp.maximum(old, state.metrics[name]))
             for name, old in episodes.highest.items()
         }
-        return count + 1, state, memory, finished | state.done, Episodes(returns, discounted, lengths, highest)
+        return count + 1, acting, finished | state.done, Episodes(returns, discounted, lengths, highest)
 
-    lowest = {name: jnp.full(x.shape, -jnp.inf) for name, x in state.metrics.items()}
+    lowest = {name: jnp.full(x.shape, -jnp.inf) for name, x in first.state.metrics.items()}
     zero = jnp.zeros(num_episodes, jnp.float32)
     nothing = Episodes(zero, zero, jnp.zeros(num_episodes, jnp.int32), lowest)
-    carry = (jnp.int32(0), state, memory, jnp.zeros(num_episodes, bool), nothing)
+    carry = (jnp.int32(0), first, jnp.zeros(num_episodes, bool), nothing)
     return jax.lax.while_loop(unfinished, step, carry)[-1]
 
 

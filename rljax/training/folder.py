@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rljax.algorithms.base import Algorithm, config_to_dict, plain
+from rljax.algorithms.core.contract import Algorithm
+from rljax.config import config_to_dict, plain
 from rljax.paths import local
 from rljax.training.versions import hardware, versions
 from rljax.types import Key, Refused
@@ -23,6 +24,7 @@ FREE_SETTINGS = frozenset(
         "checkpoint_every",
         "devices",
         "evaluate_every",
+        "evaluate_in",
         "evaluation_episodes",
         "final_episodes",
         "log_every",

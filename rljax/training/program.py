@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
-from rljax.training.devices import AXIS, make_mesh, partition_specs, shard_environments
+from rljax.envs import Environment
+from rljax.training.devices import AXIS, MEMBERS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate, score_names
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
@@ -48,16 +49,26 @@ class Program:
     placement: str
 
 
-def build(algorithm: Algorithm, members: int | None, devices: int | None, key_impl: str) -> Program:
+def build(
+    algorithm: Algorithm,
+    members: int | None,
+    devices: int | None,
+    key_impl: str,
+    evaluate_in: Environment | None = None,
+) -> Program:
     """The program for one run (`members` None) or for many.
 
     Members are split over as many devices as their number divides by, for they exchange nothing; one run splits its
     environments, though not over a CPU's cores unless asked to. Where these do not divide, one device is used, unless
     the number of devices was asked for.
 
+    Args:
+      evaluate_in: the environment in which policies are evaluated; the algorithm's where None.
+
     Raises:
       ValueError: more devices than there are, or `devices` does not divide the members or environments.
     """
+    judge = algorithm.env if evaluate_in is None else evaluate_in
     available = jax.devices()
     if devices is not None and not 1 <= devices <= len(available):
         raise Refused(f"devices = {devices} is not allowed; there are {len(available)}")
@@ -67,7 +78,8 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
             count = max(n for n in range(1, len(available) + 1) if members % n == 0)
         elif jax.default_backend() == "cpu":
             count = 1  # a run split over a CPU's cores is no faster than on one device (benchmarks/ppo.py measures it)
-    mesh = make_mesh(available[:count])
+    axis = AXIS if members is None else MEMBERS
+    mesh = make_mesh(available[:count], axis)
     placement = f"{mesh.size} devices" if mesh.size > 1 else "1 device"
     split_members = False
     if mesh.size > 1 and members is None:
@@ -87,7 +99,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         elif devices is None and len(available) > 1:
             placement = f"1 device ({members} members do not divide over {len(available)})"
 
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    split, whole = PartitionSpec(axis), PartitionSpec()
     shares = mesh.size if members is None else 1
     data = () if algorithm.data is None else (_shapes(algorithm.data, shares),)
 
@@ -139,8 +151,8 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
             policy, discount = algorithm.policy(state), getattr(state.hyper, "discount", 1.0)
             first, second = jax.random.split(wrap(key_data))
             return (
-                evaluate(algorithm.env, policy, first, episodes, deterministic=True, discount=discount),
-                evaluate(algorithm.env, policy, second, episodes, deterministic=False, discount=discount),
+                evaluate(judge, policy, first, episodes, deterministic=True, discount=discount),
+                evaluate(judge, policy, second, episodes, deterministic=False, discount=discount),
             )
 
         return over_members(play, True, True)
@@ -184,7 +196,7 @@ def build(algorithm: Algorithm, members: int | None, devices: int | None, key_im
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
         metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state, *data)[1])),
-        scores=score_names(algorithm.env),
+        scores=score_names(judge),
         devices=mesh.size if split_members or members is None else 1,
         placement=placement,
     )

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
-from rljax.algorithms.base import Algorithm
+from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
+from rljax.envs import Environment
 from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
+from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.evaluate import Episodes, scores, summarize
 from rljax.training.folder import (
@@ -64,6 +66,7 @@ class Result:
       compile_seconds: until the first training step could run.
       seconds: in training, compilation and evaluation apart, over all resumptions.
       interrupted: the signal that stopped the run early, or None.
+      stopped: why a callback has stopped it, or None.
       folder: the run folder, or None.
       placement: which devices it ran on, in words.
     """
@@ -76,6 +79,7 @@ class Result:
     compile_seconds: float
     seconds: float
     interrupted: int | None
+    stopped: str | None
     folder: Path | None
     placement: str
 
@@ -127,6 +131,8 @@ def train(
     wandb: bool = False,
     settings: dict[str, Any] | None = None,
     initialize: Callable[[Any], Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    evaluate_in: Environment | None = None,
 ) -> Result:
     """Trains one agent, or many in one program.
 
@@ -148,7 +154,9 @@ def train(
       progress: a bar, and lines of what happens; "lines" for these alone; False for nothing.
       tensorboard, wandb: where to log besides metrics.csv.
       settings: what else config.json should hold.
-      initialize: changes the first state of a run that starts anew, such as `offline.continued(state)`.
+      initialize: changes the first state of a run that starts anew, such as `continued(state)` of core/offline.py.
+      callbacks: what is done between slices, and may stop the run.
+      evaluate_in: the environment in which policies are evaluated, with the spaces of the algorithm's; that where None.
 
     Raises:
       Refused: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed, holds another
@@ -156,16 +164,18 @@ def train(
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
-    plan = _Plan.make(algorithm.steps_per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
-    if (plan.evaluate or final_episodes) and algorithm.env.max_episode_steps is None:
-        raise Refused(f"{algorithm.env!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
+    plan = _Plan.make(algorithm.per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
+    evaluate_in = algorithm.env if evaluate_in is None else evaluate_in
+    if (plan.evaluate or final_episodes) and evaluate_in.max_episode_steps is None:
+        raise Refused(f"{evaluate_in!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
     out = None if folder is None else run_folder(folder)
     if wandb:
         require_wandb()
     keys, swept = _check_members(algorithm, key, hyper)
-    description = describe(algorithm, keys, swept, total_steps, settings)
+    elsewhere = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
+    description = describe(algorithm, keys, swept, total_steps, (settings or {}) | elsewhere)
     members = keys.shape[0] if keys.ndim else None
-    program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)))
+    program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)), evaluate_in)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
@@ -173,7 +183,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(shielded_output())
         interrupt = stack.enter_context(_signals())
-        runner = _Runner(program, plan, algorithm.steps_per_iteration, keys, swept, out, algorithm.data)
+        runner = _Runner(program, plan, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
         runner.open_folder(stack, description, resume, keep_checkpoints)
         runner.start(resume, initialize)
         runner.open_logs(stack, description, resume, progress, tensorboard, wandb)
@@ -187,6 +197,7 @@ def train(
             compile_seconds=runner.compile_seconds,
             seconds=runner.seconds,
             interrupted=interrupt[0] if interrupt else None,
+            stopped=runner.stopped,
             folder=out,
             placement=program.placement,
         )
@@ -204,6 +215,7 @@ class _Runner:
         swept: dict[str, np.ndarray],
         folder: Path | None,
         data: Any,
+        callbacks: Sequence[Callback],
     ):
         self.program, self.plan, self.steps_per_iteration = program, plan, steps_per_iteration
         self.keys, self.swept, self.folder = keys, swept, folder
@@ -214,6 +226,9 @@ class _Runner:
         self.rows: list[Row] = []
         self.lost: set[int] = set()
         """Members that diverged."""
+        self.callbacks = callbacks
+        self.stopped: str | None = None
+        """Why a callback has stopped the run."""
         self.saved: int | None = None
         self.checkpointer: Checkpointer | None = None
         self.stream = data if isinstance(data, Stream) else None
@@ -301,7 +316,7 @@ class _Runner:
     def run(self, interrupt: list[int], evaluation_episodes: int) -> None:
         """Trains until the end or a signal, and leaves the last state saved."""
         plan, speed = self.plan, 0.0  # iterations per second
-        while self.iteration < plan.total and not interrupt:
+        while self.iteration < plan.total and not interrupt and not self.stopped:
             to_log = min(plan.log - self.iteration % plan.log, plan.total - self.iteration)
             count = min(to_log, max(1, int(speed * SLICE_SECONDS)))
             if self.stream is not None:
@@ -326,6 +341,8 @@ class _Runner:
                 self.save(score)
         if self.saved != self.iteration:
             self.save(None)
+        if self.stopped:
+            self.bar.line(f"stopped at step {self.steps:,}, all saved: {self.stopped}")
         if interrupt:
             name = signal.Signals(interrupt[0]).name
             self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")
@@ -354,7 +371,16 @@ class _Runner:
             self.bar.line(f"step {self.steps:>12,}   evaluation return {averages['evaluation/return']:10.2f}")
         elif "episode/return" in averages and not self.plan.evaluate:
             self.bar.score(f"return {averages['episode/return']:.1f}")
+        self.call("on_log", self.steps, self.rows[-self.members :])
+        if episodes:
+            self.call("on_evaluate", self.steps, score, self.state)
         return score
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Calls a method of all callbacks; the first text that one returns stops the run."""
+        for callback in self.callbacks:
+            reason = getattr(callback, name)(*arguments)
+            self.stopped = self.stopped or reason
 
     def score(self, returns: np.ndarray) -> float | None:
         """The mean of the returns [members] of members that live; None where there is none."""
@@ -413,6 +439,7 @@ class _Runner:
             training = {"training": self.state, "totals": self.totals}
             progress = {"seconds": self.seconds, "steps": self.steps}
             self.checkpointer.save(self.iteration, training, self.program.policy(self.state), progress, score)
+            self.call("on_save", self.steps, self.checkpointer.folder / str(self.iteration))
         self.saved = self.iteration
 
     def check_finite(self, bad: dict[str, np.ndarray], finite: np.ndarray) -> None:
@@ -462,7 +489,7 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
             # A whole one as an int, for the field may be one. Made, too: some settings are refused only beside an
             # environment or a dataset.
             value = int(value) if value.is_integer() else float(value)
-            algorithm.make(algorithm.env, dataclasses.replace(algorithm.config, **{name: value}))
+            algorithm.remake(dataclasses.replace(algorithm.config, **{name: value}))
     if unread := sorted(set(swept) - _read_hyperparameters(algorithm)):
         raise Refused(
             f"{algorithm.name} cannot sweep {', '.join(unread)}: nothing reads it under this config, and all members "

@@ -9,11 +9,12 @@ import numpy as np
 import rljax
 from rljax import algorithms
 from rljax.algorithms import diffusion, dsrl, fqe, steering
-from rljax.algorithms.base import Algorithm, Policy
+from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import Environment, State
+from rljax.policy import Policy
 from rljax.types import Key
 from tests.datasets import clock_data, drift_data
-from tests.toys import ContinuousClock, Drift, Pixels, limited
+from tests.toys import ContinuousClock, Drift, Looking, Pixels, limited
 
 
 class Reached(Drift):
@@ -27,10 +28,11 @@ class Reached(Drift):
         return after.replace(metrics={"success": (after.reward > -1.0).astype(jnp.float32)})
 
 
-REACHED = limited(Reached(), 7)
+REACHED, LOOKING = limited(Reached(), 7), limited(Looking(), 7)
 DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(ContinuousClock(3, True), 5)
 SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
 ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
+PARTS = {"value_obs": ("camera", "privileged_state"), "cnn_channels": (2,)}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
 STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
@@ -42,6 +44,9 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         "kl_response": "adapt_learning_rate", "anneal_steps": 100, "num_minibatches": 1,
     }, DRIFT, None, {}),
     "ppo of images": ("ppo", ROLLOUT | {"cnn_channels": (2,), "hidden": (4, 4), "target_kl": 0.1}, PIXELS, None, {}),
+    "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
+    "sac of parts": ("sac", SMALL | PARTS | {"normalize_observation": True, "n_step": 2}, LOOKING, None, {}),
+    "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,)}, LOOKING, None, {}),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
     "dqn": ("dqn", SMALL | {
         "prioritized": True, "double": True, "n_step": 2, "storage": "bfloat16", "anneal_steps": 50,
@@ -89,7 +94,7 @@ def made(case: str, env: Environment | None = None) -> Algorithm:
     name, settings, own, data, options = CASES[case]
     env = env or (rljax.make(own) if isinstance(own, str) else own)
     if name == "fqe":
-        idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory))
+        idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory, ()))
         return fqe.make(env, fqe.Config(**settings), data(), idle)
     module = dsrl if name == "steering" else algorithms.get(name)
     config = module.Config(**settings)

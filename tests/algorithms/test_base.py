@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.algorithms.base import episode_metrics
+from rljax.algorithms.core.contract import episode_metrics
+from rljax.devices import AXIS
 
 
 def test_episodes_count_alike_whichever_device_they_ended_on():
@@ -13,7 +14,7 @@ def test_episodes_count_alike_whichever_device_they_ended_on():
     total = jnp.arange(12.0).reshape(2, 3, 2)
     progress = total.at[0, 0, 0].set(jnp.nan)  # a task that has nothing to say of a step
     reported = {"episode_return": total, "episode_length": 2 * total, "progress": progress}
-    found = jax.vmap(lambda m, d: episode_metrics(m, d, "devices"), axis_name="devices")(reported, done)
+    found = jax.vmap(episode_metrics, axis_name=AXIS)(reported, done)
     ended = np.asarray(total)[np.asarray(done)]
     assert len(ended) == 4
     for device in range(2):

@@ -42,7 +42,7 @@ def test_it_finds_the_linear_map_that_made_the_actions():
     error = (actions - (np.array([1.0, 0.0]) + unit[:500] @ MAP)) / np.array([3.0, 10.0])
     assert np.sqrt(np.square(error).mean()) < 0.02
     assert metrics["loss/policy"][-1] < 1e-3 < metrics["loss/policy"][0]
-    assert algorithm.steps_per_iteration == 20
+    assert algorithm.per_iteration == 20
 
 
 def test_a_policy_that_is_loaded_is_known_for_the_one_that_was_trained():
@@ -87,14 +87,8 @@ def test_the_top_share_is_of_episodes_and_only_they_are_imitated():
     state, _ = train(algorithm, 25)
     found = algorithm.policy(state)(jax.random.key(0), jnp.full(3, 7.0))
     np.testing.assert_allclose(found, [2.5, 0.0], atol=0.15)
-    assert (
-        algorithm.make(ENV, algorithm.config).data.size == algorithm.data.size
-    )  # made again, it is not filtered again
-
-
-def test_online_there_is_nothing_to_learn():
-    with pytest.raises(ValueError, match="bc learns nothing from its own actions"):
-        bc.make(ENV, online=True)
+    # Made again, it is not filtered again.
+    assert algorithm.remake(algorithm.config).data.size == algorithm.data.size
 
 
 @pytest.mark.parametrize(

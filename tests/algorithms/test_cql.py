@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from rljax.algorithms import cql, sac
+from rljax.algorithms import cql
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import lowest_to_come, prepare
 from rljax.envs import Environment, initial_state
@@ -17,7 +17,7 @@ from rljax.spaces import Box
 from rljax.training import evaluate
 from rljax.types import Transition
 from tests.datasets import dataset_of
-from tests.toys import limited
+from tests.toys import limited, spaces
 from tests.training.test_runner import train
 
 OBS, ACTION, BATCH = 3, 2, 16
@@ -41,8 +41,8 @@ def batch_of(seed=0):
 
 
 def agent_of(**settings):
-    agent = cql.Agent(dataclasses.replace(TINY, **settings), OBS, ACTION)
-    return agent, agent.init(jax.random.key(1), jax.random.key(2))
+    agent = cql.Agent(dataclasses.replace(TINY, **settings), *spaces(OBS, ACTION))
+    return agent, agent.init(jax.random.key(1))
 
 
 def hyper_of(agent):
@@ -69,7 +69,7 @@ def by_hand(agent, learner, batch, key):
     """log Σ exp(Q(s, a) - log-density), [2, batch], with NumPy; every candidate at s."""
     candidate_key, _, _ = jax.random.split(key, 3)
     action, log_prob = agent.candidates(learner, batch, candidate_key)
-    critic = sac.Critic(agent.config)
+    critic = agent.critic
     results = []
     for i in range(2):
         params = jax.tree.map(lambda x: x[i], learner.params["critic"])  # noqa: B023
@@ -234,13 +234,14 @@ def values_and_truth(penalty_weight):
         return jax.lax.scan(lambda s, _: (algorithm.step(s, data)[0], None), state, None, 2500)[0]
 
     state = train(algorithm.data)
-    agent, policy = cql.Agent(config, 1, 1), algorithm.policy(state)
+    agent, policy = cql.Agent(config, *spaces(1, 1)), algorithm.policy(state)
 
     @jax.jit
     def measure(key):
         start = jax.vmap(env.reset)(jax.random.split(key, 64))
         obs = (start.obs - state.obs_statistics.mean) / jnp.sqrt(state.obs_statistics.m2 / state.obs_statistics.count)
-        action = jax.vmap(lambda k: agent.act(state.params["policy"], obs, k, False))(jax.random.split(key, 32))
+        variables = agent.acting(state.learner, state.hyper)
+        action = jax.vmap(lambda k: agent.act(variables, obs, (), k, False)[0])(jax.random.split(key, 32))
         value = agent.values(state.params["critic"], jnp.broadcast_to(obs, (32, 64, 1)), action, key).min(0).mean()
 
         def step(carry, t):
@@ -270,7 +271,7 @@ def test_values_of_actions_that_are_not_in_the_data_are_below_those_that_are():
         return jax.lax.scan(lambda s, _: algorithm.step(s, data), state, None, 600)
 
     state, metrics = train(algorithm.data)
-    agent = cql.Agent(config, 1, 1)
+    agent = cql.Agent(config, *spaces(1, 1))
     obs = jnp.zeros((3, 1))
     near, *far = agent.values(state.params["critic"], obs, jnp.array([[0.0], [0.9], [-0.9]]), jax.random.key(0)).min(0)
     assert near > max(far)

@@ -9,7 +9,7 @@ import pytest
 
 import rljax
 from rljax.algorithms import crossq
-from tests.toys import ContinuousClock, Drift, limited
+from tests.toys import ContinuousClock, Drift, limited, spaces
 
 TINY = crossq.Config(
     num_envs=4, rollout_length=2, num_updates=2, policy_delay=2, batch_size=16, replay_size=400, learning_starts=40,
@@ -50,7 +50,7 @@ def test_one_batch_normalises_what_was_done_and_what_follows(drifted):
         TINY, num_updates=1, policy_delay=1, norm_warm_up=100, learning_starts=0, rollout_length=1
     )  # fmt: skip
     algorithm = crossq.make(limited(Drift(), 7), config)
-    agent, (state, _) = crossq.Agent(config, 2, 1), run(algorithm, 3)
+    agent, (state, _) = crossq.Agent(config, *spaces(2, 1)), run(algorithm, 3)
     draw = np.random.default_rng(0)
     batch = rljax.data.Batch(
         obs=draw.normal(size=(16, 2)) * [1, 7] + [100, 700], action=draw.uniform(-1, 1, (16, 1)),
@@ -91,7 +91,7 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
     )  # fmt: skip
     algorithm = crossq.make(limited(ContinuousClock(5, terminates), 5), config)
     state, _ = run(algorithm, 400)
-    agent = crossq.Agent(config, 5, 1)
+    agent = crossq.Agent(config, *spaces(5, 1))
     for time, value in ((4, 1.0 if terminates else expected), (0, expected)):
         values = agent.values(state.params["critic"], jnp.eye(5)[time], jnp.zeros(1))
         np.testing.assert_allclose(values, value, rtol=0.1, atol=0.15)

@@ -14,14 +14,14 @@ from rljax.data.chunks import ChunkBatch, Chunks
 from rljax.training.evaluate import evaluate
 from tests.algorithms.test_offline import plain
 from tests.datasets import dataset_of, gates_data, hyper_of
-from tests.toys import Drift, Gates, limited
+from tests.toys import Drift, Gates, limited, spaces
 
 OBJECTIVES = ("diffusion", "flow")
 SMALL = {"width": 32, "blocks": 1, "horizon": 2, "executed": 2, "history": 1, "normalize_observation": False}
 
 
 def agent_of(**options):
-    return Agent(Config(**SMALL | options), 3, 1)
+    return Agent(Config(**SMALL | options), *spaces(3, 1))
 
 
 def test_the_schedule_is_that_of_the_paper():
@@ -61,7 +61,7 @@ def test_the_sampler_carries_noise_to_the_data(objective, deviation, steps, tole
     agent = agent_of(objective=objective, sampler_steps=steps)
     agent.velocity = exact_velocity(agent.config, 0.3, deviation)
     noise = jnp.linspace(-2.0, 2.0, 10).reshape(5, 2, 1)
-    chunk = agent.sample({}, jnp.zeros((5, 3)), noise)
+    chunk = agent.sample_chunk({}, jnp.zeros((5, 3)), noise)
     np.testing.assert_allclose(chunk, 0.3 + deviation * noise, atol=tolerance)
 
 
@@ -69,7 +69,7 @@ def test_the_sampler_carries_noise_to_the_data(objective, deviation, steps, tole
 def test_the_loss_is_least_for_the_exact_velocity(objective):
     agent = agent_of(objective=objective)
     batch = ChunkBatch(jnp.zeros((4096, 3)), jnp.full((4096, 2, 1), 0.3), jnp.zeros(4096, int), jnp.ones(4096))
-    learner, hyper = agent.init(jax.random.key(0), jax.random.key(1)), hyper_of(diffusion, agent.config)
+    learner, hyper = agent.init(jax.random.key(0)), hyper_of(diffusion, agent.config)
     untrained = agent.update(learner, batch, jax.random.key(2), hyper)[1]["loss/policy"]
     exact, network = exact_velocity(agent.config, 0.3, 0.0), agent.velocity
     agent.velocity = lambda params, *x: exact(params, *x) + 0.0 * network(params, *x)
@@ -83,13 +83,13 @@ def test_actions_are_in_bounds_and_no_chance_is_left_for_any_noise(scale, seed):
     for agent, params in LEARNERS:
         obs_key, noise_key = jax.random.split(jax.random.key(seed))
         obs, noise = jax.random.normal(obs_key, (4, 3)), scale * jax.random.normal(noise_key, (4, 2, 1))
-        chunk = agent.sample(params, obs, noise)
+        chunk = agent.sample_chunk(params, obs, noise)
         assert jnp.abs(chunk).max() <= 1.0
-        np.testing.assert_array_equal(chunk, agent.sample(params, obs, noise))
+        np.testing.assert_array_equal(chunk, agent.sample_chunk(params, obs, noise))
 
 
 def random_params(agent):
-    params = agent.init(jax.random.key(0), jax.random.key(1)).params["policy"]
+    params = agent.init(jax.random.key(0)).params["policy"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
     return jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
@@ -118,8 +118,8 @@ def test_it_learns_both_of_two_ways_and_nothing_between(options):
     state, _ = jax.jit(lambda s: jax.lax.scan(lambda s, _: algorithm.step(s, data), s, None, 800))(state)
     policy = algorithm.policy(state)
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (200, *x.shape)), policy.initial_memory)
-    first, memory = policy.apply(jax.random.key(1), jnp.zeros((200, 2)), memory, False)
-    second, _ = policy.apply(jax.random.key(2), jnp.zeros((200, 2)), memory, False)
+    first, memory, _ = policy.apply(jax.random.key(1), jnp.zeros((200, 2)), memory, False)
+    second, _, _ = policy.apply(jax.random.key(2), jnp.zeros((200, 2)), memory, False)
     near = [np.abs(np.asarray(first) - way)[:, 0] < 0.6 for way in (-0.5, 2.5)]
     assert (near[0] | near[1]).mean() > 0.9
     assert 0.25 < near[0].mean() < 0.75
@@ -133,7 +133,7 @@ def test_what_weighs_nothing_is_not_learned_and_labels_tell_apart():
     action, weight = np.tile([-1.0, 1.0, -0.8], 40), np.tile([1.0, 1.0, 0.0], 40)
     data = dataset_of(np.zeros((120, 3)), action[:, None], np.zeros(120))
     config = Config(**SMALL | {"labels": 2, "learning_rate": 3e-3, "average_rate": 0.05, "horizon": 1, "executed": 1})
-    agent = Agent(config, 3, 1)
+    agent = Agent(config, *spaces(3, 1))
     chunks = jax.tree.map(jnp.asarray, Chunks.of(data, 1, 1, label, weight))
     hyper = hyper_of(diffusion, config)
 
@@ -145,12 +145,12 @@ def test_what_weighs_nothing_is_not_learned_and_labels_tell_apart():
 
         return jax.lax.scan(update, learner, jax.random.split(key, 600))[0]
 
-    params = learn(agent.init(jax.random.key(0), jax.random.key(1)), jax.random.key(2)).targets["policy"]
+    params = learn(agent.init(jax.random.key(0)), jax.random.key(2)).targets["policy"]
     noise, obs = jax.random.normal(jax.random.key(3), (100, 1, 1)), jnp.zeros((100, 3))
     for told, expected in ((0, -1.0), (1, 1.0)):
-        chunk = agent.sample(params, obs, noise, jnp.full(100, told))
+        chunk = agent.sample_chunk(params, obs, noise, jnp.full(100, told))
         assert np.abs(chunk - expected).mean() < 0.2
-    free = np.asarray(agent.sample(params, obs, noise)).ravel()
+    free = np.asarray(agent.sample_chunk(params, obs, noise)).ravel()
     assert 0.2 < (free > 0).mean() < 0.8
 
 
@@ -158,26 +158,26 @@ def test_guidance_goes_beyond_the_label():
     agent = agent_of(labels=1, guidance=2.0, objective="flow", sampler_steps=1)
     agent.velocity = lambda params, chunk, time, obs, label=None: jnp.full(chunk.shape, 0.1 if label is None else 0.3)
     noise = jnp.zeros((1, 2, 1))
-    np.testing.assert_allclose(agent.sample({}, jnp.zeros((1, 3)), noise, jnp.zeros(1, int)), 0.5, rtol=1e-6)
-    np.testing.assert_allclose(agent.sample({}, jnp.zeros((1, 3)), noise), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(agent.sample_chunk({}, jnp.zeros((1, 3)), noise, jnp.zeros(1, int)), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(agent.sample_chunk({}, jnp.zeros((1, 3)), noise), 0.1, rtol=1e-6)
 
 
 def test_chunks_are_done_in_order_then_sampled_anew_from_the_last_observations():
     config = Config(**SMALL | {"history": 2, "horizon": 4, "executed": 3})
     env = limited(Drift(), 10)
-    agent = Agent(config, 2, 1)
+    agent = Agent(config, *spaces(2, 1))
     seen = []
 
     def sample(params, obs, noise, label=None):
         jax.debug.callback(lambda obs: seen.append(np.asarray(obs).tolist()), obs)
         return obs[..., -1:, None] + jnp.arange(4.0)[:, None] / 10
 
-    agent.sample = sample
+    agent.sample_chunk = sample
     units = (np.float32([-2.0]), np.float32([4.0]))
     policy = diffusion.chunked_policy(agent, env, {"params": {}, "action_range": units})
     memory, actions = policy.initial_memory, []
     for time in range(5):
-        action, memory = policy.apply(jax.random.key(0), jnp.array([0.0, time / 10]), memory)
+        action, memory, _ = policy.apply(jax.random.key(0), jnp.array([0.0, time / 10]), memory)
         actions.append((float(action[0]) - 1.0) / 3.0)  # in units
     jax.effects_barrier()
     np.testing.assert_allclose(actions, [0.0, 0.1, 0.2, 0.3, 0.4], atol=1e-6)
@@ -231,9 +231,7 @@ def test_gates_are_passed_whatever_bounds_are_declared(bound):
     assert episodes.highest["success"].mean() >= 0.95
 
 
-def test_online_and_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="diffusion learns nothing from its own actions"):
-        diffusion.make(limited(Drift(), 5), online=True)
+def test_bad_settings_are_refused():
     for options, message in (
         ({"executed": 9}, r"executed = 9 is not allowed; it must be in \[1, horizon\]"),
         ({"sampler_steps": 101}, "sampler_steps = 101 is not allowed; it must be at most denoising_steps"),

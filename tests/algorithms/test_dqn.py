@@ -11,8 +11,8 @@ import rlax
 
 import rljax
 from rljax.algorithms import dqn
-from rljax.algorithms.base import discrete
 from rljax.ops import categorical
+from rljax.spaces import vector
 from rljax.training import evaluate
 from tests.toys import Clock, Drift, Pixels, limited
 
@@ -33,8 +33,7 @@ def run(algorithm, iterations, seed=0):
 
 def values_of(algorithm, state, obs):
     c = algorithm.config
-    network = dqn.Network(c, *discrete(algorithm.env, "dqn"))
-    return dqn.action_values(c, network.apply(state.params["value"], obs))
+    return dqn.action_values(c, algorithm.agent.network.apply(state.params["value"], obs))
 
 
 def random_batch(atoms, actions=3, size=16):
@@ -118,7 +117,7 @@ def test_no_gradient_flows_into_the_target():
 def test_dueling_streams_are_identified(head):
     """A constant on all advantages changes nothing (Wang et al. 2016, eq. 9); one on the value all values."""
     config = dqn.Config(dueling=True, head=head, num_atoms=5, hidden=(8, 8))
-    network = dqn.Network(config, 3, False)
+    network = dqn.Network(config, 3, vector(2))
     obs = jax.random.normal(jax.random.key(0), (4, 2))
     params = network.init(jax.random.key(1), obs)
 
@@ -166,12 +165,24 @@ def test_exploration_is_random_before_learning_and_then_falls_linearly_as_does_t
     config = dataclasses.replace(
         TINY, exploration_start=0.9, exploration_end=0.1, exploration_steps=32, anneal_steps=20, learning_rate=0.1
     )
-    _, metrics = run(dqn.make(rljax.make("cartpole"), config), 10)
-    # 4 steps an iteration; learning starts at the end of the second, and shows in how the third acts.
-    expected = [1.0, 1.0, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1]
-    np.testing.assert_allclose(metrics["policy/exploration"], expected, atol=1e-6)
-    np.testing.assert_allclose(metrics["learning_rate"][:6], [0.1, 0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-7)
+    algorithm = dqn.make(rljax.make("cartpole"), config)
+    train = jax.jit(lambda state: jax.lax.scan(lambda s, _: algorithm.step(s), state, None, 10))
+    first = jax.jit(algorithm.init)(jax.random.key(0))
+    _, metrics = train(first)
+    # 4 steps an iteration; learning starts at the end of the second, and both are measured from there.
     np.testing.assert_array_equal(metrics["updates"], [0] + 9 * [2])
+    np.testing.assert_array_equal(metrics["policy/exploration"].count, [0] + 9 * [1])
+    np.testing.assert_array_equal(metrics["learning_rate"].count, [0] + 9 * [1])
+    expected = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1]
+    np.testing.assert_allclose(metrics["policy/exploration"].value[1:], expected, atol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"].value[1:6], [0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-7)
+    # Where nothing is explored and nothing learned, every action is the first, but for those of before learning.
+    params = jax.tree.map(jnp.zeros_like, first.params)
+    never = {name: jnp.float32(0.0) for name in ("exploration_start", "exploration_end", "learning_rate")}
+    state, _ = train(first.replace(learner=first.learner.replace(params=params), hyper=first.hyper.replace(**never)))
+    actions = np.asarray(state.experience.replay.data.action[:, :20])
+    assert 1 < actions[:, :4].sum() < 7
+    np.testing.assert_array_equal(actions[:, 4:], 0)
 
 
 @pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])
@@ -290,7 +301,7 @@ def test_every_option_trains_and_acts(env, changes):
 def test_gradients_are_clipped_by_their_global_norm():
     config = dataclasses.replace(TINY, num_updates=1, learning_starts=4, max_grad_norm=1e-3)
     state, metrics = run(dqn.make(rljax.make("cartpole"), config), 1)
-    norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(state.learner.optimizer_state["value"][0].mu)))
+    norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(state.learner.optimizer_state["value"][1][0].mu)))
     assert metrics["gradient_norm"].value[0] > 1e-2
     np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)
 

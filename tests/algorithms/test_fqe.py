@@ -12,10 +12,10 @@ import pytest
 import rljax
 from rljax import training
 from rljax.algorithms import fqe
-from rljax.algorithms.base import Policy
 from rljax.data import Dataset, Metadata
 from rljax.data.prepared import prepare
 from rljax.envs import Environment, initial_state
+from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.training.devices import make_mesh, shard_environments
 from rljax.types import Transition
@@ -49,7 +49,7 @@ def feedback(gain, noise=0.0):
 
 def proportional(variables, key, obs, memory, deterministic):
     noise = 0.0 if deterministic else variables["noise"] * jax.random.normal(key, obs.shape)
-    return -variables["gain"] * (obs - 50) / 10 + noise, memory
+    return -variables["gain"] * (obs - 50) / 10 + noise, memory, ()
 
 
 def closed_form(gain, discount, noise=0.0):
@@ -86,7 +86,7 @@ def evaluated(algorithm, policies, iterations, obs, seed=0):
     """Values [policies, members, n]."""
 
     def one(policy, data, obs):
-        state = algorithm.init(jax.random.key(seed)).replace(target_policy=policy)
+        state = fqe.of(algorithm.init(jax.random.key(seed)), policy)
         return fqe.values(algorithm, fqe.fit(algorithm, state, data, iterations), obs, jax.random.key(1))
 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *policies)
@@ -138,7 +138,7 @@ def test_truncation_is_bootstrapped_and_termination_is_not(terminates):
     terminated, truncated = (over, never) if terminates else (never, over)
     steps = Transition(see[time], action, np.ones(5 * count, np.float32), terminated, truncated, see[(time + 1) % 5])
     config = dataclasses.replace(SMALL, hidden=(), learning_rate=1e-2, target_rate=0.1, members=2, num_updates=1)
-    idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory))
+    idle = Policy({}, (), lambda variables, key, obs, memory, _: (jnp.zeros((*obs.shape[:-1], 1)), memory, ()))
     algorithm = fqe.make(env, config, Dataset.of(steps), idle)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     state = jax.jit(lambda state, data: fqe.fit(algorithm, state, data, 4000))(state, algorithm.data)
@@ -163,7 +163,7 @@ def test_one_update_by_hand(data, tiny):
         state, _ = step(state, algorithm.data)
     after, metrics = step(state, algorithm.data)
 
-    sample_key = jax.random.split(state.key, 3)[1]
+    sample_key = jax.random.split(jax.random.split(state.key, 3)[1])[0]
     index = np.asarray(jax.random.randint(sample_key, (16,), 0, data.size))  # of the data as they were read
 
     def scaled(obs, action):
@@ -178,7 +178,7 @@ def test_one_update_by_hand(data, tiny):
     next_action = -0.8 * (next_obs - 50) / 10
     target = data.reward[index] + 0.9 * q(state.learner.targets["critic"], next_obs, next_action)[0]
     value, spread = q(state.params["critic"], obs, data.action[index])
-    weight = np.asarray(state.episode_weight)[:, index // 10]
+    weight = np.asarray(state.learner.frozen["episode_weight"])[:, index // 10]
     np.testing.assert_allclose(metrics["loss/critic"], (weight * (value - target) ** 2).mean() / spread**2, rtol=1e-4)
     np.testing.assert_allclose(metrics["value/mean"], target.mean(), rtol=1e-4)
     moved = jax.tree.map(lambda x, y: 0.995 * x + 0.005 * y, state.learner.targets, after.params)
@@ -191,7 +191,7 @@ def test_many_policies_at_once_are_as_one_by_one(data, tiny):
     algorithm, init, step = tiny
     together = evaluated(algorithm, [feedback(gain) for gain in GAINS], 100, first(data))
     for gain, of_policy in zip(GAINS, together):
-        state = init(jax.random.key(0)).replace(target_policy=feedback(gain))
+        state = fqe.of(init(jax.random.key(0)), feedback(gain))
         for _ in range(100):
             state, _ = step(state, algorithm.data)
         alone = fqe.values(algorithm, state, first(data), jax.random.key(1))
@@ -204,10 +204,10 @@ def test_policy_and_data_are_arguments_of_the_program(data, tiny):
     assert all(np.size(x) < 10 for x in jax.make_jaxpr(algorithm.step)(state, algorithm.data).consts)
     _, metrics = step(state, algorithm.data)
     _, on_other = step(state, algorithm.data.replace(reward=algorithm.data.reward + 1))
-    state = state.replace(target_policy=feedback(2.0))
+    state = fqe.of(state, feedback(2.0))
     _, of_other = step(state, algorithm.data)
     before = step._cache_size()
-    step(state.replace(target_policy=feedback(3.0)), algorithm.data)
+    step(fqe.of(state, feedback(3.0)), algorithm.data)
     assert step._cache_size() == before
     assert len({float(m["value/mean"]) for m in (metrics, of_other, on_other)}) == 3
 
@@ -215,15 +215,16 @@ def test_policy_and_data_are_arguments_of_the_program(data, tiny):
 def test_each_critic_learns_from_episodes_of_its_own(data, tiny):
     algorithm, init, step = tiny
     state = init(jax.random.key(0))
-    weight = np.asarray(state.episode_weight)
+    weight = np.asarray(state.learner.frozen["episode_weight"])
     np.testing.assert_array_equal(weight.sum(1), 150)
     assert (weight[0] != weight[1]).any()
     np.testing.assert_allclose((weight == 0).mean(), np.exp(-1), atol=0.05)
     np.testing.assert_array_equal(algorithm.data.episode, np.repeat(np.arange(150), 10))
     alike = fqe.make(Linear(), dataclasses.replace(TINY, bootstrap=False), data, feedback(0.0))
-    np.testing.assert_array_equal(jax.jit(alike.init)(jax.random.key(0)).episode_weight, 1)
+    np.testing.assert_array_equal(jax.jit(alike.init)(jax.random.key(0)).learner.frozen["episode_weight"], 1)
     # A critic whose resample has no episode of a batch stands still, and the others do not know.
-    without = state.replace(episode_weight=state.episode_weight.at[1].set(0.0))
+    frozen = state.learner.frozen | {"episode_weight": jnp.asarray(weight).at[1].set(0.0)}
+    without = state.replace(learner=state.learner.replace(frozen=frozen))
     states = (state, step(without, algorithm.data)[0], step(state, algorithm.data)[0])
     of_member = [[jax.tree.map(lambda x: x[i], s.params) for s in states] for i in range(3)]  # noqa: B023
     chex.assert_trees_all_equal(*of_member[1][:2])
@@ -250,7 +251,7 @@ def test_the_runner_trains_it_and_gives_the_policy_back(tiny):
         algorithm, jax.random.key(0), 20, evaluate_every=0, final_episodes=0, progress=False,
         hyper={"discount": [0.0, 0.9]},
     )  # fmt: skip
-    assert result.state.episode_weight.shape == (2, 3, 150)
+    assert result.state.learner.frozen["episode_weight"].shape == (2, 3, 150)
     chex.assert_trees_all_equal(algorithm.policy(result.state).variables["gain"], jnp.full(2, 0.8))
 
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 import scipy.stats
@@ -14,7 +15,7 @@ from rljax.algorithms import iql
 from rljax.envs.spaces_only import SpacesOnly
 from rljax.nn.networks import MLP
 from tests.datasets import batch_of, clock_data, dataset_of, first_gradient, hyper_of
-from tests.toys import ContinuousClock, limited
+from tests.toys import ContinuousClock, limited, spaces
 
 TINY = iql.Config(hidden=(8,), batch_size=16)
 ONE_ACTION = SpacesOnly(1, [-1.0], [1.0])
@@ -32,10 +33,10 @@ def run(algorithm, iterations, seed=0):
 
 def agent_of(config, obs=3, action=2):
     """An agent, its learner with targets other than its critics, and its hyperparameters."""
-    agent = iql.Agent(config, obs, action)
+    agent = iql.Agent(config, *spaces(obs, action))
     init = jax.jit(agent.init)
-    learner = init(jax.random.key(1), jax.random.key(2))
-    targets = init(jax.random.key(3), jax.random.key(4)).targets
+    learner = init(jax.random.key(1))
+    targets = init(jax.random.key(5)).targets
     learner.params["value"]["params"]["MLP_0"]["output"]["bias"] -= 0.8  # so that some advantages are positive
     return agent, learner.replace(targets=targets), hyper_of(iql, config)
 
@@ -147,17 +148,19 @@ def test_the_policy_is_normal_about_a_bounded_mean_with_one_deviation_and_no_cor
     assert np.isfinite(expected).all()
     # What is done is clipped, and on average the mean.
     keys = jax.random.split(jax.random.key(2), 2000)
-    drawn = jax.vmap(lambda key: agent.act(params, obs[:1], key, False))(keys)
+    variables = {"params": params}
+    drawn = jax.vmap(lambda key: agent.act(variables, obs[:1], (), key, False)[0])(keys)
     np.testing.assert_allclose(np.abs(drawn).max(), 1.0)
-    np.testing.assert_array_equal(agent.act(params, obs, keys[0], True), distribution.mean)
+    np.testing.assert_array_equal(agent.act(variables, obs, (), keys[0], True)[0], distribution.mean)
 
 
 def test_a_deterministic_policy_has_the_squared_distance_for_its_loss():
     agent, learner, hyper = agent_of(dataclasses.replace(TINY, deterministic_policy=True))
     batch, advantage = batch_of(), jnp.linspace(-1.0, 1.0, 16)
     after, metrics = agent.update_policy(learner, batch, advantage, jax.random.key(0), hyper)
-    action = np.asarray(agent.act(learner.params["policy"], batch.obs, jax.random.key(5), False))
-    np.testing.assert_array_equal(action, agent.act(learner.params["policy"], batch.obs, jax.random.key(6), True))
+    variables = agent.acting(learner, hyper)
+    action = np.asarray(agent.act(variables, batch.obs, (), jax.random.key(5), False)[0])
+    np.testing.assert_array_equal(action, agent.act(variables, batch.obs, (), jax.random.key(6), True)[0])
     distance = np.square(action - np.asarray(batch.action)).sum(-1)
     np.testing.assert_allclose(
         metrics["loss/policy"], (np.exp(3.0 * np.asarray(advantage)) * distance).mean(), rtol=1e-5
@@ -167,13 +170,12 @@ def test_a_deterministic_policy_has_the_squared_distance_for_its_loss():
 
 def test_the_policys_rate_falls_along_a_cosine_to_nothing():
     """The same update with and without the schedule, after a number of others: the ratio is that of the rates."""
-    plain, learner, hyper = agent_of(TINY)
-    falling, _, _ = agent_of(dataclasses.replace(TINY, policy_decay_steps=40))
+    plain, falling = agent_of(TINY), agent_of(dataclasses.replace(TINY, policy_decay_steps=40))
     batch, advantage = batch_of(), jnp.linspace(-1.0, 1.0, 16)
 
-    def moved(agent, count):
-        adam = learner.optimizer_state["policy"]
-        adam = (adam[0]._replace(count=jnp.int32(count)), *adam[1:])
+    def moved(made, count):
+        agent, learner, hyper = made
+        adam = optax.tree.set(learner.optimizer_state["policy"], count=jnp.int32(count))
         before = learner.replace(optimizer_state=learner.optimizer_state | {"policy": adam})
         after, _ = jax.jit(agent.update_policy)(before, batch, advantage, jax.random.key(0), hyper)
         kernel = lambda learner: learner.params["policy"]["params"]["MLP_0"]["output"]["kernel"]  # noqa: E731
@@ -260,7 +262,7 @@ def test_bad_settings_are_refused(field, value, allowed):
 def test_all_networks_start_as_told():
     """Biases differ from 0 only where they are drawn."""
     for initialization, drawn in (("orthogonal", False), ("uniform", True)):
-        agent = iql.Agent(dataclasses.replace(TINY, initialization=initialization), 3, 2)
-        params = jax.jit(agent.init)(jax.random.key(1), jax.random.key(2)).params
+        agent = iql.Agent(dataclasses.replace(TINY, initialization=initialization), *spaces(3, 2))
+        params = jax.jit(agent.init)(jax.random.key(1)).params
         for part in ("policy", "value", "critic"):
             assert bool(params[part]["params"]["MLP_0"]["Dense_0"]["bias"].any()) == drawn

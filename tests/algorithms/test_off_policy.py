@@ -9,23 +9,26 @@ import optax
 import pytest
 
 from rljax.algorithms import cql, dqn, sac, td3
-from rljax.algorithms.off_policy import Collector, Learner
+from rljax.algorithms.core.experience import Loop
+from rljax.algorithms.core.learner import Learner
 from rljax.envs import RescaleAction
+from rljax.spaces import Discrete
 from tests.algorithms.test_steering import agent_of
 from tests.datasets import batch_of, hyper_of
-from tests.toys import Drift, Pixels, limited
+from tests.toys import Drift, Pixels, limited, spaces
 
 
 @pytest.mark.parametrize("num_updates", [1, 2, 3, 32])
 def test_half_of_each_batch_is_of_the_newest(num_updates):
     """A full buffer of steps numbered by their reward, of which 20 of 4,000 are new."""
     config = sac.Config(num_updates=num_updates, batch_size=256, replay_size=4_000, newest_size=20)
-    collector = Collector(RescaleAction(limited(Drift(), 7)), config)
-    experience = jax.eval_shape(collector.init, jax.random.key(0))
-    experience = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experience)
+    agent = sac.Agent(config, *spaces(2, 1))
+    loop = Loop("sac", RescaleAction(limited(Drift(), 7)), agent)
+    state = jax.eval_shape(loop.init, jax.random.key(0))
+    experience = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state.experience)
     data = experience.replay.data.replace(reward=jnp.arange(4_000.0)[None])
     experience = experience.replace(replay=experience.replay.replace(count=jnp.int32(4_000), data=data))
-    batch = jax.jit(lambda key: collector.sample(experience, key, 0.99).reward)(jax.random.key(1))
+    batch = jax.jit(lambda key: loop.draw(None, experience, key, agent.hyper()).reward)(jax.random.key(1))
     new = np.asarray(batch >= 3_980)
     assert new.shape == (num_updates, 256)
     np.testing.assert_allclose(new.mean(1), 0.5, atol=0.07)
@@ -55,9 +58,10 @@ def test_newest_transitions_that_could_not_be_drawn_are_refused(settings, messag
 
 def test_bytes_keep_only_what_fits_into_them():
     config = dqn.Config(storage="uint8", replay_size=100)
-    Collector(limited(Pixels(), 6), config)
+    loop = lambda env: Loop("dqn", env, dqn.Agent(config, env.observation_space, Discrete(2)))  # noqa: E731
+    loop(limited(Pixels(), 6))
     with pytest.raises(ValueError, match="keeps whole numbers from 0 to 255; observations are from -inf to inf"):
-        Collector(limited(Drift(), 7), config)
+        loop(limited(Drift(), 7))
 
 
 # A terminal observation may be anything: the state of a simulator that broke, or one that no network has seen.
@@ -75,8 +79,8 @@ AGENTS = {
 def test_no_target_depends_on_what_comes_after_a_termination(case):
     module, settings = AGENTS[case]
     config = module.Config(hidden=(4,), **settings)
-    agent, hyper = module.Agent(config, 3, 2), hyper_of(module, config)
-    learner = agent.init(jax.random.key(0), jax.random.key(1))
+    agent, hyper = module.Agent(config, *spaces(3, 2)), hyper_of(module, config)
+    learner = agent.init(jax.random.key(0))
     key = jax.random.key(2) if module is td3 else jax.random.split(jax.random.key(2), 3)
     target = jax.jit(agent.target)
     found, expected = target(learner, POISONED, key, hyper), target(learner, BATCH, key, hyper)
@@ -98,12 +102,16 @@ def test_no_td_error_depends_on_what_comes_after_a_termination(head):
 
 
 def test_weights_decay_as_adamw_has_it():
-    params = {"part": {"kernel": jnp.array([1.0, -2.0])}}
-    gradient = {"kernel": jnp.array([0.3, 0.1])}
-    learner = Learner.init(params, targets=()).descend("part", gradient, 0.1, 0.5, eps=1e-4)
-    adamw = optax.adamw(0.1, eps=1e-4, weight_decay=0.5)
-    updates, _ = adamw.update(gradient, adamw.init(params["part"]), params["part"])
-    np.testing.assert_allclose(learner.params["part"]["kernel"], (params["part"]["kernel"] + updates["kernel"]), 1e-6)
+    params, gradient = {"kernel": jnp.array([1.0, -2.0])}, {"kernel": jnp.array([0.3, -0.1])}
+    config = td3.Config(weight_decay=0.5, learning_rate=0.1, critic_learning_rate=0.1)
+    optimizers = td3.Agent(config, *spaces(3, 2)).optimizers(hyper_of(td3, config))
+    adamw = optax.adamw(0.1, weight_decay=0.5)
+    updates, _ = adamw.update(gradient, adamw.init(params), params)
+    for part in ("policy", "critic"):
+        learner = Learner.init({part: params}, optimizers).descend(part, gradient, optimizers[part])
+        np.testing.assert_allclose(learner.params[part]["kernel"], params["kernel"] + updates["kernel"], 1e-6)
+        # Adam's first step is as long as the learning rate; a twentieth of the weight goes as well.
+        np.testing.assert_allclose(learner.params[part]["kernel"], [1.0 - 0.1 - 0.05, -2.0 + 0.1 + 0.1], 1e-6)
 
 
 def test_published_settings_are_those_of_the_publications():
@@ -134,11 +142,11 @@ def test_targets_move_when_the_policy_does_or_after_each_update(delay_targets):
         hidden=(4,), num_updates=4, policy_delay=2, critic_learning_rate=1e-12, target_rate=0.1,
         target_policy=delay_targets, delay_targets=delay_targets,
     )  # fmt: skip
-    agent = td3.Agent(config, 3, 2)
-    learner = agent.init(jax.random.key(0), jax.random.key(1))
+    agent = td3.Agent(config, *spaces(3, 2))
+    learner = agent.init(jax.random.key(0))
     learner = learner.replace(targets=jax.tree.map(jnp.zeros_like, learner.targets))
     batches = jax.tree.map(lambda x: jnp.stack([x] * 4), BATCH)
-    after, _ = jax.jit(agent.learn)(learner, batches, jax.random.key(2), hyper_of(td3, config))
+    after, _, _ = jax.jit(agent.learn)(learner, batches, jax.random.key(2), hyper_of(td3, config))
     kernel = lambda tree: tree["params"]["MLP_0"]["output"]["kernel"]  # noqa: E731
     moves = 2 if delay_targets else 4
     share = kernel(after.targets["critic"]) / kernel(after.params["critic"])
@@ -150,6 +158,6 @@ def test_targets_move_when_the_policy_does_or_after_each_update(delay_targets):
             targets=learner.targets | {"policy": jax.tree.map(jnp.zeros_like, learner.params["policy"])}
         )
         key, hyper = jax.random.key(3), hyper_of(td3, config).replace(target_noise=jnp.float32(0.0))
-        own, target = (a.next_action(both, BATCH.obs, key, hyper) for a in (agent, td3.Agent(slow, 3, 2)))
+        own, target = (a.next_action(both, BATCH.obs, key, hyper) for a in (agent, td3.Agent(slow, *spaces(3, 2))))
         np.testing.assert_allclose(own, agent.policy(learner.params["policy"], BATCH.obs), rtol=1e-6)
         np.testing.assert_array_equal(target, 0.0)

@@ -12,14 +12,14 @@ import pytest
 import rljax
 from rljax import algorithms, training
 from rljax.algorithms import bc, iql, rlpd
-from rljax.algorithms.off_policy import scan_for_means
+from rljax.algorithms.core.learner import scan_for_means
 from rljax.data import Stream
 from rljax.data.prepared import prepare
 from rljax.training import program as programs
 from rljax.training import runner
 from rljax.training.devices import make_mesh, shard_environments
 from tests.datasets import dataset_of, drift_data
-from tests.toys import Drift, Pixels, limited
+from tests.toys import Drift, Pixels, limited, spaces
 from tests.training.test_runner import train
 
 ENV = limited(Drift(), 7)
@@ -91,7 +91,7 @@ def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(made)
             np.testing.assert_allclose(values.sum(), totals["sum"][metric], rtol=1e-3, atol=1e-3)
         for part, updates in SETTINGS[algorithm.name][2].items():
             assert alone.learner.optimizer_state[part][0].count == 4 * updates
-    assert algorithm.steps_per_iteration == max(SETTINGS[algorithm.name][2].values())
+    assert algorithm.per_iteration == max(SETTINGS[algorithm.name][2].values())
     difference = jax.tree.map(lambda x: np.abs(x[1] - x[2]).max(), found[0].params)
     assert max(jax.tree.leaves(difference)) > 1e-5
 
@@ -99,7 +99,7 @@ def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(made)
 def test_the_dataset_is_an_argument_and_no_constant_of_the_program(made):
     """A constant would be written out in the program, and copied into it by XLA."""
     algorithm, _ = made
-    many = algorithm.make.func(ENV, algorithm.config, drift_data(1000))
+    many = algorithms.get(algorithm.name).make(ENV, algorithm.config, drift_data(1000))
     state = jax.eval_shape(many.init, jax.random.key(0))
     shapes = jax.eval_shape(lambda data: data, many.data)
     text = jax.jit(many.step).lower(state, shapes).as_text()
@@ -131,8 +131,8 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit_and_loads_without_its_dat
     algorithm, program = made
     monkeypatch.setattr(runner, "SLICE_SECONDS", 0.0)  # an iteration a slice
     monkeypatch.setattr(programs, "build", lambda *_: program)
-    steps = 8 * algorithm.steps_per_iteration
-    options = {"log_every": algorithm.steps_per_iteration, "checkpoint_every": 0}
+    steps = 8 * algorithm.per_iteration
+    options = {"log_every": algorithm.per_iteration, "checkpoint_every": 0}
     whole = train(algorithm, steps, folder=tmp_path / "whole", **options)
     original = runner._Runner.run_slice
 
@@ -145,7 +145,7 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit_and_loads_without_its_dat
         patch.setattr(runner._Runner, "run_slice", run_slice)
         first = train(algorithm, steps, folder=tmp_path / "run", **options)
     assert first.interrupted == signal.SIGTERM
-    assert first.steps == 4 * algorithm.steps_per_iteration
+    assert first.steps == 4 * algorithm.per_iteration
     second = train(algorithm, steps, folder=tmp_path / "run", resume=True, **options)
     chex.assert_trees_all_equal(plain(second.state), plain(whole.state))
     assert int(second.state.iteration) == 8
@@ -162,21 +162,26 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit_and_loads_without_its_dat
     np.testing.assert_allclose(statistics.m2 / statistics.count, DATA.obs.var(0, dtype=np.float64), rtol=1e-5)
 
 
+def mode(agent, state, obs):
+    """What an agent does for sure, in its own units."""
+    return agent.act({"params": state.params["policy"]}, obs, (), jax.random.key(0), True)[0]
+
+
 def test_the_policy_sees_observations_as_the_dataset_had_them_when_it_learned():
     algorithm = bc.make(ENV, bc.Config(**TINY, action_normalization="bounds"), DATA)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     mean, std = DATA.obs.mean(0, dtype=np.float64), DATA.obs.std(0, dtype=np.float64)
     np.testing.assert_allclose(algorithm.data.obs, (DATA.obs - mean) / std, atol=1e-3)
     np.testing.assert_allclose(algorithm.data.next_obs, np.clip((DATA.next_obs - mean) / std, -10, 10), atol=1e-3)
-    agent = bc.Agent(algorithm.config, 2, 1)
-    unit = agent.act(state.params["policy"], jnp.float32((DATA.obs[:20] - mean) / std), jax.random.key(0), True)
+    agent = bc.Agent(algorithm.config, *spaces(2, 1))
+    unit = mode(agent, state, jnp.float32((DATA.obs[:20] - mean) / std))
     actions = algorithm.policy(state)(jax.random.key(0), jnp.float32(DATA.obs[:20]))
     np.testing.assert_allclose(actions, 1.0 + 3.0 * unit, atol=1e-3)  # of [-2, 4]
     # Without it, raw ones.
     raw = bc.make(ENV, bc.Config(**TINY, normalize_observation=False, action_normalization="bounds"), DATA)
     np.testing.assert_array_equal(raw.data.obs, DATA.obs)
     state = jax.jit(raw.init)(jax.random.key(0))
-    unit = agent.act(state.params["policy"], jnp.float32(DATA.obs[:20]), jax.random.key(0), True)
+    unit = mode(agent, state, jnp.float32(DATA.obs[:20]))
     np.testing.assert_allclose(raw.policy(state)(jax.random.key(0), DATA.obs[:20]), 1.0 + 3.0 * unit, atol=1e-3)
 
 
@@ -366,8 +371,8 @@ class TestStream:
 
 
 def test_without_a_simulator_it_learns_and_is_not_evaluated(tmp_path):
-    spaces = {"observation_size": 2, "action_low": [-2.0], "action_high": [4.0]}
-    env = rljax.make("spaces_only", **spaces)
+    sizes = {"observation_size": 2, "action_low": [-2.0], "action_high": [4.0]}
+    env = rljax.make("spaces_only", **sizes)
     data = DATA.replace(action=np.full_like(DATA.action, 3.0))
     algorithm = bc.make(env, bc.Config(**TINY, learning_rate=1e-2), data)
     result = train(algorithm, 40, folder=tmp_path / "run", log_every=10)

@@ -8,6 +8,7 @@ import pytest
 from rljax import algorithms
 from rljax.algorithms import cql, offline_settings, td3_bc
 from tests.algorithms.test_offline import DATA, ENV
+from tests.toys import spaces
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,9 @@ def test_on_accelerators_a_hundred_updates_are_one_iteration_though_not_online(n
     assert dataclasses.replace(config, precision="bfloat16", offline_updates=0) == offline_settings.config(
         name, "hopper"
     )
-    assert algorithms.get(name).make(ENV, config, DATA).steps_per_iteration == 100
+    assert algorithms.get(name).make(ENV, config, DATA).per_iteration == 100
     if name != "bc":  # which does not act and learn
-        assert algorithms.get(name).make(ENV, config, DATA, online=True).steps_per_iteration < 3
+        assert algorithms.get(name).make(ENV, config, DATA, online=True).per_iteration < 3
 
 
 # What the sources say, in their words and numbers.
@@ -144,17 +145,15 @@ def test_cql_is_set_as_its_sources_are(task, said):
     assert (c.temperature_learning_rate, c.target_entropy_per_dim) == (said["policy_lr"], -1.0)
     assert c.normalize_observation == (said is CORL_CQL)
     if c.lagrange:
-        start = jax.jit(cql.Agent(dataclasses.replace(c, hidden=(4,), critic_hidden=(4,)), 3, 1).init)(*keys())
+        start = jax.jit(cql.Agent(dataclasses.replace(c, hidden=(4,), critic_hidden=(4,)), *spaces(3, 1)).init)(
+            jax.random.key(0)
+        )
         assert start.params["log_penalty_weight"] == 1.0
-
-
-def keys():
-    return jax.random.key(0), jax.random.key(1)
 
 
 def test_policy_and_critics_have_widths_of_their_own():
     config = offline_settings.config("cql", "antmaze-umaze-v2")
-    params = jax.eval_shape(cql.Agent(config, 29, 8).init, *keys()).params
+    params = jax.eval_shape(cql.Agent(config, *spaces(29, 8)).init, jax.random.key(0)).params
     depth = {part: len(params[part]["params"]["MLP_0"]) for part in ("policy", "critic")}
     assert depth == {"policy": 3, "critic": 5}  # hidden layers, and the output
 
@@ -200,7 +199,7 @@ def test_rebrac_is_set_as_its_source_is():
         "normalize_states": False,
         "normalize_reward": False,
     }
-    params = jax.eval_shape(td3_bc.Agent(c, 17, d).init, *keys()).params
+    params = jax.eval_shape(td3_bc.Agent(c, *spaces(17, d)).init, jax.random.key(0)).params
     normalised = {part: any("LayerNorm" in name for name in params[part]["params"]["MLP_0"]) for part in params}
     assert normalised == {"policy": False, "critic": True}
 

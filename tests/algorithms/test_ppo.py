@@ -79,8 +79,7 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
 
 
 def value_of(algorithm, state, obs):
-    network = ppo.ActorCritic(algorithm.config, algorithm.env.action_space, image=False)
-    output: Any = network.apply(state.params, obs[None], (), jnp.zeros((1,), bool))
+    output: Any = algorithm.agent.network.apply(state.params["policy"], obs[None], (), jnp.zeros((1,), bool))
     return output[1][0]
 
 
@@ -88,7 +87,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     """After one step Adam's first moment is a tenth of the clipped gradient, whose norm over ALL parameters is 1e-3."""
     config = dataclasses.replace(TINY, num_epochs=1, num_minibatches=1, max_grad_norm=1e-3)
     state, metrics = run(ppo.make(rljax.make("pendulum"), config), 1)
-    moments = state.optimizer_state[1][0].mu
+    moments = state.learner.optimizer_state["policy"][1][0].mu
     norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(moments)))
     assert metrics["gradient_norm"][0] > 1e-2
     np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)
@@ -112,12 +111,12 @@ def test_every_option_trains_and_acts(env, changes):
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True))
     policy = algorithm.policy(state)
     obs = env.reset(jax.random.key(3)).obs
-    action, _ = policy.apply(jax.random.key(0), obs, policy.initial_memory)
+    action, _, _ = policy.apply(jax.random.key(0), obs, policy.initial_memory)
     assert env.action_space.contains(action)
     if changes.get("target_kl") == 1e-9:  # everything after the first minibatch is past it
         np.testing.assert_allclose(metrics["updates_taken"], 1 / 4, atol=0.26)
     if "kl_response" in changes:
-        assert state.learning_rate_scale != 1.0
+        assert state.learner.extras != 1.0
 
 
 def test_actions_bounded_on_one_side_are_kept_within_and_are_not_squashed():
@@ -127,7 +126,7 @@ def test_actions_bounded_on_one_side_are_kept_within_and_are_not_squashed():
     algorithm = ppo.make(env, dataclasses.replace(TINY, num_envs=1))
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.params)
-    policy = algorithm.policy(shapes.replace(params=params, obs_statistics=()))
+    policy = algorithm.policy(shapes.replace(learner=shapes.learner.replace(params=params), obs_statistics=()))
     actions = jax.jit(lambda obs: policy(jax.random.key(0), obs, deterministic=False))(jnp.zeros((1000, 2)))
     assert env.action_space.contains(np.array([actions[:, 0].min(), actions[:, 1].min()]))
     assert env.action_space.contains(np.array([actions[:, 0].max(), actions[:, 1].max()]))
@@ -273,7 +272,7 @@ def test_minibatches_of_single_steps_learn_too():
     algorithm = ppo.make(rljax.make("cartpole"), dataclasses.replace(SINGLE, num_minibatches=8))
     before = jax.jit(algorithm.init)(jax.random.key(0))
     after, _ = jax.jit(algorithm.step)(before)
-    head = lambda state: state.params["params"]["policy"]["kernel"]  # noqa: E731
+    head = lambda state: state.params["policy"]["params"]["policy"]["kernel"]  # noqa: E731
     assert jnp.abs(head(after) - head(before)).max() > 1e-4
 
 

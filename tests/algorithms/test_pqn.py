@@ -13,6 +13,7 @@ import rljax
 from rljax.algorithms import pqn
 from rljax.nn.networks import CNN
 from rljax.ops.exploration import epsilon_greedy
+from rljax.spaces import Box
 from rljax.training import evaluate
 from tests.toys import Clock, Drift, Pixels, limited
 
@@ -30,8 +31,7 @@ def run(algorithm, iterations, seed=0):
 
 
 def values_of(algorithm, params, obs):
-    network = pqn.Network(algorithm.config, algorithm.env.action_space.n, image=False)
-    return network.apply(params, obs)
+    return algorithm.agent.network.apply(params["value"], obs)
 
 
 def test_one_update_by_hand():
@@ -88,7 +88,7 @@ def test_exploration_and_learning_rate_fall_linearly():
 
 
 def test_layer_normalisation_follows_every_hidden_layer():
-    network = pqn.Network(dataclasses.replace(TINY, hidden=(8, 8)), 2, image=True)
+    network = pqn.Network(dataclasses.replace(TINY, hidden=(8, 8)), 2, Box(0.0, 1.0, (6, 6, 1)))
     params = network.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))["params"]
     assert {"LayerNorm_0", "LayerNorm_1"} <= set(params["CNN_0"])
     assert params["CNN_0"]["LayerNorm_0"]["scale"].shape == (16,)  # over channels, as published

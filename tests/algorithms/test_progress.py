@@ -152,8 +152,6 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Config(**options)
-    with pytest.raises(ValueError, match="online must be False"):
-        progress.make(limited(Drift(), 5), online=True)
 
 
 def test_a_joint_critic_tells_the_progress_of_two_tasks():

@@ -97,5 +97,3 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Config(**options)
-    with pytest.raises(ValueError, match="online must be False"):
-        recap.make(limited(Drift(), 5), online=True)

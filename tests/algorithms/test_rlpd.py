@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.algorithms import bc, iql, off_policy, rlpd, sac, td3_bc
-from rljax.algorithms.offline import continued
+from rljax.algorithms import bc, iql, rlpd, sac, td3_bc
+from rljax.algorithms.core import experience
+from rljax.algorithms.core.contract import continuous
+from rljax.algorithms.core.offline import continued
 from rljax.data import OfflineBatch
 from rljax.data.prepared import prepare
 from rljax.ops import running_statistics
 from rljax.training.devices import make_mesh, shard_environments
 from tests.algorithms.test_offline import plain
 from tests.datasets import dataset_of, drift_data
-from tests.toys import Drift, limited
+from tests.toys import Drift, limited, spaces
 from tests.training.test_runner import train
 
 ENV = limited(Drift(), 7)
@@ -33,14 +35,16 @@ class Probe(sac.Agent):
 
     def learn(self, learner, batches, key, hyper):
         # As floats, for metrics are numbers.
-        return learner, {name: getattr(batches, name).astype(float) for name in batches.__dataclass_fields__}
+        return learner, {name: getattr(batches, name).astype(float) for name in batches.__dataclass_fields__}, ()
 
 
 def batches_of(config, data, iterations=6):
     """What RLPD of this config learns from, in its last iteration; and its last state."""
     prepared = prepare(data, ENV.observation_space, ENV.action_space, config)
-    algorithm = off_policy.assemble("probe", ENV, config, Probe, sac.Hyper, None, None, prepared)
-    state, step = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.step)
+    acts_in = continuous(ENV, "probe")
+    agent = Probe(config, acts_in.observation_space, acts_in.action_space)
+    loop = experience.Loop("probe", acts_in, agent, prepared)
+    state, step = jax.jit(loop.init)(jax.random.key(0)), jax.jit(loop.step)
     for _ in range(iterations):
         state, metrics = step(state, prepared.dataset)
     shown = {name: metrics[name].total for name in OfflineBatch.__dataclass_fields__ if name in metrics}
@@ -110,7 +114,7 @@ def test_a_share_that_rounds_to_the_whole_batch_leaves_its_size():
 
 def test_rlpd_starts_at_random_and_trains():
     algorithm = rlpd.make(ENV, TINY, DATA)
-    assert algorithm.steps_per_iteration == 4
+    assert algorithm.per_iteration == 4
     state, step = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.step)
     metrics = []
     for _ in range(4):
@@ -137,7 +141,7 @@ def test_it_learns_and_acts_in_chunks_within_what_was_shown():
     data = algorithm.data
     assert (data.obs.shape[1], data.action.shape[1], data.size) == (4, 3, kept.sum())
     assert (data.action.min(), data.action.max()) == (-1.0, 1.0)
-    assert (algorithm.env, algorithm.steps_per_iteration) == (ENV, 4 * 3)
+    assert (algorithm.env, algorithm.per_iteration) == (ENV, 4 * 3)
     state, _ = jax.jit(algorithm.step)(jax.jit(algorithm.init)(jax.random.key(0)), data)
     # The newest observation has moved by three actions of what was shown, each of 0 to 1.
     replay = plain(state.experience.replay.data)
@@ -145,14 +149,14 @@ def test_it_learns_and_acts_in_chunks_within_what_was_shown():
     assert ((moved > -1e-3) & (moved < 3.0 + 1e-3)).all()
 
     policy = algorithm.policy(state)
-    agent, memory, obs = sac.Agent(config, 4, 3), policy.initial_memory, jnp.array([100.0, 700.0])
+    agent, memory, obs = sac.Agent(config, *spaces(4, 3)), policy.initial_memory, jnp.array([100.0, 700.0])
     apply = jax.jit(policy.apply, static_argnums=3)
     acted = []
     for _ in range(3):
-        action, memory = apply(jax.random.key(1), obs, memory, True)
+        action, memory, _ = apply(jax.random.key(1), obs, memory, True)
         acted.append(float(action[0]))
     seen = running_statistics.normalize(state.experience.obs_statistics, jnp.tile(obs, 2))
-    expected = agent.act(state.params["policy"], seen, jax.random.key(1), True)
+    expected, _, _ = agent.act({"params": state.params["policy"]}, seen, (), jax.random.key(1), True)
     np.testing.assert_allclose(acted, (1.0 + np.asarray(expected)) / 2, atol=1e-5)
     variables = jax.eval_shape(lambda key: (a := rlpd.make(ENV, config)).policy(a.init(key)), jax.random.key(0))
     assert jax.tree.structure(variables.variables) == jax.tree.structure(policy.variables)  # as rljax.load needs it
@@ -185,7 +189,7 @@ def test_online_it_goes_on_with_its_learner_and_acts_by_its_policy_from_the_star
     module, config = CONTINUED[name]
     config = dataclasses.replace(config, learning_starts=10, replay_size=200, num_envs=2, rollout_length=1)
     algorithm, online = module.make(ENV, config, DATA), module.make(ENV, config, DATA, online=True)
-    assert online.steps_per_iteration == 2
+    assert online.per_iteration == 2
     before = jax.jit(algorithm.init)(jax.random.key(5))
     policy = jax.tree.map(lambda x: 30.0 * x, plain(before.params["policy"]))  # far from 0
     before = before.replace(learner=before.learner.replace(params=before.params | {"policy": policy}))
@@ -195,9 +199,7 @@ def test_online_it_goes_on_with_its_learner_and_acts_by_its_policy_from_the_star
     # Eight steps are too few to learn from: the learner is still the offline one, and the first actions are its own.
     assert metrics["updates"] == 0
     chex.assert_trees_all_equal(plain(state.learner), plain(before.learner))
-    offline, acting = plain(algorithm.policy(before).variables), plain(online.policy(state).variables)
-    assert acting.keys() - offline.keys() <= {"hyper"}  # of TD3+BC, whose noise may be swept
-    chex.assert_trees_all_equal({name: acting[name] for name in offline}, offline)
+    chex.assert_trees_all_equal(plain(online.policy(state).variables), plain(algorithm.policy(before).variables))
     replay = plain(state.experience.replay.data)
     expected = algorithm.policy(before)(jax.random.key(0), replay.obs[:, :4])
     np.testing.assert_allclose(1.0 + 3.0 * replay.action[:, :4], expected, atol=1e-3)
@@ -233,9 +235,7 @@ def test_members_over_devices_go_on_each_with_its_own_learner():
     assert max(jax.tree.leaves(apart)) > 1e-2
 
 
-def test_rlpd_has_no_offline_phase():
-    with pytest.raises(ValueError, match="rlpd has no offline phase: online must be True"):
-        rlpd.make(ENV, TINY, DATA, online=False)
+def test_rlpd_has_the_settings_of_its_paper():
     defaults = rlpd.Config()
     assert (defaults.num_updates, defaults.policy_delay, defaults.num_critics, defaults.num_target_critics) == (
         20, 20, 10, 2,

@@ -12,14 +12,14 @@ import pytest
 
 import rljax
 from rljax.algorithms import sac
-from rljax.algorithms.off_policy import annealed
+from rljax.algorithms.core.learner import Learner
 from rljax.envs import Environment, initial_state
 from rljax.nn.precision import bfloat16_dot_general
 from rljax.spaces import Box
 from rljax.training import evaluate
 from rljax.training.devices import make_mesh, shard_environments
 from tests.datasets import batch_of, hyper_of
-from tests.toys import ContinuousClock, Drift, limited
+from tests.toys import ContinuousClock, Drift, limited, spaces
 
 TINY = sac.Config(
     num_envs=4, rollout_length=2, num_updates=2, batch_size=16, replay_size=400, learning_starts=40, hidden=(8,)
@@ -65,7 +65,7 @@ class Bandit(Environment):
 
 def critic_values(algorithm, state, obs, action):
     """Of both critics at one observation and action."""
-    critic = sac.Critic(algorithm.config)
+    critic = algorithm.agent.critic
     return jax.vmap(lambda params: critic.apply(params, obs, action))(state.params["critic"])
 
 
@@ -128,9 +128,9 @@ def test_target_is_the_minimum_of_the_critics_less_the_entropy_term():
     batch = replay.sample(after.experience.replay, sample_key, config.batch_size, config.discount)
     critic_key, _ = jax.random.split(jax.random.split(learn_key, 1)[0])
     action_key = jax.random.split(jax.random.split(critic_key, 1)[0], 4)[0]
-    distribution = sac.Actor(config, 1).apply(state.params["policy"], batch.next_obs)
+    distribution = algorithm.agent.actor.apply(state.params["policy"], batch.next_obs)
     next_action, log_prob = distribution.sample_and_log_prob(action_key)
-    critic = sac.Critic(config)
+    critic = algorithm.agent.critic
 
     def values(params, obs, action):
         return np.stack([np.asarray(critic.apply(jax.tree.map(lambda x: x[i], params), obs, action)) for i in range(2)])  # noqa: B023
@@ -149,11 +149,12 @@ def test_targets_may_do_without_the_entropy_and_critics_may_have_widths_of_their
 
     @jax.jit
     def targets(key):
-        with_it, without = (sac.Agent(dataclasses.replace(config, entropy_in_target=on), 3, 2) for on in (True, False))
-        learner, hyper = with_it.init(key, key), hyper_of(sac, config)
+        both = [dataclasses.replace(config, entropy_in_target=on) for on in (True, False)]
+        with_it, without = (sac.Agent(each, *spaces(3, 2)) for each in both)
+        learner, hyper = with_it.init(key), hyper_of(sac, config)
         _, log_prob = with_it.policy(learner.params["policy"], batch.next_obs).sample_and_log_prob(keys[0])
-        both = [agent.target(learner, batch, keys, hyper) for agent in (with_it, without)]
-        return *both, hyper.initial_temperature * log_prob, learner.params
+        found = [agent.target(learner, batch, keys, hyper) for agent in (with_it, without)]
+        return *found, hyper.initial_temperature * log_prob, learner.params
 
     with_it, without, cost, params = targets(jax.random.key(0))
     np.testing.assert_allclose(with_it, without - batch.discount * cost, rtol=1e-4, atol=1e-5)
@@ -218,8 +219,9 @@ def test_options_train(options):
 
 def test_learning_rates_fall_over_the_run_and_nothing_else_does():
     config = dataclasses.replace(TINY, anneal_steps=32)
-    hyper = sac.Hyper(**{name: jnp.float32(getattr(config, name)) for name in sac.Hyper.__dataclass_fields__})
-    after = annealed(hyper, jnp.float32(8.0), config)
+    agent = sac.Agent(config, *spaces(2, 1))
+    hyper = agent.hyper()
+    after = agent.now(hyper, jnp.float32(8.0))
     for name, value in vars(after).items():
         share = 0.75 if name.endswith("learning_rate") else 1.0
         np.testing.assert_allclose(value, share * getattr(hyper, name), rtol=1e-6)
@@ -313,10 +315,9 @@ def test_bfloat16_products_are_near_and_so_are_their_gradients():
 
 
 def test_adam_of_a_learner_is_optax_adam():
-    from rljax.algorithms.off_policy import Learner
-
     params, gradient = {"a": jnp.array([1.0, 2.0])}, jnp.array([0.5, -1.0])
-    learner = Learner.init(params, ("a",)).descend("a", gradient, 0.1).move_target("a", 0.25)
+    learner = Learner.init(params, {"a": optax.adam(0.1)}, targets=("a",))
+    learner = learner.descend("a", gradient, optax.adam(0.1)).move_target("a", 0.25)
     updates, _ = optax.adam(0.1).update(gradient, optax.adam(0.1).init(params["a"]))
     expected = optax.apply_updates(params["a"], updates)
     np.testing.assert_allclose(learner.params["a"], expected)

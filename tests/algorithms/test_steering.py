@@ -19,7 +19,7 @@ from rljax.spaces import Box
 from rljax.training import program as programs
 from rljax.training.evaluate import evaluate
 from tests.datasets import batch_of, dataset_of, hyper_of
-from tests.toys import Drift, limited
+from tests.toys import Drift, limited, spaces
 from tests.training.test_runner import train
 
 METHODS = ("dsrl_sac", "dsrl_na", "grrl_steer")
@@ -68,18 +68,27 @@ def config_of(method="dsrl_sac", **options):
 
 def base_of(scale=0.0):
     """An untrained policy; or one with random weights, which does something."""
-    agent = diffusion.Agent(SAMPLER, 1, 1)
-    params = agent.init(jax.random.key(0), jax.random.key(0)).params["policy"]
+    agent = diffusion.Agent(SAMPLER, *spaces(1, 1))
+    params = agent.init(jax.random.key(0)).params["policy"]
     leaves, tree = jax.tree.flatten(params)
     noisy = [x + scale * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)]
     return Base(jax.tree.unflatten(tree, noisy), running_statistics.init(jnp.zeros(1)))
 
 
 def agent_of(method, scale=0.3, **options):
-    sampler, config = diffusion.Agent(SAMPLER, 1, 1), config_of(method, **options)
+    sampler, config = diffusion.Agent(SAMPLER, *spaces(1, 1)), config_of(method, **options)
     size = config.own_noise + SAMPLER.executed
-    agent = steering.AGENTS[method](config, 2, size, sampler=sampler, base=base_of(scale).params)
-    return agent, agent.init(jax.random.key(0), jax.random.key(1))
+    agent = steering.AGENTS[method](config, *spaces(2, size), sampler=sampler, base=base_of(scale).params)
+    return agent, agent.init(jax.random.key(0))
+
+
+def act(agent, learner, obs, key, deterministic=False):
+    return agent.act(agent.acting(learner, agent.hyper()), obs, (), key, deterministic)[0]
+
+
+def start(agent, learner, obs, key):
+    """What it does before it has learned."""
+    return agent.start(agent.acting(learner, agent.hyper()), obs, (), key, agent.hyper())[0]
 
 
 @pytest.fixture(scope="module", params=["dsrl_sac", *(pytest.param(m, marks=SLOW) for m in METHODS if m != "dsrl_sac")])
@@ -92,7 +101,7 @@ def made(request):
 def test_noise_finds_what_pays_and_the_policy_is_loaded_with_what_it_steers(made, tmp_path, monkeypatch):
     algorithm, program = made
     monkeypatch.setattr(programs, "build", lambda *_: program)
-    assert algorithm.steps_per_iteration == 4 * 2  # of single actions
+    assert algorithm.per_iteration == 4 * 2  # of single actions
     result = train(algorithm, 2400, folder=tmp_path / "run", final_episodes=16)
     assert result.evaluation["members"][0]["deterministic"]["mean"] > -1.0  # of noise 0, -1.5 * 8
     loaded = rljax.load(tmp_path / "run", env=ENV)
@@ -161,31 +170,30 @@ def test_no_gradient_goes_into_the_sampler(method):
 def test_an_action_is_noise_and_the_chunk_that_it_makes(method):
     agent, learner = agent_of(method)
     obs = jax.random.normal(jax.random.key(2), (2000, 2))
-    acted = agent.act(learner.params["policy"], obs, jax.random.key(3), False)
-    explored = agent.explore(obs, jax.random.key(4))
-    for action, most in ((acted, np.inf if method == "grrl_steer" else 1.0), (explored, np.inf)):
+    acted, started = act(agent, learner, obs, jax.random.key(3)), start(agent, learner, obs, jax.random.key(4))
+    for action, most in ((acted, np.inf if method == "grrl_steer" else 1.0), (started, np.inf)):
         noise, chunk = 1.5 * action[:, :3], action[:, 3:]
         assert np.abs(action[:, :3]).max() <= most
-        made = agent.sampler.sample(agent.base, obs, noise[..., None])[:, :2, 0]
+        made = agent.sampler.sample_chunk(agent.base, obs, noise[..., None])[:, :2, 0]
         np.testing.assert_allclose(chunk, made, atol=1e-5)
         assert np.abs(chunk).max() <= 1.0
-    # Exploring is what the frozen policy does by itself: noise N(0, I).
-    np.testing.assert_allclose(1.5 * explored[:, :3].std(0), 1.0, atol=0.06)
-    np.testing.assert_allclose(1.5 * explored[:, :3].mean(0), 0.0, atol=0.08)
+    # It starts as the frozen policy does by itself: noise N(0, I).
+    np.testing.assert_allclose(1.5 * started[:, :3].std(0), 1.0, atol=0.06)
+    np.testing.assert_allclose(1.5 * started[:, :3].mean(0), 0.0, atol=0.08)
 
 
 def test_the_policy_off_is_the_frozen_policy():
-    """Chunks of noise N(0, I) by `explore` in the chunked task, and by the policy as it was trained: equal returns."""
+    """Chunks of noise N(0, I) by `start` in the chunked task, and by the policy as it was trained: equal returns."""
     base = base_of(0.3)
     env = limited(Aim(0.0), 8)
     steered = Steered(env, config_of())
-    agent, _ = agent_of("dsrl_sac")
+    agent, learner = agent_of("dsrl_sac")
     envs = AutoReset(steered, 400)
 
     @jax.jit
-    def explore(key):
+    def play(key):
         def step(state, key):
-            after = envs.step(state, agent.explore(state.obs, key))
+            after = envs.step(state, start(agent, learner, state.obs, key))
             return after, after.reward
 
         return jax.lax.scan(step, envs.reset(key), jax.random.split(key, 4))[1].sum(0)
@@ -193,7 +201,7 @@ def test_the_policy_off_is_the_frozen_policy():
     units = (np.float32([-2.0]), np.float32([4.0]))
     policy = diffusion.chunked_policy(agent.sampler, env, {"params": base.params, "action_range": units})
     episodes = jax.jit(lambda key: evaluate(env, policy, key, 400, False))(jax.random.key(1))
-    ours = explore(jax.random.key(0))
+    ours = play(jax.random.key(0))
     error = np.hypot(ours.std(), episodes.returns.std()) / 20
     assert abs(ours.mean() - episodes.returns.mean()) < 3 * error
 
@@ -205,7 +213,7 @@ def test_steps_of_a_chunk_may_share_their_noise():
     drawn = agent.draw(jax.random.key(0), (4000,))
     # As DSRL has it, of any size that the policy of noise may ask for.
     np.testing.assert_allclose(drawn.std(), 1.0, rtol=0.05)
-    action = agent.act(learner.params["policy"], jnp.zeros((5, 2)), jax.random.key(1), False)
+    action = act(agent, learner, jnp.zeros((5, 2)), jax.random.key(1))
     assert action.shape == (5, 1 + 2)
     with pytest.raises(ValueError, match="noise_steps = 2 is not allowed; it must be 0, or divide"):
         config_of(noise_steps=2)
@@ -214,14 +222,13 @@ def test_steps_of_a_chunk_may_share_their_noise():
 def test_a_residual_is_added_to_a_chunk_that_is_sampled_and_seen():
     agent, learner = agent_of("residual", noise_bound=0.25)
     obs = jax.random.normal(jax.random.key(2), (500, 2))
-    acted = agent.act(learner.params["policy"], obs, jax.random.key(3), False)
-    for action in (acted, agent.explore(obs, jax.random.key(4))):
+    for action in (act(agent, learner, obs, jax.random.key(3)), start(agent, learner, obs, jax.random.key(4))):
         added, chunk, executed = jnp.split(action, 3, axis=-1)
         assert 0.9 < np.abs(added).max() <= 1.0
         np.testing.assert_allclose(executed, np.clip(chunk + 0.25 * added, -1, 1), atol=1e-5)
         assert chunk[:, 0].std() > 0.3  # of noise, as the policy itself has it
-    certain = agent.act(learner.params["policy"], obs, jax.random.key(3), True)
-    mode = agent.sampler.sample(agent.base, obs, jnp.zeros((500, 3, 1)))[:, :2, 0]
+    certain = act(agent, learner, obs, jax.random.key(3), True)
+    mode = agent.sampler.sample_chunk(agent.base, obs, jnp.zeros((500, 3, 1)))[:, :2, 0]
     np.testing.assert_allclose(certain[:, 2:4], mode, atol=1e-5)
 
     # Critics see the sum: what leaves it as it is changes nothing.
@@ -232,8 +239,12 @@ def test_a_residual_is_added_to_a_chunk_that_is_sampled_and_seen():
 
     np.testing.assert_allclose(values(0.5, 0.0), values(0.25, 1.0), atol=1e-5)
     assert np.abs(values(0.5, 0.0) - values(0.25, 0.0)).max() > 1e-3
-    gradients = jax.grad(lambda base: agent.acted(learner.params["policy"], base, obs, jax.random.key(3), False).sum())
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients(agent.base)))
+
+    def total(base):
+        variables = {"params": learner.params["policy"], "base": base}
+        return agent.act(variables, obs, (), jax.random.key(3), False)[0].sum()
+
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(jax.grad(total)(learner.frozen["base"])))
     with pytest.raises(ValueError, match="must be 0 with residual"):
         config_of("residual", offline_share=0.5)
 
@@ -292,18 +303,18 @@ def test_the_critic_of_noise_learns_what_the_critic_of_actions_says_of_its_chunk
 def test_a_policy_that_acts_with_a_label_is_steered_with_it(guidance):
     """The frozen policy, by itself and as it is steered, makes the same chunk of the same noise."""
     labelled = dataclasses.replace(SAMPLER, labels=2, acts_with=1, guidance=guidance)
-    sampler, config = diffusion.Agent(labelled, 1, 1), config_of(sampler=labelled)
-    params = sampler.init(jax.random.key(0), jax.random.key(0)).params["policy"]
+    sampler, config = diffusion.Agent(labelled, *spaces(1, 1)), config_of(sampler=labelled)
+    params = sampler.init(jax.random.key(0)).params["policy"]
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    agent = steering.Agent(config, 2, 3 + 2, sampler=sampler, base=params)
+    agent = steering.Agent(config, *spaces(2, 3 + 2), sampler=sampler, base=params)
     noise, obs = jax.random.normal(jax.random.key(1), (50, 3)), jnp.zeros((50, 2))
     variables = {"params": params, "action_range": (np.float32([-1.0]), np.float32([1.0]))}
     policy = diffusion.chunked_policy(sampler, ENV, variables)
     memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (50, *x.shape)), policy.initial_memory)
-    _, memory = policy.apply(jax.random.key(2), jnp.zeros((50, 1)), memory, False)
+    _, memory, _ = policy.apply(jax.random.key(2), jnp.zeros((50, 1)), memory, False)
     drawn = jax.random.normal(jax.random.key(2), (50, 3, 1))[..., 0]
     np.testing.assert_allclose(agent.decode(params, obs, drawn), memory["chunk"][..., 0], atol=1e-5)
-    free = sampler.sample(params, obs, noise[..., None])[:, :2, 0]
+    free = sampler.sample_chunk(params, obs, noise[..., None])[:, :2, 0]
     assert np.abs(agent.decode(params, obs, noise) - free).max() > 0.05
 
 
@@ -349,7 +360,10 @@ def test_noise_that_is_asked_for_is_taught():
         if method in ("dsrl_na", "grrl_steer"):
             small = dataclasses.replace(c, sampler=SAMPLER, normalize_observation=False, hidden=(8,))
             agent = steering.AGENTS[method](
-                small, 2, small.own_noise + 2, sampler=diffusion.Agent(SAMPLER, 1, 1), base=base_of().params
+                small,
+                *spaces(2, small.own_noise + 2),
+                sampler=diffusion.Agent(SAMPLER, *spaces(1, 1)),
+                base=base_of().params,
             )
             # grrl_steer is taught its own noise besides, which has no bound.
             taught = steering.AliasedAgent.distilled_noise(agent, None, jnp.zeros((2000, 2)), jax.random.key(2))

@@ -10,6 +10,7 @@ import pytest
 import rljax
 from rljax.algorithms import td3
 from rljax.ops import categorical
+from rljax.spaces import vector
 from rljax.training import evaluate
 from rljax.training.devices import make_mesh, shard_environments
 from tests.toys import ContinuousClock, Drift, limited
@@ -36,7 +37,7 @@ def run(algorithm, iterations, seed=0):
 
 def outputs(config, params, obs, action):
     """Of both critics, one by one."""
-    critic = td3.Critic(config)
+    critic = td3.Critic(config, vector(obs.shape[-1]))
     return np.stack([np.asarray(critic.apply(jax.tree.map(lambda x: x[i], params), obs, action)) for i in range(2)])  # noqa: B023
 
 
@@ -64,7 +65,7 @@ def test_target_takes_the_smaller_critic_at_the_smoothed_target_action(num_atoms
         state, _ = step(state)
     after, metrics = step(state)
 
-    _, _, sample_key, learn_key, _ = jax.random.split(state.key, 5)
+    _, _, sample_key, learn_key = jax.random.split(state.key, 4)
     obs, scalar, flag = (jax.ShapeDtypeStruct(*x) for x in (((3,), jnp.float32), ((), jnp.float32), ((), bool)))
     example = rljax.types.Transition(obs, jax.ShapeDtypeStruct((1,), jnp.float32), scalar, flag, flag, obs)
     replay = rljax.data.Replay(example, config.replay_size, config.num_envs)
@@ -72,7 +73,7 @@ def test_target_takes_the_smaller_critic_at_the_smoothed_target_action(num_atoms
     noise_key = jax.random.split(jax.random.split(jax.random.split(learn_key, 1)[0])[0], 1)[0]
 
     targets = state.learner.targets
-    action = td3.Actor(config, 1).apply(targets["policy"], batch.next_obs)
+    action = td3.Actor(config, 1, vector(3)).apply(targets["policy"], batch.next_obs)
     noise = np.clip(0.5 * jax.random.normal(noise_key, action.shape), -0.5, 0.5)
     next_output = outputs(config, targets["critic"], batch.next_obs, np.clip(action + noise, -1, 1))
     output = outputs(config, state.params["critic"], batch.obs, batch.action)
@@ -162,23 +163,28 @@ def test_noise_has_a_scale_of_its_own_in_each_environment_and_a_new_one_in_each_
 
     def body(state, _):
         state, _ = algorithm.step(state)
-        return state, state.noise_level
+        return state, state.experience.memory
 
     # A policy that answers 0, so that actions are the noise.
     state = jax.jit(algorithm.init)(jax.random.key(0))
     params = state.params | {"policy": jax.tree.map(jnp.zeros_like, state.params["policy"])}
     state = state.replace(learner=state.learner.replace(params=params))
     state, level = jax.jit(lambda state: jax.lax.scan(body, state, None, 45))(state)
-    level, steps = np.asarray(level), 2 * np.arange(1, 46)
+    level, episode = np.asarray(level), np.arange(90) // 7
+    # That of the last step of each rollout.
     changed = level[1:] != level[:-1]
-    np.testing.assert_array_equal(changed, (np.diff(steps // 7) > 0)[:, None] & np.ones(4, bool))
+    np.testing.assert_array_equal(changed, (np.diff(episode[1::2]) > 0)[:, None] & np.ones(4, bool))
     assert len(np.unique(level[0])) == 4
     assert 0.0 <= level.min() < 0.2
     assert 0.8 < level.max() < 1.0
-    # A rollout has the scales from before it; the first ones are uniform.
-    start = config.first_learning_iteration
-    actions = np.asarray(state.experience.replay.data.action[:, 2 * start + 2 : 90, 0])
-    scale = np.repeat(0.1 + 0.3 * level[start:-1], 2, axis=0).T
+    # A rollout whose second step begins an episode has the scale of before it at its first step.
+    of_steps = np.repeat(level, 2, axis=0)
+    begins = np.flatnonzero(episode[1::2] != episode[::2])
+    of_steps[2 * begins] = level[begins - 1]
+    # The first actions are uniform.
+    start = 2 * config.first_learning_iteration + 2
+    actions = np.asarray(state.experience.replay.data.action[:, start:90, 0])
+    scale = 0.1 + 0.3 * of_steps[start:].T
     np.testing.assert_allclose((actions / scale).std(), 1.0, atol=0.12)
     assert np.corrcoef(np.abs(actions).ravel(), scale.ravel())[0, 1] > 0.2
 
@@ -225,10 +231,10 @@ def test_over_devices_each_has_its_own_experience_and_all_learn_the_same():
     state, metrics = jax.jit(lambda s: jax.lax.scan(lambda s, _: sharded.step(s), s, None, 7))(state)
     for leaf, shape in (
         (state.experience.replay.data.reward, (1, 100)),
-        (state.noise_level, (1,)),
+        (state.experience.memory, (1,)),
     ):
         assert [shard.data.shape for shard in leaf.addressable_shards] == [shape] * 4
-    assert len(np.unique(state.noise_level)) == 4
+    assert len(np.unique(state.experience.memory)) == 4
     assert len(np.unique(np.asarray(state.experience.replay.data.reward[:, :14]).round(5))) > 50
     for leaf in jax.tree.leaves((state.learner, state.experience.obs_statistics)):
         replicas = [np.asarray(shard.data) for shard in leaf.addressable_shards]

@@ -10,7 +10,7 @@ import pytest
 
 from rljax.algorithms import td3, td3_bc
 from tests.datasets import batch_of, first_gradient, hyper_of
-from tests.toys import Drift, limited
+from tests.toys import Drift, limited, spaces
 
 TINY = td3_bc.Config(hidden=(8,), batch_size=16)
 
@@ -18,11 +18,11 @@ TINY = td3_bc.Config(hidden=(8,), batch_size=16)
 def agent_of(**settings):
     """An agent, its learner with targets other than its networks, and its hyperparameters."""
     config = dataclasses.replace(TINY, **settings)
-    agent = td3_bc.Agent(config, 3, 2)
+    agent = td3_bc.Agent(config, *spaces(3, 2))
     init = jax.jit(agent.init)
-    learner = init(jax.random.key(1), jax.random.key(2))
+    learner = init(jax.random.key(8))
     params = learner.params | {"policy": jax.tree.map(lambda x: 3.0 * x, learner.params["policy"])}
-    targets = init(jax.random.key(3), jax.random.key(4)).targets
+    targets = init(jax.random.key(3)).targets
     return agent, learner.replace(params=params, targets=targets), hyper_of(td3_bc, config)
 
 
@@ -31,7 +31,7 @@ def test_the_policys_loss_weighs_q_by_its_mean_size(value_weight, value):
     """λ = α / mean |Q(s, π(s))| over the batch, a constant to the gradient; with α = 0 it is behaviour cloning."""
     agent, learner, hyper = agent_of(value_weight=value_weight, policy_value=value)
     batch = batch_of()
-    after, metrics = jax.jit(agent.update_policy)(learner, batch, hyper)
+    after, metrics = jax.jit(agent.update_policy)(learner, batch, jax.random.key(0), hyper)
 
     def values(params):
         action = agent.actor.apply(params, batch.obs)
@@ -89,7 +89,7 @@ def test_a_swept_penalty_counts_though_the_config_has_none():
 def test_without_a_penalty_the_critics_learn_as_td3s_do():
     agent, learner, hyper = agent_of()
     batch, key = batch_of(), jax.random.key(5)
-    plain = td3.Agent(td3.Config(hidden=(8,), batch_size=16), 3, 2)
+    plain = td3.Agent(td3.Config(hidden=(8,), batch_size=16), *spaces(3, 2))
     after, metrics = jax.jit(agent.update_critic)(learner, batch, key, hyper)
     expected, expected_metrics = jax.jit(plain.update_critic)(learner, batch, key, hyper)
     chex.assert_trees_all_close(after.params, expected.params, atol=1e-6)
@@ -117,14 +117,34 @@ def test_bad_settings_are_refused(field, value, allowed):
 
 
 def test_online_the_noise_is_the_one_that_is_swept():
-    """Noise of each environment's own is refused; that of all is read from the state, when acting and in the policy."""
-    with pytest.raises(ValueError, match="td3_bc: online, noise_max must be 0"):
-        td3_bc.make(limited(Drift(), 7), dataclasses.replace(TINY, noise_max=0.4), online=True)
+    """It is read from the state, when acting and in the policy."""
     agent, learner, hyper = agent_of()
     obs, key = batch_of().obs, jax.random.key(0)
-    quiet = agent.behave(learner.params["policy"], obs, key, hyper.replace(exploration_noise=jnp.float32(0.0)))
+    without = hyper.replace(exploration_noise=jnp.float32(0.0))
+    quiet, noisy = (agent.explore(agent.acting(learner, h), obs, (), key, h)[0] for h in (without, hyper))
     np.testing.assert_array_equal(quiet, agent.policy(learner.params["policy"], obs))
-    assert jnp.abs(agent.behave(learner.params["policy"], obs, key, hyper) - quiet).max() > 0.01
+    assert jnp.abs(noisy - quiet).max() > 0.01
+    for own, expected in ((without, quiet), (hyper, noisy)):
+        np.testing.assert_array_equal(agent.act(agent.acting(learner, own), obs, (), key, False)[0], expected)
     algorithm = td3_bc.make(limited(Drift(), 7), TINY, online=True)
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    assert jax.eval_shape(algorithm.policy, state).variables["hyper"].exploration_noise.shape == ()
+    assert jax.eval_shape(algorithm.policy, state).variables["noise"].shape == ()
+
+
+def test_online_each_environment_may_have_noise_of_its_own():
+    """Its level is that of the episode: remembered where one is under way, drawn where it begins."""
+    agent, learner, hyper = agent_of(noise_min=0.1, noise_max=0.4)
+    assert agent.exploring_memory == -1.0
+    still = jax.tree.map(jnp.zeros_like, learner.params["policy"])
+    learner = learner.replace(params=learner.params | {"policy": still})
+    level = jnp.array([-1.0, 0.0, 1.0, -1.0])
+    explore = jax.jit(lambda key: agent.explore(agent.acting(learner, hyper), jnp.zeros((4, 3)), level, key, hyper)[:2])
+    action, memory = jax.vmap(explore)(jax.random.split(jax.random.key(0), 2000))
+    np.testing.assert_array_equal(memory[:, 1:3], np.broadcast_to([0.0, 1.0], (2000, 2)))
+    for drawn in (memory[:, 0], memory[:, 3]):
+        np.testing.assert_allclose([drawn.min(), drawn.mean(), drawn.max()], [0.0, 0.5, 1.0], atol=0.03)
+    assert (memory[:, 0] != memory[:, 3]).all()
+    np.testing.assert_allclose(action[:, 1].std(), 0.1, rtol=0.05)
+    np.testing.assert_allclose((action[:, [0, 3]] / (0.1 + 0.3 * memory[:, [0, 3], None])).std(), 1.0, atol=0.05)
+    algorithm = td3_bc.make(limited(Drift(), 7), dataclasses.replace(TINY, num_envs=4, noise_max=0.4), online=True)
+    assert jax.eval_shape(algorithm.init, jax.random.key(0)).experience.memory.shape == (4,)

@@ -7,9 +7,9 @@ import pytest
 
 from rljax import training
 from rljax.algorithms import bc, fqe
-from rljax.algorithms.base import Policy
 from rljax.analysis import off_policy_evaluation as ope
 from rljax.data import Dataset
+from rljax.policy import Policy
 from rljax.types import Transition
 from tests.algorithms.test_fqe import Linear, closed_form, feedback, first, play
 
@@ -60,7 +60,7 @@ def test_three_policies_in_their_order_and_one_that_is_importance_sampled(data):
     policies = {name: feedback(gain) for name, gain in GAINS.items()}
     # The mode of a policy that acts otherwise: a function of its own, so that there are two programs.
     policies["near"] = Policy(
-        {"gain": jnp.float32(0.75)}, (), lambda v, k, obs, m, d: (-v["gain"] * (obs - 50) / 10, m)
+        {"gain": jnp.float32(0.75)}, (), lambda v, k, obs, m, d: (-v["gain"] * (obs - 50) / 10, m, ())
     )
     rows = ope.rank(
         Linear(), data, policies, jax.random.key(0), config, 3000, {"near": density(0.75)}, density(0.6), resamples=200

@@ -44,7 +44,7 @@ class Counter(Environment):
 
 def apply(key, obs, memory, deterministic):
     """Remembers how often it acted and returns that, so that memory must be carried."""
-    return jnp.where(deterministic, memory[None], -1.0), memory + 1.0
+    return jnp.where(deterministic, memory[..., None], -1.0), memory + 1.0, ()
 
 
 POLICY = SimpleNamespace(initial_memory=jnp.zeros(()), apply=apply)

@@ -5,12 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rljax.algorithms import ppo
-from rljax.algorithms.off_policy import Collector, ReplayConfig
+from rljax.algorithms.core.agent import Agent
+from rljax.algorithms.core.experience import Loop, ReplayConfig
+from rljax.algorithms.core.learner import Learner
 from rljax.envs import AutoReset, RescaleAction, TimeLimit, initial_state, make
 from rljax.envs.environment import Environment
 from rljax.spaces import Box, Discrete
@@ -181,17 +184,31 @@ def test_a_pool_may_be_split_where_all_its_unused_states_lie_in_one_part():
     assert len(np.unique(np.concatenate(begun), axis=0)) == sum(map(len, begun))
 
 
+class Idle(Agent):
+    """Always does the same."""
+
+    def hyper(self):
+        return ()
+
+    def init(self, key):
+        return Learner.init({"policy": ()}, {"policy": optax.identity()})
+
+    def act(self, variables, obs, memory, key, deterministic):
+        return jnp.zeros((32, 1)), memory, ()
+
+
 def test_all_episodes_of_off_policy_collection_start_from_states_of_their_own():
     """1,920 episodes that end together by their time limit; rollouts have one step, as they have off-policy."""
     config = ReplayConfig(num_envs=32, replay_size=32 * 120)
-    collector = Collector(RescaleAction(make("pendulum", max_episode_steps=2)), config)
+    env = RescaleAction(make("pendulum", max_episode_steps=2))
+    loop = Loop("idle", env, Idle(config, env.observation_space, env.action_space))
 
     @jax.jit
     def collected(key):
-        def collect(experience, key):
-            return collector.collect(experience, key, lambda obs, key: jnp.zeros((32, 1)))[0], None
+        def collect(state, key):
+            return state.replace(experience=loop.collect(state, key, (), trained=True)[0]), None
 
-        return jax.lax.scan(collect, collector.init(key), jax.random.split(jax.random.key(1), 120))[0]
+        return jax.lax.scan(collect, loop.init(key), jax.random.split(jax.random.key(1), 120))[0].experience
 
     obs = np.asarray(collected(jax.random.key(0)).replay.data.obs)
     begun = obs[:, ::2].reshape(-1, 3)

@@ -9,10 +9,10 @@ import pytest
 
 import rljax
 from rljax.algorithms import dqn, ppo
-from rljax.algorithms.base import is_image
 from rljax.envs import Environment, TimeLimit, check_env, initial_state, registry
 from rljax.envs.check import _of_types
 from rljax.envs.wrappers import RescaleAction
+from rljax.nn.encoder import is_image
 from rljax.spaces import Box, Discrete
 from rljax.types import Refused
 from tests import toys
@@ -174,7 +174,8 @@ def test_a_task_is_checked_by_name_where_that_is_asked_for(monkeypatch):
 def test_images_are_told_by_their_axes(shape, image):
     env = Mine()
     env.observation_space = Box(0, 255, shape, np.uint8)
-    assert is_image(env, "ppo") == image
+    assert ppo.make(env).agent is not None
+    assert is_image(env.observation_space) == image
 
 
 @pytest.mark.parametrize("algorithm", [ppo, dqn])

@@ -153,6 +153,44 @@ def test_an_unknown_prefix_is_refused_in_one_line(clean):
     assert one_line(error)
 
 
+MODULE = """
+from rljax.envs.classic.pendulum import Pendulum
+
+class Short(Pendulum):
+    max_episode_steps = 7
+
+    def __init__(self, gravity=10.0):
+        super().__init__()
+
+class Other:
+    pass
+"""
+
+
+def test_an_environment_of_ones_own_is_found_by_its_module(tmp_path, monkeypatch):
+    (tmp_path / "my_tasks.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    env = make("my_tasks:Short", gravity=9.0)
+    assert (env.name, env.max_episode_steps, type(env).__name__) == ("my_tasks:Short", 7, "TimeLimit")
+    assert env.spec == {"name": "my_tasks:Short", "gravity": 9.0}
+    assert make("my_tasks:Short", max_episode_steps=None).max_episode_steps is None
+    for module, name in (("my_tasks", "Other"), ("my_tasks", "Missing"), ("os", "system")):
+        with pytest.raises(ValueError, match=f"has no subclass of rljax.envs.Environment called '{name}'"):
+            make(f"{module}:{name}")
+    with pytest.raises(ValueError, match="it takes: gravity, max_episode_steps"):
+        make("my_tasks:Short", mass=1.0)
+
+
+def test_a_file_does_not_choose_which_module_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil_tasks.py").write_text("raise AssertionError('this was imported')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="'evil_tasks:Task' is code of a module, which a file may not choose") as error:
+        registry.make_recorded({"name": "evil_tasks:Task"})
+    assert one_line(error)
+    assert registry.make_recorded({"name": "cartpole"}).name == "cartpole"
+
+
 def test_importing_the_package_imports_no_task():
     code = "import sys, rljax.envs; print([m for m in sys.modules if 'classic' in m or m in ('PIL', 'brax', 'mujoco')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

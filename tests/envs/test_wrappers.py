@@ -7,7 +7,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rljax.algorithms.base import Policy
 from rljax.envs import (
     ActionChunk,
     ActionRepeat,
@@ -24,6 +23,7 @@ from rljax.envs import (
 from rljax.envs.environment import Environment
 from rljax.envs.episodes import play
 from rljax.envs.wrappers import PotentialShaping
+from rljax.policy import Policy
 from rljax.spaces import Box, Discrete
 from rljax.training import evaluate
 from tests.toys import Clock
@@ -172,13 +172,12 @@ def test_a_termination_stays_one_where_its_observation_is_not_finite():
 
 def test_broken_episodes_reach_neither_evaluation_nor_the_data_of_demonstrators():
     env = TimeLimit(Faulty(3, "reward"), 5)
-    policy = Policy((), (), lambda _, key, obs, memory, deterministic: (jnp.ones((2, 2)), memory))
+    policy = Policy((), (), lambda _, key, obs, memory, deterministic: (jnp.ones((2, 2)), memory, ()))
     episodes = jax.jit(lambda key: evaluate(env, policy, key, 2))(jax.random.key(0))
     assert episodes.returns.tolist() == [3, 3]
     assert episodes.lengths.tolist() == [3, 3]
     assert episodes.highest["reward_twice"].tolist() == [4, 4]
-    act = jax.tree_util.Partial(lambda key, obs, memory, deterministic: (jnp.ones((2, 2)), memory))
-    steps, _, ends = play(env, act, (), jax.random.key(0), 2)
+    steps, _, ends = play(env, policy, jax.random.key(0), 2)
     assert ends.tolist() == [3, 6]
     assert steps.reward.tolist() == [1, 2, 0] * 2
 
@@ -486,7 +485,7 @@ def test_an_episode_that_begins_broken_is_over_after_one_step_and_shows_zeros():
 
 
 def test_an_evaluation_counts_an_episode_that_begins_broken():
-    policy = Policy((), (), lambda _, key, obs, memory, deterministic: (jnp.zeros(len(obs), jnp.int32), memory))
+    policy = Policy((), (), lambda _, key, obs, memory, deterministic: (jnp.zeros(len(obs), jnp.int32), memory, ()))
     episodes = jax.jit(lambda key: evaluate(TimeLimit(BadStart(2, False), 2), policy, key, 8))(jax.random.key(0))
     broken = np.asarray(episodes.highest["unstable"])
     assert 0 < broken.sum() < 8

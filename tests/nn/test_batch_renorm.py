@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.devices import AXIS
 from rljax.nn.batch_renorm import BatchRenorm
 
 X = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (64, 5))
@@ -63,7 +64,7 @@ def test_gradients_are_those_of_the_batch_and_statistics_have_none():
 
 
 def test_devices_with_parts_of_a_batch_share_its_statistics():
-    layer = BatchRenorm(warm_up=2, axis_name="parts")
+    layer = BatchRenorm(warm_up=2)
     alone = trained(BatchRenorm(warm_up=2), 3)
     parts = X.reshape(4, 16, 5)
     variables = BatchRenorm().init(jax.random.key(1), X, True)
@@ -75,6 +76,6 @@ def test_devices_with_parts_of_a_batch_share_its_statistics():
             own = own | changed
         return own
 
-    together = jax.vmap(train, axis_name="parts")(parts)
+    together = jax.vmap(train, axis_name=AXIS)(parts)
     for ours, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(ours, jnp.broadcast_to(expected, ours.shape), rtol=1e-4)

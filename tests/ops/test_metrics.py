@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
+from rljax.devices import AXIS
 from rljax.ops.metrics import approximate_kl, explained_variance
 
 explained_variance_jit = jax.jit(explained_variance)
@@ -70,7 +71,7 @@ def test_explained_variance_over_devices_is_that_of_all_their_elements():
     """Each device's own says nothing of the difference between them, which here is nearly all there is."""
     target = jnp.array([[0.0, 1.0, 2.0], [100.0, 101.0, 102.0]])
     prediction = jnp.array([[1.0, 1.0, 1.0], [101.0, 101.0, 101.0]])
-    over = jax.vmap(lambda p, t: explained_variance(p, t, "devices"), axis_name="devices")(prediction, target)
+    over = jax.vmap(explained_variance, axis_name=AXIS)(prediction, target)
     np.testing.assert_allclose(over, explained_variance(prediction, target), rtol=1e-6)
     assert over[0] > 0.99
     np.testing.assert_allclose(jax.vmap(explained_variance)(prediction, target), 0.0, atol=1e-6)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
+from rljax.devices import AXIS
 from rljax.ops import running_statistics as rs
 
-update = jax.jit(rs.update, static_argnames="axis_name")
+update = jax.jit(rs.update)
 merge = jax.jit(rs.merge)
 
 
@@ -175,7 +176,7 @@ def test_members_of_a_named_axis_end_with_the_statistics_of_all_the_data():
     data = jnp.asarray(np.random.default_rng(0).normal(100.0, [0.1, 3.0], (4, 50, 2)), jnp.float32)
     offset = data + jnp.arange(4.0)[:, None, None]  # the members see different things
     stats = _stats(jnp.ones((10, 2)))
-    together = jax.jit(jax.vmap(lambda x: rs.update(stats, x, axis_name="i"), axis_name="i"))(offset)
+    together = jax.jit(jax.vmap(lambda x: rs.update(stats, x), axis_name=AXIS))(offset)
     expected = update(stats, offset.reshape(-1, 2))
     for member in range(4):
         _assert_close(jax.tree.map(lambda x: x[member], together), expected)  # noqa: B023
@@ -183,15 +184,15 @@ def test_members_of_a_named_axis_end_with_the_statistics_of_all_the_data():
 
 
 def test_devices_under_shard_map_end_with_equal_statistics():
-    mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     data = jnp.asarray(np.random.default_rng(0).normal(size=(8 * jax.device_count(), 2)), jnp.float32)
     stats = rs.init(jnp.zeros(2))
     sharded = jax.jit(
         # Replicated out_specs: shard_map itself checks that every device holds the same.
         jax.shard_map(
-            lambda stats, x: rs.update(stats, x, axis_name="devices"),
+            lambda stats, x: rs.update(stats, x),
             mesh=mesh,
-            in_specs=(P(), P("devices")),
+            in_specs=(P(), P(AXIS)),
             out_specs=P(),
         )
     )(stats, data)

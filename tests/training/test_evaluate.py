@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax.algorithms.base import Policy
+from rljax.policy import Policy
 from rljax.training import evaluate
 from tests.toys import Clock, limited
 

@@ -8,7 +8,7 @@ import pytest
 
 import rljax
 from rljax.training.folder import check_folder, run_folder, write_description, write_json
-from rljax.training.load import read_description
+from rljax.training.loading import read_description
 from rljax.types import Refused
 
 DESCRIPTION = {

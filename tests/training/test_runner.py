@@ -72,7 +72,7 @@ def test_a_budget_that_does_not_divide_is_rounded_up_and_what_was_made_is_report
 
 
 def test_steps_are_counted_past_the_largest_int32(tiny):
-    many = tiny._replace(steps_per_iteration=2**31)
+    many = tiny._replace(per_iteration=2**31)
     result = train(many, 3 * 2**31, log_every=2**31)
     assert result.steps == 3 * 2**31
     assert [row["step"] for row in result.rows] == [2**31, 2**32, 3 * 2**31]

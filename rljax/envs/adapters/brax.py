@@ -1,5 +1,6 @@
 """Tasks of Brax: `make("brax:ant", backend="spring")` (Freeman et al. 2021, arXiv 2106.13281)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from rljax.envs.adapters.common import import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import TimeLimit, end_broken
-from rljax.spaces import Box
+from rljax.spaces import Box, Dict
 from rljax.types import Key, PyTree, Refused
 
 _EPISODE_LENGTH = 1000
@@ -20,15 +21,16 @@ class BraxEnvironment(Environment):
     """A raw Brax environment, that is one without Brax's episode and auto-reset wrappers.
 
     Physics is Brax's whole state. Its `done` is `terminated`: a raw environment has no clock. A simulation that broke
-    ends its episode (see `Guard`). Actions are in [-1, 1]. Where the observation is a dict, the agent sees its
-    entry "state"; the others stay in `physics.obs`.
+    ends its episode (see `Guard`). Actions are in [-1, 1]. Where the observation is a dict of several parts, such
+    as "state" and "privileged_state", it is handed out as one.
     """
 
     def __init__(self, env: Any, name: str = ""):
         self.env = env
         self.name = name
-        shape = jax.eval_shape(lambda key: self._observe(env.reset(key)), jax.random.key(0)).shape
-        self.observation_space = Box(-np.inf, np.inf, shape)
+        obs = jax.eval_shape(lambda key: self._observe(env.reset(key)), jax.random.key(0))
+        boxes = jax.tree.map(lambda x: Box(-np.inf, np.inf, x.shape), obs)
+        self.observation_space = Dict(boxes) if isinstance(obs, dict) else boxes
         self.action_space = Box(-1.0, 1.0, (env.action_size,))
 
     def reset(self, key: Key) -> State:
@@ -45,12 +47,12 @@ class BraxEnvironment(Environment):
         """`state` with its random keys drawn anew, and nothing else changed."""
         return state.replace(physics=rekey(state.physics, key))
 
-    def _observe(self, physics: Any) -> jax.Array:
-        if not isinstance(physics.obs, dict):
-            return jnp.asarray(physics.obs, jnp.float32)
-        if "state" not in physics.obs:
-            raise Refused(f"{self.name}: needs an entry 'state' in its observation, it has {', '.join(physics.obs)}")
-        return jnp.asarray(physics.obs["state"], jnp.float32)
+    def _observe(self, physics: Any) -> PyTree:
+        """The observation; of a dict with "state" alone that, else all parts."""
+        obs = physics.obs
+        if isinstance(obs, Mapping):
+            obs = obs["state"] if set(obs) == {"state"} else dict(obs)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), obs)
 
     def _state(self, physics: Any, info: dict[str, PyTree]) -> State:
         return State(

@@ -9,7 +9,7 @@ import numpy as np
 from rljax.envs.adapters.common import box, check_observation, import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.wrappers import end_broken
-from rljax.spaces import Box, Discrete, Space
+from rljax.spaces import ArraySpace, Box, Discrete
 from rljax.types import Key, Refused
 
 _NO_LIMIT = np.iinfo(np.int32).max
@@ -35,14 +35,13 @@ class GymnaxEnvironment(Environment):
         limit = int(params.max_steps_in_episode)
         self.max_episode_steps = None if limit == _NO_LIMIT else limit
         self._num_observations = getattr(env.observation_space(params), "n", None)
-        self.observation_space = self._space("observation_space", env.observation_space(params))
-        if isinstance(self.observation_space, Discrete):
-            self.observation_space = Box(0.0, 1.0, (self.observation_space.n,))
+        space = self._space("observation_space", env.observation_space(params))
+        self.observation_space: ArraySpace = Box(0.0, 1.0, (space.n,)) if isinstance(space, Discrete) else space
         self.action_space = self._space("action_space", env.action_space(params))
         observed = jax.eval_shape(self.reset, jax.random.key(0)).obs
         check_observation(name, self.observation_space.shape, observed.shape)
 
-    def _space(self, which: str, space: Any) -> Space:
+    def _space(self, which: str, space: Any) -> ArraySpace:
         if hasattr(space, "n"):
             return Discrete(int(space.n))
         if hasattr(space, "low"):

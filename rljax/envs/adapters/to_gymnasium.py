@@ -10,9 +10,9 @@ from gymnasium.envs.registration import EnvSpec
 
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State
-from rljax.envs.registry import make
+from rljax.envs.registry import make_recorded
 from rljax.envs.wrappers import Guard
-from rljax.spaces import Discrete, Space
+from rljax.spaces import Dict, Discrete, Space
 from rljax.types import Refused
 
 
@@ -61,13 +61,13 @@ class GymnasiumEnv(gymnasium.Env):
         self._prepare()
         self._state = jax.device_put(self._state, self._cpu)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
         with jax.default_device(self._cpu):
             self._state = self._reset(jax.random.key(self.np_random.integers(2**32, dtype=np.uint32)))
         return self._observe(self._state), self._info(self._state)
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
         with jax.default_device(self._cpu):
@@ -82,8 +82,8 @@ class GymnasiumEnv(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("call reset before render")
         return self.env.render(self._state)
 
-    def _observe(self, state: State) -> np.ndarray:
-        return np.array(state.obs, self.observation_space.dtype)  # a copy: JAX's own memory must not be written to
+    def _observe(self, state: State) -> Any:
+        return _copied(self.env.observation_space, state.obs)
 
     def _info(self, state: State) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in state.metrics.items()}
@@ -102,10 +102,19 @@ class _Spec(EnvSpec):
 
 
 def _remade(spec: dict[str, Any], **kwargs: Any) -> GymnasiumEnv:
-    return GymnasiumEnv(make(**spec), **kwargs)
+    return GymnasiumEnv(make_recorded(spec), **kwargs)
+
+
+def _copied(space: Space, obs: Any) -> Any:
+    """NumPy's arrays of an observation: copies, since JAX's own memory must not be written to."""
+    if isinstance(space, Dict):
+        return {name: _copied(inner, obs[name]) for name, inner in space.spaces.items()}
+    return np.array(obs, np.int64 if isinstance(space, Discrete) else space.dtype)
 
 
 def _space(space: Space) -> gymnasium.Space:
+    if isinstance(space, Dict):
+        return gymnasium.spaces.Dict({name: _space(inner) for name, inner in space.spaces.items()})
     if isinstance(space, Discrete):
         return gymnasium.spaces.Discrete(space.n)
     return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.envs.environment import Environment, State, initial_state
-from rljax.spaces import Box
-from rljax.types import Key
+from rljax.spaces import PRIVILEGED, Box, Dict
+from rljax.types import Key, PyTree
 
 
 def wrap_angle(angle: jax.Array) -> jax.Array:
@@ -20,8 +20,9 @@ def wrap_angle(angle: jax.Array) -> jax.Array:
 class Pendulum(Environment):
     """Physics f32 [2]: angle from upright (rad, not wrapped), angular velocity (rad/s).
 
-    The observation f32 [3] is (cos angle, sin angle, angular velocity); the action f32 [1] is a torque in
-    [−2, 2] N·m. The reward is −(angle² + 0.1 velocity² + 0.001 torque²), of the state before the step.
+    The observation f32 [3] is (cos angle, sin angle, angular velocity); with `blind`, a dict of "state" f32 [2] without
+    the velocity and "privileged_state" f32 [3] with it. The action f32 [1] is a torque in [−2, 2] N·m. The reward is
+    −(angle² + 0.1 velocity² + 0.001 torque²), of the state before the step.
     Never terminates.
     """
 
@@ -33,9 +34,11 @@ class Pendulum(Environment):
     max_speed = 8.0
     max_torque = 2.0
 
-    def __init__(self) -> None:
-        high = np.array([1.0, 1.0, self.max_speed])
-        self.observation_space = Box(-high, high)
+    def __init__(self, blind: bool = False) -> None:
+        self.blind, high = blind, np.array([1.0, 1.0, self.max_speed])
+        all_of_it = Box(-high, high)
+        parts = {"state": Box(-high[:2], high[:2]), PRIVILEGED: all_of_it}
+        self.observation_space = Dict(parts) if blind else all_of_it
         self.action_space = Box(-self.max_torque, self.max_torque, (1,))
 
     def reset(self, key: Key) -> State:
@@ -43,10 +46,11 @@ class Pendulum(Environment):
         physics = jax.random.uniform(key, (2,), jnp.float32, -high, high)
         return initial_state(physics, self.observe(physics))
 
-    def observe(self, physics: jax.Array) -> jax.Array:
-        """f32 [3]: cosine and sine of the angle, angular velocity."""
+    def observe(self, physics: jax.Array) -> PyTree:
+        """Cosine and sine of the angle, angular velocity."""
         angle, velocity = physics
-        return jnp.stack([jnp.cos(angle), jnp.sin(angle), velocity])
+        all_of_it = jnp.stack([jnp.cos(angle), jnp.sin(angle), velocity])
+        return {"state": all_of_it[:2], PRIVILEGED: all_of_it} if self.blind else all_of_it
 
     def step(self, state: State, action: jax.Array) -> State:
         angle, velocity = state.physics

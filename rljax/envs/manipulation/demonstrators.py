@@ -1,8 +1,8 @@
 """Scripted demonstrators with human faults: they slip, hesitate, miss, go back and try again, and sometimes give up.
 
-A demonstrator has what a policy has, so that `Policy(*demonstrator)` can be evaluated as any other. Each task's script
-says what to do next, from an observation and what it remembers; how hands move, and what goes wrong, is the same for
-all.
+A demonstrator is a policy with memory, which can be evaluated as any other; deterministic, it has neither noise nor
+faults. Each task's script says what to do next, from an observation and what it remembers; how hands move, and what
+goes wrong, is the same for all.
 """
 
 import dataclasses
@@ -17,27 +17,13 @@ import numpy as np
 from rljax.envs.environment import Environment
 from rljax.envs.episodes import play
 from rljax.envs.manipulation.scripts import SCRIPTS, Memory, Script
+from rljax.policy import Policy
 from rljax.types import Key, Refused
 
 NONE, SLIP, HESITATION, WRONG_APPROACH = range(4)
 """Labels of steps."""
 _SLIP_STEPS = 6
 _JITTER = 0.002
-
-
-class Demonstrator(NamedTuple):
-    """The fields of a `Policy` with memory.
-
-    Fields:
-      variables: its `Manner` as numbers, and the bounds of actions.
-      initial_memory: of one episode, a `Memory`.
-      act: `(variables, key, obs, memory, deterministic) -> (action, memory)`, for observations [..., n]. Deterministic
-        is without noise and without faults.
-    """
-
-    variables: dict[str, Any]
-    initial_memory: "Memory"
-    act: Callable[..., tuple[jax.Array, "Memory"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +67,7 @@ class Demonstrations(NamedTuple):
     ends: np.ndarray
 
 
-def make(env: Environment, manner: Manner = Manner()) -> Demonstrator:
+def make(env: Environment, manner: Manner = Manner()) -> Policy:
     """The demonstrator of a task.
 
     Raises:
@@ -107,17 +93,17 @@ def make(env: Environment, manner: Manner = Manner()) -> Demonstrator:
     )
     numbers = {name: jnp.float32(value) for name, value in dataclasses.asdict(manner).items()}
     variables = {"manner": numbers, "low": jnp.asarray(space.low), "high": jnp.asarray(space.high)}
-    return Demonstrator(variables, nothing, _function(kind))
+    return Policy(variables, nothing, _function(kind))
 
 
 @functools.cache
 def _function(kind: Any) -> Callable:
-    """`Demonstrator.act`; one and the same for all of a task, so that what uses it is compiled once."""
+    """The function of the policy; one and the same for all of a task, so that what uses it is compiled once."""
     script = SCRIPTS[kind]
 
     def act(
         variables: dict[str, Any], key: Key, obs: jax.Array, memory: Memory, deterministic: bool = True
-    ) -> tuple[jax.Array, Memory]:
+    ) -> tuple[jax.Array, Memory, tuple[()]]:
         manner = variables["manner"]
         if deterministic:
             manner = {name: jnp.zeros(()) for name in manner} | {"speed": manner["speed"]}
@@ -125,7 +111,7 @@ def _function(kind: Any) -> Callable:
         for _ in obs.shape[:-1]:
             one = jax.vmap(one)
         action, memory = one(jax.random.split(key, obs.shape[:-1]), obs, memory)
-        return jnp.clip(action, variables["low"], variables["high"]), memory
+        return jnp.clip(action, variables["low"], variables["high"]), memory, ()
 
     return act
 
@@ -191,14 +177,13 @@ def _act(
     )
 
 
-def demonstrate(env: Environment, demonstrator: Demonstrator, key: Key, episodes: int) -> Demonstrations:
+def demonstrate(env: Environment, demonstrator: Policy, key: Key, episodes: int) -> Demonstrations:
     """Whole episodes, side by side, each cut at its end.
 
     Raises:
       ValueError: `env` has no time limit.
     """
-    act = jax.tree_util.Partial(demonstrator.act, demonstrator.variables)
-    s, (fault, phase), ends = play(env, act, demonstrator.initial_memory, key, episodes, _noted)
+    s, (fault, phase), ends = play(env, demonstrator, key, episodes, _noted)
     rows: Any = (s.obs, s.action, s.reward, s.terminated, s.truncated, s.next_obs, fault, phase, ends)
     return Demonstrations(*rows)
 

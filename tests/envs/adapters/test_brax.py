@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import ppo
-from rljax.algorithms.base import Policy
 from rljax.envs import AutoReset, TimeLimit, make
+from rljax.policy import Policy
 from rljax.training.evaluate import evaluate
 
 brax_envs = pytest.importorskip("brax.envs")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax.algorithms.base import Policy
 from rljax.envs.manipulation import demonstrators
 from rljax.envs.manipulation.demonstrators import HESITATION, NONE, SLIP, WRONG_APPROACH, Manner
 from rljax.training.evaluate import evaluate
@@ -110,7 +109,7 @@ def test_as_a_policy_under_execution_mismatch_it_takes_longer(env, clean):
     """And deterministic is without faults."""
     mismatch = {"delay": 1, "smoothing": 0.5, "rate_limit": 0.1}
     mismatched = rljax.make(env.unwrapped.name, threads=1, mismatch=mismatch)
-    policy = Policy(*demonstrators.make(mismatched, Manner(wrong_approach=1.0, noise=0.1)))
+    policy = demonstrators.make(mismatched, Manner(wrong_approach=1.0, noise=0.1))
     played = jax.jit(lambda key: evaluate(mismatched, policy, key, EPISODES))(jax.random.key(0))
     assert played.highest["success"].mean() >= 0.95
     assert played.lengths.mean() > 1.1 * lengths(clean).mean()

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Literal
 
+import flax.linen as nn
 import jax
 
 from rljax import algorithms
-from rljax.algorithms.base import Policy, config_from_dict, from_plain
-from rljax.envs import Environment, make
+from rljax.config import config_from_dict, from_plain
+from rljax.envs import Environment
+from rljax.envs.registry import make_recorded
+from rljax.policy import Policy
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.folder import run_folder
 from rljax.types import Refused
@@ -20,6 +23,7 @@ def load(
     which: Literal["newest", "best"] | int = "newest",
     member: int = 0,
     env: Environment | None = None,
+    network: nn.Module | None = None,
 ) -> Policy:
     """The policy of a run, ready to act, normalisation included: `action = policy(key, obs)`.
 
@@ -28,6 +32,7 @@ def load(
       which: the newest whole checkpoint, the one that evaluated best, or an iteration.
       member: which member, of a run with several.
       env: the environment, for a run on one that `rljax.make` does not know.
+      network: the network of one's own that it was trained with.
 
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.
@@ -38,8 +43,12 @@ def load(
     spec = description["env"]
     if env is None and (not spec or "class" in spec):
         raise Refused(f"{folder} was trained on an environment that is not in the registry: pass env=...")
-    env = make(**spec) if env is None else env
-    made = algorithm.make(env, config_from_dict(algorithm.Config, description["config"]))
+    env = make_recorded(spec) if env is None else env
+    own = (description.get("settings") or {}).get("network")
+    if own and network is None:
+        raise Refused(f"{folder} was trained with a network that is not rljax's: pass network={own}")
+    config = config_from_dict(algorithm.Config, description["config"])
+    made = algorithm.make(env, config) if network is None else algorithm.make(env, config, network)
     keys = description["keys"]
     members = len(keys) if isinstance(keys[0], list) else None
     if not 0 <= member < (members or 1):

@@ -1,0 +1,177 @@
+"""The agent: what learns, apart from environments, devices and files."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rljax import devices
+from rljax.algorithms.core.learner import Learner, Optimizers, delayed_updates, each_batch
+from rljax.nn.encoder import seen
+from rljax.ops.exploration import linear_schedule
+from rljax.spaces import ArraySpace, Box, Dict, Discrete, Space, batch_shape
+from rljax.types import Key, Metrics, PyTree
+
+Acted = tuple[jax.Array, PyTree, PyTree]
+"""Actions [..., action] in the agent's units, what is remembered, and extras: what else is known of the choice."""
+
+
+class Hyper(struct.PyTreeNode):
+    """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
+
+    learning_rate: jax.Array
+    discount: jax.Array
+
+
+class Agent:
+    """Networks and their updates. An agent holds constants; what changes is in its `Learner`.
+
+    Subclasses say at least how to `init`, `act` and `update` (or `learn`). Observations that they are given are
+    normalised already; actions are in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`.
+
+    Args:
+      config: settings of the algorithm.
+      observation_space, action_space: what it sees and what it does, in its own units.
+    """
+
+    hyper_type: ClassVar[type]
+    """The scalars of the config that live in the state, and can be swept."""
+    annealed: ClassVar[tuple[str, ...]] = ("learning_rate",)
+    """Fields of `Hyper` that fall linearly to 0 over the config's anneal_steps."""
+    initial_memory: PyTree = ()
+    """What `act` remembers before the first step of ONE episode."""
+    prioritized: bool = False
+    """Whether the replay keeps priorities, which `learn` then gives."""
+
+    @property
+    def exploring_memory(self) -> PyTree:
+        """What `explore` remembers before the first step of ONE episode."""
+        return self.initial_memory
+
+    def __init__(self, config: Any, observation_space: Space, action_space: ArraySpace):
+        self.config, self.observation_space, self.action_space = config, observation_space, action_space
+
+    @property
+    def obs_size(self) -> int:
+        """n of observations that are vectors [n]."""
+        space = self.observation_space
+        assert isinstance(space, Box)
+        return space.shape[0]
+
+    def seen(self, values: bool = False) -> Space:
+        """What the policy sees of an observation, or what values see (the config is of `Parts`)."""
+        c = self.config
+        return seen(self.observation_space, (values and c.value_obs) or c.policy_obs)
+
+    @property
+    def extras(self) -> PyTree:
+        """Shapes of the extras of one action that are kept in the replay."""
+        return ()
+
+    @property
+    def example_obs(self) -> PyTree:
+        """One observation of zeros, in a batch of one: numbers are float32, images and categories of their type."""
+
+        def of(space: Space) -> PyTree:
+            if isinstance(space, Dict):
+                return {name: of(inner) for name, inner in space.spaces.items()}
+            number = isinstance(space, Box) and len(space.shape) != 3
+            return jnp.zeros((1, *space.shape), jnp.float32 if number else space.dtype)
+
+        return of(self.observation_space)
+
+    @property
+    def example_action(self) -> jax.Array:
+        """One action of zeros, in a batch of one."""
+        return jnp.zeros((1, *self.action_space.shape), self.action_space.dtype)
+
+    def hyper(self) -> Any:
+        """The hyperparameters that the config says."""
+        names = [field.name for field in dataclasses.fields(self.hyper_type)]
+        return self.hyper_type(**{name: jnp.float32(getattr(self.config, name)) for name in names})
+
+    def now(self, hyper: Any, steps: jax.Array) -> Any:
+        """The hyperparameters after this many steps: those that are annealed are what is left of them."""
+        if not self.config.anneal_steps:
+            return hyper
+        left = linear_schedule(1.0, 0.0, steps, self.config.anneal_steps)
+        return hyper.replace(**{name: left * getattr(hyper, name) for name in self.annealed})
+
+    def init(self, key: Key) -> Learner:
+        """A learner that has not learned yet."""
+        raise NotImplementedError
+
+    def optimizers(self, hyper: Any) -> Optimizers:
+        """An optimizer for each part that is trained."""
+        raise NotImplementedError
+
+    def acting(self, learner: Learner, hyper: Any) -> dict[str, PyTree]:
+        """What acting needs of a learner, by name; it is saved with a policy."""
+        return {"params": learner.params["policy"]}
+
+    def act(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, deterministic: bool) -> Acted:
+        """Acts as a trained policy does, with what `acting` gave: for observations [..., n]."""
+        raise NotImplementedError
+
+    def explore(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, hyper: Any) -> Acted:
+        """Acts to learn from it: as the stochastic policy does, unless a subclass says otherwise."""
+        return self.act(variables, obs, memory, key, deterministic=False)
+
+    def start(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, hyper: Any) -> Acted:
+        """Acts before anything was learned: any action is as likely as any other."""
+        explore_key, action_key = jax.random.split(key)
+        _, memory, extras = self.explore(variables, obs, memory, explore_key, hyper)
+        return self.any_action(action_key, batch_shape(self.observation_space, obs)), memory, extras
+
+    def any_action(self, key: Key, batch: tuple[int, ...]) -> jax.Array:
+        """Actions [*batch, action], uniform over all that there are."""
+        space = self.action_space
+        if isinstance(space, Discrete):
+            return jax.random.randint(key, batch, 0, space.n, space.dtype)
+        assert isinstance(space, Box)
+        return jax.random.uniform(key, (*batch, *space.shape), jnp.float32, minval=-1.0)
+
+    def sample(self, learner: Learner, source: Any, key: Key, hyper: Any) -> Any:
+        """The batches of an iteration, [num_updates, batch, …], of a source that has `sample(key, discount)`."""
+        return source.sample(key, hyper.discount)
+
+    def update(self, learner: Learner, batch: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
+        """One update, from a batch [batch, …]."""
+        raise NotImplementedError
+
+    def learn(self, learner: Learner, batches: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics, PyTree]:
+        """All updates of an iteration, from batches [num_updates, batch, …].
+
+        Returns:
+          The learner; the means of the metrics, over all devices; and what the source of the batches is told of them,
+          such as priorities [num_updates, batch], or ().
+        """
+        learner, metrics = each_batch(
+            lambda learner, batch, key: self.update(learner, batch, key, hyper), learner, batches, key
+        )
+        return learner, devices.mean(metrics), ()
+
+
+class ActorCritic(Agent):
+    """An agent whose critics learn from each batch, and its policy from every `config.policy_delay`-th."""
+
+    def update_critic(self, learner: Learner, batch: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
+        """One update of the critics, from a batch [batch, …]."""
+        raise NotImplementedError
+
+    def update_policy(self, learner: Learner, batch: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
+        """One update of the policy, from a batch [batch, …]."""
+        raise NotImplementedError
+
+    def learn(self, learner: Learner, batches: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics, PyTree]:
+        learner, metrics = delayed_updates(
+            lambda learner, batch, key: self.update_critic(learner, batch, key, hyper),
+            lambda learner, batch, key: self.update_policy(learner, batch, key, hyper),
+            learner,
+            batches,
+            key,
+            self.config.policy_delay,
+        )
+        return learner, devices.mean(metrics), ()

@@ -1,0 +1,51 @@
+"""Settings that several algorithms have, as bases of their configs.
+
+A block has no base but `Config`: the fields of any other would take their defaults back from a config that derives from
+the block and from another heir of that base, for `dataclasses` copies the fields of each base as a whole.
+"""
+
+import dataclasses
+
+from rljax.config import Config, Widths, require
+from rljax.nn.networks import Activation
+from rljax.nn.precision import Precision
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseNetwork(Config):
+    """Settings of networks of dense layers."""
+
+    hidden: Widths = (256, 256)
+    """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """Activation of the hidden layers."""
+    precision: Precision = "float32"
+    """Precision of the hidden layers' matrix products; bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(Config):
+    """Settings of the convolutions that each image of an observation passes through."""
+
+    cnn_channels: Widths = (16,)
+    """Channels of each convolution; images only (default: MinAtar's)."""
+    cnn_kernels: Widths = (3,)
+    """Kernel widths of each convolution."""
+    cnn_strides: Widths = (1,)
+    """Strides of each convolution."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        layers = len(self.cnn_channels)
+        for name in ("cnn_kernels", "cnn_strides"):
+            require(self, name, len(getattr(self, name)) == layers, f"of one length with cnn_channels, {layers}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts(Config):
+    """Settings of what is seen of observations with parts (`rljax.spaces.Dict`), as Brax and Playground name them."""
+
+    policy_obs: tuple[str, ...] = ()
+    """Parts of the observation that the policy sees; all but privileged_state where none is named."""
+    value_obs: tuple[str, ...] = ()
+    """Parts of the observation that values see, in training alone; those of the policy where none is named."""

@@ -1,0 +1,184 @@
+"""The algorithm contract: pure functions, and what the runner needs to know about them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rljax import devices
+from rljax.algorithms.core.agent import Agent
+from rljax.data.chunks import digest
+from rljax.envs import AutoReset, Environment, EpisodeStatistics, Guard, RescaleAction
+from rljax.envs.auto_reset import ResetPolicy, pool_size_for
+from rljax.envs.check import check_types
+from rljax.envs.identity import describe
+from rljax.ops import running_statistics
+from rljax.policy import Policy
+from rljax.spaces import Box, Discrete, parts
+from rljax.types import Key, Mean, Metrics, PyTree, Refused
+
+
+class Algorithm(NamedTuple):
+    """Pure functions, made by `<algorithm>.make(env, config)`, and what they were made from.
+
+    Fields:
+      init: `(key) -> state`; everything that training carries, hyperparameters (`state.hyper`) included.
+      step: `(state) -> (state, metrics)`, or `(state, data) -> …` with a dataset; one training iteration.
+      policy: `(state) -> Policy`.
+      agent: what learns; for what else is asked of it, such as values. None where there is no agent.
+      name, env, config: for the run folder.
+      per_iteration: units of training that one call of `step` makes, over all environments and devices.
+      unit: what `per_iteration` counts: environment steps, or updates.
+      remake: `(config) -> Algorithm`, the same with other settings; it refuses what `make` refuses.
+      data: the dataset of an algorithm that learns from one. It is always an argument of `step`, since XLA would copy a
+        constant into the program.
+      identity: what else it was given, by name, which config.json holds and a resumed run must find again: the SHA-256
+        of a policy that is steered, or a network of one's own in words.
+    """
+
+    init: Callable[[Key], Any]
+    step: Callable[..., tuple[Any, Metrics]]
+    policy: Callable[[Any], Policy]
+    agent: Agent | None
+    name: str
+    env: Environment
+    config: Any
+    per_iteration: int
+    unit: Literal["steps", "updates"]
+    remake: Callable[[Any], "Algorithm"]
+    data: Any = None
+    identity: Callable[[], dict[str, str]] | None = None
+
+
+def sha256_of(tree: PyTree, *functions: Callable) -> str:
+    """The SHA-256 of all arrays of a tree, and of what functions are (see `identity.describe`), in hexadecimal."""
+    lines = [f"{jax.tree_util.keystr(path)} {digest(x)}" for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+    lines += [json.dumps(describe(function), sort_keys=True) for function in functions]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def policy_of(agent: Agent, env: Environment, state: Any) -> Policy:
+    """The policy of an agent: it normalises, asks the agent, and rescales to the environment's units.
+
+    Args:
+      env: with actions in the agent's units, such as `continuous` makes.
+      state: of training.
+
+    Returns:
+      A policy with the variables that `agent.acting` gives, "obs_statistics" and, where actions are rescaled,
+      "action_range": what -1 and 1 are in the environment's units.
+    """
+    normalize = agent.config.normalize_observation
+    variables = {"obs_statistics": state.obs_statistics, **agent.acting(state.learner, state.hyper)}
+    if isinstance(env, RescaleAction):
+        variables["action_range"] = env.onto
+    # Without the box that the data use, which is among the variables: a policy is the same when it is loaded.
+    rescale = RescaleAction(env.env).rescale if isinstance(env, RescaleAction) else None
+
+    def act(
+        variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool
+    ) -> tuple[jax.Array, PyTree, PyTree]:
+        obs = jax.tree.map(jnp.asarray, obs)
+        obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
+        action, memory, extras = agent.act(variables, obs, memory, key, deterministic)
+        if rescale is not None:
+            action = rescale(action, variables["action_range"])
+        return action, memory, extras
+
+    return Policy(variables, agent.initial_memory, act)
+
+
+def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy) -> AutoReset:
+    """This device's share of `num_envs` environments, which report their episodes.
+
+    Raises:
+      Refused: a field of the environment's states has a wrong type.
+    """
+    check_types(env)
+    pool_size = pool_size_for(num_envs) // devices.count()
+    return AutoReset(EpisodeStatistics(Guard.around(env)), num_envs // devices.count(), reset_policy, pool_size)
+
+
+def identity_of(network: nn.Module | None) -> Callable[[], dict[str, str]] | None:
+    """The `Algorithm.identity` of a network of one's own: its class and settings in words, as folders hold no code."""
+    return None if network is None else lambda: {"network": " ".join(repr(network).split())}
+
+
+def for_each(memory: PyTree, count: int) -> PyTree:
+    """Memory of one environment for all of them, leaves [count, …]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), memory)
+
+
+def cleared(memory: PyTree, fresh: jax.Array, initial: PyTree) -> PyTree:
+    """Memory [num_envs, …], with that of a new episode, `initial`, in environments that are `fresh`."""
+
+    def of(x: jax.Array, start: Any) -> jax.Array:
+        return jnp.where(fresh.reshape(fresh.shape + (1,) * (x.ndim - 1)), start, x)
+
+    return jax.tree.map(of, memory, initial)
+
+
+def discrete(env: Environment, name: str) -> None:
+    """Checks that an algorithm for choices fits an environment.
+
+    Raises:
+      Refused: actions are not `Discrete`, or images have their channels first.
+    """
+    if not isinstance(env.action_space, Discrete):
+        raise Refused(f"{name} needs a Discrete action space, {env!r} has {env.action_space}")
+    observable(env, name)
+
+
+def continuous(env: Environment, name: str, actions: Box | None = None, vectors: bool = True) -> RescaleAction:
+    """The environment with actions in [-1, 1], which are its bounds, or the box `actions`.
+
+    Args:
+      vectors: whether observations must be vectors.
+
+    Raises:
+      Refused: actions are not a bounded, one-dimensional `Box`; observations are no vector, where they must be, or
+        images have their channels first.
+    """
+    space, obs = env.action_space, env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1 or not space.bounded:
+        raise Refused(f"{name} needs a one-dimensional Box of actions with bounds, {env!r} has {space}")
+    if vectors and not (isinstance(obs, Box) and len(obs.shape) == 1):
+        raise Refused(f"{name} needs observations [n], {env!r} has {obs}")
+    observable(env, name)
+    return RescaleAction(env, actions)
+
+
+def observable(env: Environment, name: str) -> None:
+    """Checks the observations, part by part.
+
+    Raises:
+      Refused: the channels of an image come first, by the sizes of the axes.
+    """
+    for part, space in parts(env.observation_space).items():
+        shape = list(space.shape)
+        if len(shape) == 3 and 2 * shape[0] <= min(shape[1:]):
+            where = f" as {part!r}" if part else ""
+            raise Refused(
+                f"{name} needs images [height, width, channels], {env!r} has {shape}{where}: move channels to the end"
+            )
+
+
+def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array) -> Metrics:
+    """What the environments of a rollout report, over all devices.
+
+    Args:
+      metrics: of `EpisodeStatistics` and the task, arrays [T, N].
+      done: bool [T, N].
+
+    Returns:
+      `episode/return` and `episode/length` over the episodes that ended; the others over all steps at which they are
+      finite, since a task may have nothing to say of some.
+    """
+    rest = dict(metrics)
+    means = {f"episode/{name}": Mean.of(rest.pop(f"episode_{name}"), done) for name in ("return", "length")}
+    means |= {f"env/{name}": Mean.of(x, jnp.isfinite(x)) for name, x in rest.items()}
+    return devices.total(means)

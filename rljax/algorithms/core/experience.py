@@ -1,0 +1,375 @@
+"""The loop of what learns from a replay: settings, acting and remembering, and when to learn.
+
+One iteration: each of `num_envs` environments makes `rollout_length` steps, which go into the replay buffer; then
+`num_updates` batches are drawn and learned from. One environment, one step and one update is the classical loop, made
+for few samples; a thousand environments and eight updates is one for GPUs, made for little time.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax import devices
+from rljax.algorithms.core.agent import Agent
+from rljax.algorithms.core.contract import (
+    Algorithm,
+    cleared,
+    environments,
+    episode_metrics,
+    for_each,
+    identity_of,
+    policy_of,
+)
+from rljax.algorithms.core.learner import Learner
+from rljax.config import Config, Count, Fraction, Must, Positive, Whole, require
+from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
+from rljax.data.prepared import Prepared
+from rljax.data.replay import narrow
+from rljax.envs import AutoReset, Environment
+from rljax.envs.auto_reset import ResetPolicy
+from rljax.envs.environment import State as EnvState
+from rljax.ops import running_statistics
+from rljax.policy import Policy
+from rljax.spaces import Box, parts
+from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
+
+Storage = Annotated[
+    Literal["bfloat16", "uint8"] | None,
+    Must("None or one of bfloat16, uint8", (None, "bfloat16", "uint8").__contains__),
+]
+
+OFFLINE_STREAM = 0xDA7A
+"""Keys of a dataset's share are `fold_in(key, this)`: `split` folds in small numbers, and a large one cannot collide
+with them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig(Config):
+    """Settings of every algorithm with replay."""
+
+    num_envs: Count = 1
+    """Environments stepped together, over all devices."""
+    rollout_length: Count = 1
+    """Steps of each environment between updates."""
+    num_updates: Count = 1
+    """Batches learned from after each rollout; over num_envs * rollout_length it is the updates-to-data ratio."""
+    batch_size: Count = 256
+    """Transitions of a batch, over all devices."""
+    replay_size: int = 1_000_000
+    """Transitions kept, over all environments."""
+    newest_size: Whole = 0
+    """Half of each batch comes from this many latest transitions (num_envs or more; uniform replay only); 0 draws from
+    all."""
+    storage: Storage = None
+    """Type in which observations are kept (uint8: whole numbers from 0 to 255); they are given back as they came."""
+    learning_starts: Whole = 5_000
+    """Steps of random actions, over all environments, before the first update (whole rollouts, one at least; an action
+    that is repeated counts once)."""
+    anneal_steps: Whole = 0
+    """Environment steps over which the learning rates fall linearly to 0; 0 keeps them constant."""
+    n_step: Count = 1
+    """Rewards summed before the value of what follows (Sutton and Barto 2018, eq. 7.1)."""
+    normalize_observation: bool = False
+    """Observations are shifted and scaled by running statistics (vectors only)."""
+    reset_policy: ResetPolicy = "pool"
+    """Where auto-reset takes fresh states from (see AutoReset)."""
+    learning_rate: Positive = 3e-4
+    """Step size of the optimizer, at first."""
+    discount: Fraction = 0.99
+    """Discount γ of the rewards that follow."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        some = self.newest_size == 0 or self.newest_size >= self.num_envs
+        require(self, "newest_size", some, f"0, or at least num_envs = {self.num_envs}")
+        least = self.num_envs * (self.n_step + self.rollout_length)
+        require(self, "replay_size", self.replay_size >= least, f"at least {least}, for num_envs and n_step")
+        require(self, "replay_size", self.replay_size < 2**31, "below 2^31")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Steps of all environments between updates."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def first_learning_iteration(self) -> int:
+        """The first iteration, from 0, that ends with updates: enough steps are kept, and one whole window at least."""
+        return max(-(-self.learning_starts // self.steps_per_iteration), -(-self.n_step // self.rollout_length)) - 1
+
+
+class Experience(struct.PyTreeNode):
+    """The environments, what they went through, and the statistics of their observations.
+
+    Fields:
+      memory: what the agent remembers, leaves [num_envs, …].
+      fresh: bool [num_envs], whether the next step is the first of its episode.
+    """
+
+    replay: ReplayState
+    obs_statistics: running_statistics.Statistics
+    env_state: EnvState = sharded_field()
+    memory: PyTree = sharded_field()
+    fresh: jax.Array = sharded_field()
+
+
+class State(struct.PyTreeNode):
+    """All of training: save it, and it resumes bit for bit."""
+
+    iteration: jax.Array
+    key: Key
+    hyper: Any
+    learner: Learner
+    experience: Experience
+
+    @property
+    def params(self) -> PyTree:
+        return self.learner.params
+
+    @property
+    def obs_statistics(self) -> running_statistics.Statistics:
+        return self.experience.obs_statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """A replay to draw from, as an agent's `sample` sees it.
+
+    Fields:
+      replay, state: of the buffer.
+      num_updates, batch_size: how many batches, and how many transitions of each this device draws.
+      normalize: of observations.
+    """
+
+    replay: Replay
+    state: ReplayState
+    num_updates: int
+    batch_size: int
+    normalize: Callable[[PyTree], PyTree]
+
+    def sample(self, key: Key, discount: Any, importance_exponent: Any = 0.0) -> Batch:
+        """Batches of windows of n steps, leaves [num_updates, batch_size, …], with observations normalised."""
+        number, size = self.num_updates, self.batch_size
+        batch = self.replay.sample(self.state, key, number * size, discount, importance_exponent, number)
+        batch = batch.replace(obs=self.normalize(batch.obs), next_obs=self.normalize(batch.next_obs))
+        # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
+        return jax.tree.map(lambda x: x.reshape(size, number, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+class Loop:
+    """Acts in environments, fills the replay buffer, and learns. Holds constants; what changes is in `State`.
+
+    Args:
+      name: of the algorithm.
+      env: one environment, with actions in the agent's units: for a bounded `Box`, in [-1, 1].
+      agent: what learns; its config is a `ReplayConfig`.
+      prepared: a dataset, of which each batch has `config.offline_share`; `step` then takes the data as well.
+      random_start: whether the first `learning_starts` actions are those of `agent.start`, or already its own.
+
+    Raises:
+      Refused: storage="uint8" for observations that may lie outside of [0, 255].
+    """
+
+    def __init__(
+        self, name: str, env: Environment, agent: Agent, prepared: Prepared | None = None, random_start: bool = True
+    ):
+        self.name, self.env, self.agent, self.prepared, self.random_start = name, env, agent, prepared, random_start
+        self.config: Any = agent.config
+        self.offline = 0 if prepared is None else round(self.config.offline_share * self.config.batch_size)
+        self.per_iteration = self.config.steps_per_iteration * env.steps_per_action
+        for space in parts(env.observation_space).values() if self.config.storage == "uint8" else ():
+            low, high = (np.min(space.low), np.max(space.high)) if isinstance(space, Box) else (0, space.n - 1)
+            if low < 0 or high > 255:
+                raise Refused(
+                    f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}"
+                )
+
+    def init(self, key: Key) -> State:
+        key, learner_key, env_key = jax.random.split(key, 3)
+        env_state = self._envs().reset(devices.local(env_key))
+        count = env_state.reward.shape[0]
+        if self.prepared is None:
+            statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
+        else:
+            statistics = jax.tree.map(jnp.copy, self.prepared.statistics)
+        experience = Experience(
+            replay=self._replay(env_state).init(),
+            obs_statistics=statistics,
+            env_state=env_state,
+            memory=for_each(self.agent.exploring_memory, count),
+            fresh=jnp.ones(count, bool),
+        )
+        return State(jnp.int32(0), key, self.agent.hyper(), self.agent.init(learner_key), experience)
+
+    def step(self, state: State, *data: Dataset) -> tuple[State, Metrics]:
+        c, agent = self.config, self.agent
+        if self.offline and not data:
+            raise Refused(f"{self.name} learns from a dataset as well: {self.name}.make(env, config, dataset)")
+        key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
+        hyper = agent.now(state.hyper, state.iteration * float(self.per_iteration))
+        learning = state.iteration >= c.first_learning_iteration
+        trained = (state.iteration > c.first_learning_iteration) | (not self.random_start)
+        experience, metrics = self.collect(state, devices.local(act_key), hyper, trained)
+        batches = self.draw(state.learner, experience, sample_key, hyper, *data)
+
+        def learn(learner: Learner) -> tuple[Learner, Metrics, PyTree]:
+            return agent.learn(learner, batches, devices.local(learn_key), hyper)
+
+        learner, of_updates, signal = when(learning, learn, state.learner)
+        if agent.prioritized:
+            # Before learning starts every priority is 1, and so it stays.
+            priority = jnp.where(learning, signal, 1.0)
+            replay = self._replay(experience.env_state)
+            experience = experience.replace(
+                replay=replay.prioritize(experience.replay, batches.index.ravel(), priority.ravel())
+            )
+        metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
+        state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
+        return state, metrics
+
+    def collect(self, state: State, key: Key, hyper: Any, trained: jax.Array) -> tuple[Experience, Metrics]:
+        """One rollout, and what the environments report."""
+        agent, experience = self.agent, state.experience
+        envs, replay = self._envs(), self._replay(experience.env_state)
+        variables = agent.acting(state.learner, hyper)
+
+        def env_step(carry: tuple[EnvState, ReplayState, PyTree, jax.Array], key: Key) -> tuple[tuple, tuple]:
+            env_state, buffer, memory, fresh = carry
+            memory = cleared(memory, fresh, agent.exploring_memory)
+            asked = (variables, self.normalize(experience.obs_statistics, env_state.obs), memory, key, hyper)
+            if self.random_start:
+                action, memory, extras = jax.lax.cond(trained, agent.explore, agent.start, *asked)
+            else:
+                action, memory, extras = agent.explore(*asked)
+            after = envs.step(env_state, action)
+            buffer = replay.insert(buffer, envs.transition(env_state, action, after).replace(extras=extras))
+            return (after, buffer, memory, after.done), (after.metrics, after.done, env_state.obs)
+
+        carry = (experience.env_state, experience.replay, experience.memory, experience.fresh)
+        keys = jax.random.split(key, self.config.rollout_length)
+        (env_state, buffer, memory, fresh), (metrics, done, obs) = jax.lax.scan(env_step, carry, keys)
+        statistics = experience.obs_statistics
+        if self.config.normalize_observation and self.prepared is None:
+            statistics = running_statistics.update(statistics, obs)
+        return Experience(buffer, statistics, env_state, memory, fresh), episode_metrics(metrics, done)
+
+    def draw(self, learner: Learner, experience: Experience, key: Key, hyper: Any, *data: Dataset) -> Any:
+        """The batches of an iteration: of the replay, and where there is a dataset, of both."""
+        c, prepared = self.config, self.prepared
+        source = Remembered(
+            replay=self._replay(experience.env_state),
+            state=experience.replay,
+            num_updates=c.num_updates,
+            batch_size=devices.share("batch_size", c.batch_size - self.offline),
+            normalize=lambda obs: self.normalize(experience.obs_statistics, obs),
+        )
+        batches = self.agent.sample(learner, source, devices.local(key), hyper)
+        if prepared is not None:
+            batches = self._like_dataset(source, batches, prepared, hyper)
+        for dataset in data if self.offline else ():
+            size = devices.share("the dataset's part of a batch", self.offline)
+            own = devices.local(jax.random.fold_in(key, OFFLINE_STREAM))
+            drawn = dataset.sample(own, c.num_updates * size, hyper.discount)
+            batches = _joined(batches, drawn, c.num_updates)
+        return batches
+
+    def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
+        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
+
+    def policy(self, state: State) -> Policy:
+        return policy_of(self.agent, self.env, state)
+
+    def _like_dataset(self, source: Remembered, batches: Batch, prepared: Prepared, hyper: Any) -> OfflineBatch:
+        """Batches of the replay as those of the dataset: rewards scaled, and returns-to-go where they are asked for.
+
+        Unfinished episodes have a return-to-go of -inf; what was done next is unknown, and `action` stands in for it.
+        """
+
+        def scaled(reward: jax.Array) -> jax.Array:
+            return reward * prepared.scale + prepared.bias
+
+        own = {name: getattr(batches, name) for name in batches.__dataclass_fields__}
+        own["reward"] = scaled(batches.reward)
+        flat = batches.index.reshape(-1)
+        following = jnp.full(flat.shape, -jnp.inf, jnp.float32)
+        if self.config.calibrated:
+            horizon, beyond = self.env.max_episode_steps or 1000, prepared.after_truncation
+            following = source.replay.returns_to_go(source.state, flat, hyper.discount, horizon, scaled, beyond)
+        return OfflineBatch(**own, next_action=batches.action, return_to_go=following.reshape(batches.index.shape))
+
+    def _envs(self) -> AutoReset:
+        return environments(self.env, self.config.num_envs, self.config.reset_policy)
+
+    def _replay(self, env_state: EnvState) -> Replay:
+        """This device's share of the buffer, for transitions such as these environments make."""
+        c, agent = self.config, self.agent
+        one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), env_state)
+        action = jax.eval_shape(lambda: agent.any_action(jax.random.key(0), ()))
+        example = Transition(one.obs, action, one.reward, one.terminated, one.truncated, one.obs, agent.extras)
+        store_as = narrow(example, jnp.dtype(c.storage)) if c.storage else None
+        size, num_envs, newest = (x // devices.count() for x in (c.replay_size, c.num_envs, c.newest_size))
+        return Replay(example, size, num_envs, c.n_step, agent.prioritized, store_as, newest)
+
+
+def assemble(
+    name: str,
+    env: Environment,
+    agent: Agent,
+    remake: Callable[[Any], Algorithm],
+    prepared: Prepared | None = None,
+    random_start: bool = True,
+    acts_in: Environment | None = None,
+    network: nn.Module | None = None,
+) -> Algorithm:
+    """The algorithm of an agent that learns from a replay.
+
+    Args:
+      env: the task, in which policies act.
+      acts_in: the same with actions in the agent's units, where `env` has others.
+      network: one's own, that the agent was made with.
+      remake, prepared, random_start: see `Algorithm` and `Loop`.
+    """
+    loop = Loop(name, acts_in or env, agent, prepared, random_start)
+    data = None if prepared is None else prepared.dataset
+    return Algorithm(
+        init=loop.init,
+        step=loop.step,
+        policy=loop.policy,
+        agent=agent,
+        name=name,
+        env=env,
+        config=agent.config,
+        per_iteration=loop.per_iteration,
+        unit="steps",
+        remake=remake,
+        data=data,
+        identity=identity_of(network),
+    )
+
+
+def when(
+    learning: jax.Array, learn: Callable[[Learner], tuple[Learner, Metrics, PyTree]], learner: Learner
+) -> tuple[Learner, Metrics, PyTree]:
+    """What `learn` gives; before learning starts the same learner, and nothing measured."""
+
+    def learned(learner: Learner) -> tuple[Learner, Metrics, PyTree]:
+        learner, metrics, signal = learn(learner)
+        return learner, {name: Mean(jnp.float32(x), jnp.float32(1.0)) for name, x in metrics.items()}, signal
+
+    _, *nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learned, learner))
+    return jax.lax.cond(learning, learned, lambda learner: (learner, *nothing), learner)
+
+
+def _joined(online: Any, offline: OfflineBatch, num_updates: int) -> Any:
+    """Each batch [num_updates, n, …] with its share of what was drawn from a dataset [num_updates * m, …]."""
+
+    def join(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.concatenate([x, y.reshape(num_updates, -1, *y.shape[1:]).astype(x.dtype)], axis=1)
+
+    names = online.__dataclass_fields__
+    return online.replace(**{name: join(getattr(online, name), getattr(offline, name)) for name in names})

@@ -1,0 +1,197 @@
+"""The loop of updates from a dataset.
+
+One iteration draws batches from the dataset, which is an argument of `step`, and learns from each; a step is one
+update. Online the same agent acts in the environment and learns from batches of which a share is the dataset's: the
+loop of experience.py, on the same learner (`continued`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rljax import devices
+from rljax.algorithms.core import experience
+from rljax.algorithms.core.agent import Agent
+from rljax.algorithms.core.contract import Algorithm, continuous, policy_of
+from rljax.algorithms.core.learner import Learner
+from rljax.config import BelowOne, Config, Must, require
+from rljax.data import Dataset
+from rljax.data.prepared import Prepared, RewardScale, prepare
+from rljax.envs import Environment
+from rljax.ops import running_statistics
+from rljax.policy import Policy
+from rljax.types import Key, Metrics, PyTree, Refused
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineConfig(Config):
+    """Settings of every offline algorithm; list it before a `ReplayConfig` among the bases of a `Config`.
+
+    Those of environments and replay hold where it continues online.
+    """
+
+    normalize_observation: bool = True
+    """Observations are shifted and scaled by the dataset's mean and deviation."""
+    reward_scale: RewardScale = "none"
+    """Factor of the rewards: a number, none for 1, or returns for 1000 / (highest - lowest return of an episode), as in
+    IQL for MuJoCo."""
+    reward_bias: float = 0.0
+    """Offset of each (scaled) reward; -1 for AntMaze."""
+    offline_updates: int = 0
+    """Updates of an iteration offline, for which batches are drawn together: 100 are a fifth faster on a GPU. 0 uses
+    num_updates, which also counts online."""
+    offline_share: BelowOne = 0.5
+    """Share of the dataset in each batch online (a half in Cal-QL and RLPD)."""
+    n_step: Annotated[int, Must("1", lambda x: x == 1)] = 1
+    """Rewards summed before the value of what follows; offline always 1."""
+
+    calibrated: ClassVar[bool] = False
+    """Whether values are bounded by returns-to-go, which then count what may follow where an episode was cut."""
+    learns_from_rewards: ClassVar[bool] = True
+    """Whether a dataset without rewards is refused."""
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Hyperparameters that cannot be swept: the returns-to-go of the data are discounted once, for all members."""
+        return ("discount",) if self.calibrated else ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scale = self.reward_scale
+        known = scale in ("none", "returns") if isinstance(scale, str) else scale > 0
+        require(self, "reward_scale", known, "one of none, returns, or a positive number")
+        delay = getattr(self, "policy_delay", 1)
+        divides = self.offline_updates >= 0 and self.offline_updates % delay == 0
+        bound = "0 or more" if delay == 1 else f"0 or a multiple of policy_delay = {delay}"
+        require(self, "offline_updates", divides, bound)
+
+
+class State(struct.PyTreeNode):
+    """All of training but the data: save it, and it resumes bit for bit."""
+
+    iteration: jax.Array
+    key: Key
+    hyper: Any
+    learner: Learner
+    obs_statistics: running_statistics.Statistics
+
+    @property
+    def params(self) -> PyTree:
+        return self.learner.params
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A dataset to draw from, as an agent's `sample` sees it.
+
+    Fields:
+      data: the dataset, or this device's part of it.
+      num_updates, batch_size: how many batches, and how many rows of each this device draws.
+    """
+
+    data: Any
+    num_updates: int
+    batch_size: int
+
+    def sample(self, key: Key, discount: Any) -> Any:
+        """Batches, leaves [num_updates, batch_size, …]."""
+        rows = self.data.sample(key, self.num_updates * self.batch_size, discount)
+        return jax.tree.map(lambda x: x.reshape(self.num_updates, self.batch_size, *x.shape[1:]), rows)
+
+
+class Loop:
+    """Draws from a dataset and learns. Holds constants; what changes is in `State`.
+
+    Args:
+      name: of the algorithm.
+      env: one environment, with actions in the agent's units.
+      agent: what learns.
+      statistics: of the dataset's observations.
+    """
+
+    def __init__(self, name: str, env: Environment, agent: Agent, statistics: running_statistics.Statistics):
+        self.name, self.env, self.agent, self.statistics = name, env, agent, statistics
+        self.config: Any = agent.config
+        self.per_iteration = self.config.offline_updates or self.config.num_updates
+
+    def init(self, key: Key) -> State:
+        key, learner_key = jax.random.split(key)
+        statistics = jax.tree.map(jnp.copy, self.statistics)
+        return State(jnp.int32(0), key, self.agent.hyper(), self.agent.init(learner_key), statistics)
+
+    def step(self, state: State, data: Any = None) -> tuple[State, Metrics]:
+        if data is None:
+            raise Refused(f"{self.name} learns from a dataset: {self.name}.make(env, config, dataset)")
+        key, sample_key, learn_key = jax.random.split(state.key, 3)
+        hyper = self.agent.now(state.hyper, state.iteration * float(self.per_iteration))
+        source = Drawn(data, self.per_iteration, devices.share("batch_size", self.config.batch_size))
+        batches = self.agent.sample(state.learner, source, devices.local(sample_key), hyper)
+        learner, metrics, _ = self.agent.learn(state.learner, batches, devices.local(learn_key), hyper)
+        return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
+
+    def policy(self, state: State) -> Policy:
+        return policy_of(self.agent, self.env, state)
+
+
+def assemble(
+    name: str,
+    env: Environment,
+    config: Any,
+    agent_type: Callable[..., Agent],
+    make: Callable[..., Algorithm],
+    dataset: Dataset | Prepared | None,
+    online: bool = False,
+    random_start: bool = False,
+) -> Algorithm:
+    """The algorithm of an agent that learns from a dataset.
+
+    Args:
+      agent_type: `(config, observation_space, action_space) -> Agent`.
+      make: what made it, `(env, config, dataset, …)`.
+      dataset: what to learn from; None is enough to load a policy.
+      online: act and learn in the environment as well.
+      random_start: online, the first `learning_starts` actions are random; else they are the agent's.
+    """
+    continuous(env, name)
+    prepared = prepare(dataset, env.observation_space, env.action_space, config)
+    acts_in = continuous(env, name, prepared.actions)
+    agent = agent_type(config, acts_in.observation_space, acts_in.action_space)
+    options = {"online": True} if online else {}
+
+    def remake(config: Any) -> Algorithm:
+        return make(env, config, prepared, **options)
+
+    if online:
+        return experience.assemble(name, env, agent, remake, prepared, random_start, acts_in)
+    loop = Loop(name, acts_in, agent, prepared.statistics)
+    return Algorithm(
+        init=loop.init,
+        step=loop.step,
+        policy=loop.policy,
+        agent=agent,
+        name=name,
+        env=env,
+        config=config,
+        per_iteration=loop.per_iteration,
+        unit="updates",
+        remake=remake,
+        data=prepared.dataset,
+    )
+
+
+def continued(state: Any) -> Callable[[Any], Any]:
+    """Puts the learner of an offline state into a fresh online one: the `initialize` of `training.train`."""
+    return lambda fresh: fresh.replace(learner=state.learner)
+
+
+def in_batches(function: Callable[..., jax.Array], size: int, *arrays: Any) -> np.ndarray:
+    """A compiled function of rows [N, …], `size` at a time, all of one shape: what it gives for each row, [N, …]."""
+    rows = len(arrays[0])
+    padded = [np.resize(np.asarray(x), (-(-rows // size) * size, *np.shape(x)[1:])) for x in arrays]
+    parts = [np.asarray(function(*(x[i : i + size] for x in padded))) for i in range(0, len(padded[0]), size)]
+    return np.concatenate(parts)[:rows]

@@ -1,0 +1,237 @@
+"""The loop of what learns from what it has just done, once: settings, acting, scaling rewards, and when to learn.
+
+One iteration: `num_envs` environments make `rollout_length` steps each, the agent learns from them, and they are
+forgotten. Statistics of observations move only afterwards: with others than those that acted, the policy that learns
+would not be the one that acted.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rljax import devices
+from rljax.algorithms.core.agent import Agent
+from rljax.algorithms.core.contract import (
+    Algorithm,
+    cleared,
+    environments,
+    episode_metrics,
+    for_each,
+    identity_of,
+    policy_of,
+)
+from rljax.algorithms.core.learner import Learner
+from rljax.config import Config, Count, Fraction, Positive, Whole
+from rljax.envs import AutoReset, Environment
+from rljax.envs.auto_reset import ResetPolicy
+from rljax.envs.environment import State as EnvState
+from rljax.ops import running_statistics
+from rljax.ops.returns import accumulated_returns
+from rljax.policy import Policy
+from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicyConfig(Config):
+    """Settings of every algorithm that learns from rollouts."""
+
+    num_envs: Count = 32
+    """Environments stepped together, over all devices."""
+    rollout_length: Count = 64
+    """Steps of each environment between two updates."""
+    learning_rate: Positive = 3e-4
+    """Step size of the optimizer."""
+    anneal_steps: Whole = 0
+    """Environment steps over which the learning rate falls linearly to 0; 0 keeps it constant."""
+    max_grad_norm: Positive = 0.5
+    """Gradients are scaled down to this global norm."""
+    discount: Fraction = 0.99
+    """Discount γ of the rewards that follow."""
+    normalize_observation: bool = False
+    """Observations are shifted and scaled by running statistics (vectors only)."""
+    normalize_reward: bool = False
+    """Rewards are divided by the running deviation of the discounted return (37 details, cont. no. 7)."""
+    reset_policy: ResetPolicy = "pool"
+    """Where auto-reset takes fresh states from (see AutoReset)."""
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Steps of all environments between updates."""
+        return self.num_envs * self.rollout_length
+
+
+class State(struct.PyTreeNode):
+    """All of training: save it, and it resumes bit for bit.
+
+    Fields:
+      memory: what the agent remembers, leaves [num_envs, …].
+      fresh: bool [num_envs], whether the next step is the first of its episode.
+      discounted_return: f32 [num_envs], of the episode so far, by which rewards are scaled.
+    """
+
+    iteration: jax.Array
+    key: Key
+    hyper: Any
+    learner: Learner
+    obs_statistics: running_statistics.Statistics
+    return_statistics: running_statistics.Statistics
+    env_state: EnvState = sharded_field()
+    memory: PyTree = sharded_field()
+    fresh: jax.Array = sharded_field()
+    discounted_return: jax.Array = sharded_field()
+
+    @property
+    def params(self) -> PyTree:
+        return self.learner.params
+
+
+class Rollout(NamedTuple):
+    """What acting leaves behind; leaves are [rollout_length, num_envs, …].
+
+    Fields:
+      transition: observations normalised, rewards scaled, actions in the agent's units, and the agent's extras.
+      first_memory: what was remembered before the first step, leaves [num_envs, …].
+      memory: what was remembered after each step, before any reset.
+      fresh: bool, whether the step was the first of an episode, so that memory was cleared before it.
+    """
+
+    transition: Transition
+    first_memory: PyTree
+    memory: PyTree
+    fresh: jax.Array
+
+
+class Loop:
+    """Acts in environments, and learns. Holds constants; what changes is in `State`.
+
+    Args:
+      env: one environment, with actions in the agent's units.
+      agent: what learns, from a `Rollout`; its config is an `OnPolicyConfig`.
+    """
+
+    def __init__(self, env: Environment, agent: Agent):
+        self.env, self.agent = env, agent
+        self.config: Any = agent.config
+        self.per_iteration = self.config.steps_per_iteration * env.steps_per_action
+
+    def init(self, key: Key) -> State:
+        key, learner_key, env_key = jax.random.split(key, 3)
+        env_state = self._envs().reset(devices.local(env_key))
+        count = env_state.reward.shape[0]
+        return State(
+            iteration=jnp.int32(0),
+            key=key,
+            hyper=self.agent.hyper(),
+            learner=self.agent.init(learner_key),
+            obs_statistics=running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs)),
+            return_statistics=running_statistics.init(jnp.float32(0.0)),
+            env_state=env_state,
+            memory=for_each(self.agent.initial_memory, count),
+            fresh=jnp.ones(count, bool),
+            discounted_return=jnp.zeros(count, jnp.float32),
+        )
+
+    def step(self, state: State) -> tuple[State, Metrics]:
+        key, act_key, learn_key = jax.random.split(state.key, 3)
+        hyper = self.agent.now(state.hyper, state.iteration * float(self.per_iteration))
+        state, rollout, seen, metrics = self.collect(state, devices.local(act_key), hyper)
+        learner, of_updates, _ = self.agent.learn(state.learner, rollout, devices.local(learn_key), hyper)
+        if self.config.normalize_observation:
+            state = state.replace(obs_statistics=running_statistics.update(state.obs_statistics, seen))
+        state = state.replace(key=key, iteration=state.iteration + 1, learner=learner)
+        return state, metrics | of_updates
+
+    def collect(self, state: State, key: Key, hyper: Any) -> tuple[State, Rollout, PyTree, Metrics]:
+        """One rollout; the observations as they were seen; and what the environments report."""
+        agent, envs = self.agent, self._envs()
+        variables = agent.acting(state.learner, hyper)
+
+        def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, tuple]:
+            env_state, memory, fresh = carry
+            obs = self.normalize(state.obs_statistics, env_state.obs)
+            action, memory, extras = agent.explore(
+                variables, obs, cleared(memory, fresh, agent.initial_memory), key, hyper
+            )
+            after = envs.step(env_state, action)
+            transition = envs.transition(env_state, action, after).replace(extras=extras)
+            return (after, memory, after.done), (transition, memory, fresh, after.metrics)
+
+        keys = jax.random.split(key, self.config.rollout_length)
+        carry = (state.env_state, state.memory, state.fresh)
+        (env_state, memory, fresh), (transition, memories, freshly, reported) = jax.lax.scan(env_step, carry, keys)
+        done, seen = transition.terminated | transition.truncated, transition.obs
+        first_memory = state.memory
+        state, reward = self.scaled(state, transition.reward, done)
+        transition = transition.replace(
+            obs=self.normalize(state.obs_statistics, transition.obs),
+            next_obs=self.normalize(state.obs_statistics, transition.next_obs),
+            reward=reward,
+        )
+        state = state.replace(env_state=env_state, memory=memory, fresh=fresh)
+        rollout = Rollout(transition, first_memory, memories, freshly)
+        return state, rollout, seen, episode_metrics(reported, done)
+
+    def scaled(self, state: State, reward: jax.Array, done: jax.Array) -> tuple[State, jax.Array]:
+        """Divides rewards [T, N] by the deviation of the discounted return so far, this rollout included."""
+        if not self.config.normalize_reward:
+            return state, reward
+        totals, total = accumulated_returns(reward, done, state.hyper.discount, state.discounted_return)
+        statistics = running_statistics.update(state.return_statistics, totals)
+        state = state.replace(return_statistics=statistics, discounted_return=total)
+        deviation = jnp.sqrt(running_statistics.variance(statistics) + 1e-8)
+        return state, jnp.clip(reward / deviation, -10.0, 10.0)
+
+    def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
+        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
+
+    def policy(self, state: State) -> Policy:
+        return policy_of(self.agent, self.env, state)
+
+    def _envs(self) -> AutoReset:
+        return environments(self.env, self.config.num_envs, self.config.reset_policy)
+
+
+def assemble(
+    name: str,
+    env: Environment,
+    agent: Agent,
+    remake: Callable[[Any], Algorithm],
+    acts_in: Environment | None = None,
+    network: nn.Module | None = None,
+) -> Algorithm:
+    """The algorithm of an agent that learns from rollouts.
+
+    Args:
+      env: the task, in which policies act.
+      acts_in: the same with actions in the agent's units, where `env` has others.
+      network: one's own, that the agent was made with.
+      remake: see `Algorithm`.
+    """
+    loop = Loop(acts_in or env, agent)
+    return Algorithm(
+        init=loop.init,
+        step=loop.step,
+        policy=loop.policy,
+        agent=agent,
+        name=name,
+        env=env,
+        config=agent.config,
+        per_iteration=loop.per_iteration,
+        unit="steps",
+        remake=remake,
+        identity=identity_of(network),
+    )
+
+
+def shuffled(key: Key, epochs: int, minibatches: int, size: int) -> jax.Array:
+    """Places of `size` elements in shuffled minibatches, epoch after epoch: int32 [epochs * minibatches, n].
+
+    One sort of random bits shuffles an epoch. `jax.random.permutation` sorts twice: a tenth of a step of PPO on a CPU.
+    """
+    orders = jnp.argsort(jax.random.bits(key, (epochs, size)), axis=-1)
+    return orders.reshape(epochs * minibatches, -1)

@@ -1,0 +1,75 @@
+"""Observations of any kind to features: the first step of every network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rljax.nn.networks import CNN
+from rljax.spaces import PRIVILEGED, Box, Dict, Discrete, Space
+from rljax.types import PyTree, Refused
+
+
+def seen(space: Space, names: Sequence[str]) -> Space:
+    """What a network sees of a space: the parts that are named, or where none is, all but the privileged one.
+
+    Raises:
+      Refused: there is no such part, or there are no parts.
+    """
+    if not names:
+        if not isinstance(space, Dict) or PRIVILEGED not in space.spaces:
+            return space
+        names = [name for name in space.spaces if name != PRIVILEGED]
+    known = tuple(space.spaces) if isinstance(space, Dict) else ()
+    if unknown := [name for name in names if name not in known]:
+        has = f"has the parts {', '.join(known)}" if known else "has no parts"
+        raise Refused(f"there is no part {', '.join(unknown)} to see: the observation {has}")
+    assert isinstance(space, Dict)
+    return Dict({name: space[name] for name in names})
+
+
+def is_image(space: Space) -> bool:
+    """Whether an observation is one image [height, width, channels], and nothing else."""
+    return isinstance(space, Box) and len(space.shape) == 3
+
+
+def encode(
+    space: Space,
+    obs: PyTree,
+    config: Any,
+    activation: str = "relu",
+    layer_norm: bool = False,
+    network: nn.Module | None = None,
+) -> jax.Array:
+    """Features [..., d] of observations [..., shape of the space]; called in a module, whose parameters they need.
+
+    Numbers and vectors are as they are, categories one-hot, matrices flat; images pass through convolutions of their
+    own. Parts are concatenated in the order of their names. A network of one's own takes the place of all that.
+
+    Args:
+      space: of one observation, or of those parts of it that are seen.
+      config: settings of the convolutions (`Images`), after which an image has as many features as the first hidden
+        layer is wide.
+      activation, layer_norm: of the convolutions, and of the layer after them.
+      network: maps the observation, or a dict of the parts that are seen, to features [..., d].
+    """
+    if network is not None:
+        return network({name: obs[name] for name in space.spaces} if isinstance(space, Dict) else obs)
+    if isinstance(space, Dict):
+        below = (encode(inner, obs[name], config, activation, layer_norm) for name, inner in space.spaces.items())
+        return jnp.concatenate(list(below), axis=-1)
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+    if len(space.shape) == 3:
+        layers = (config.cnn_channels, config.cnn_kernels, config.cnn_strides)
+        return CNN(*layers, config.hidden[0] if config.hidden else 256, activation, layer_norm)(obs)
+    if len(space.shape) == 1:
+        return obs
+    return jnp.asarray(obs, jnp.float32).reshape(*obs.shape[: obs.ndim - len(space.shape)], -1)
+
+
+def layers_after(space: Space, hidden: tuple[int, ...], network: nn.Module | None = None) -> tuple[int, ...]:
+    """Widths of the hidden layers after `encode`: of a single image, the first of them follows its convolutions."""
+    return hidden[1:] if is_image(space) and network is None else hidden

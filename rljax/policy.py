@@ -1,0 +1,37 @@
+"""A policy: what acts, whatever trained it."""
+
+from collections.abc import Callable
+
+import jax
+from flax import struct
+
+from rljax.types import Key, PyTree, Refused
+
+
+class Policy(struct.PyTreeNode):
+    """A policy that is ready to act: raw observations in, actions in the environment's own units out.
+
+    It is a pytree, so it passes through `jit` and `vmap` as an argument.
+
+    Fields:
+      variables: parameters and observation statistics.
+      initial_memory: what a policy remembers before the first step of ONE episode; `()` without memory.
+      function: `(variables, key, obs, memory, deterministic) -> (action, memory, extras)`. Extras are what else is
+        known of the choice, such as a log-probability or the visits of a search; `()` for nothing.
+    """
+
+    variables: PyTree
+    initial_memory: PyTree
+    function: Callable[..., tuple[jax.Array, PyTree, PyTree]] = struct.field(pytree_node=False)
+
+    def apply(
+        self, key: Key, obs: PyTree, memory: PyTree, deterministic: bool = True
+    ) -> tuple[jax.Array, PyTree, PyTree]:
+        """Acts and remembers: observations [..., obs] and memory [..., memory] to actions, memory and extras."""
+        return self.function(self.variables, key, obs, memory, deterministic)
+
+    def __call__(self, key: Key, obs: PyTree, deterministic: bool = True) -> jax.Array:
+        """Acts: observations [..., obs] to actions [..., action]. For policies without memory."""
+        if jax.tree.leaves(self.initial_memory):
+            raise Refused("a policy with memory is called by policy.apply(key, obs, memory), from initial_memory")
+        return self.apply(key, obs, self.initial_memory, deterministic)[0]

@@ -1,0 +1,75 @@
+"""Callbacks: when they are called, with what, and that they may stop a run; and evaluation in another environment."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import rljax
+from rljax import training
+from rljax.training import Callback, StopAtReturn
+from tests.toys import counter
+
+KEY = jax.random.key(0)
+
+
+class Notes(Callback):
+    """Notes all that it is told."""
+
+    def __init__(self, stop_at=None):
+        self.notes, self.stop_at = [], stop_at
+
+    def on_log(self, steps, rows):
+        self.notes.append(("log", steps, len(rows), rows[-1]["step"]))
+        return "enough" if steps == self.stop_at else None
+
+    def on_evaluate(self, steps, score, state):
+        self.notes.append(("evaluate", steps, score, float(state.params[0])))
+
+    def on_save(self, steps, checkpoint):
+        self.notes.append(("save", steps, checkpoint.name))
+
+
+def train(callbacks=(), steps=8, **options):
+    plan = {"log_every": 2, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_episodes": 1, "final_episodes": 1}
+    return training.train(counter(), KEY, steps, progress=False, callbacks=callbacks, **plan | options)
+
+
+def test_callbacks_are_called_at_logs_evaluations_and_checkpoints(tmp_path):
+    notes = Notes()
+    result = train([notes], folder=tmp_path / "run")
+    # The counter's policy lasts for the three steps of an episode, each of which pays 1.
+    assert notes.notes == [
+        ("log", 2, 1, 2),
+        ("log", 4, 1, 4), ("evaluate", 4, 3.0, 4.0), ("save", 4, "4"),
+        ("log", 6, 1, 6),
+        ("log", 8, 1, 8), ("evaluate", 8, 3.0, 8.0), ("save", 8, "8"),
+    ]  # fmt: skip
+    assert result.stopped is None
+    assert train().state.params[0] == result.state.params[0] == 8
+
+
+def test_a_callback_stops_a_run_which_is_saved_evaluated_and_can_go_on(tmp_path):
+    folder = tmp_path / "run"
+    result = train([Notes(), Notes(stop_at=6)], folder=folder)
+    assert (result.stopped, result.steps, result.interrupted) == ("enough", 6, None)
+    assert (folder / "checkpoints" / "6").exists()
+    assert json.loads((folder / "evaluation.json").read_text())["steps"] == 6
+    assert train(folder=folder, resume=True).steps == 8
+
+
+@pytest.mark.parametrize(("threshold", "steps"), [(3.0, 4), (3.5, 8)])
+def test_a_run_stops_at_its_return(threshold, steps):
+    result = train([StopAtReturn(threshold)])
+    assert result.steps == steps
+    assert (result.stopped == "the evaluation's return, 3.00, has reached 3") == (steps == 4)
+
+
+def test_policies_are_evaluated_in_the_environment_that_is_given():
+    longer = rljax.make("cartpole", max_episode_steps=5)
+    result = train(evaluate_in=longer)
+    member = result.evaluation["members"][0]["deterministic"]
+    assert member["mean_length"] == 5
+    assert [row["evaluation/return"] for row in result.rows if "evaluation/return" in row] == [5.0, 5.0]
+    np.testing.assert_array_equal(result.state.params, train().state.params)
