@@ -19,6 +19,7 @@ from rljax import experiment, training
 from rljax.algorithms.offline_settings import FAMILIES, multiplies_bfloat16
 from rljax.data import Metadata, Replay, formats
 from rljax.envs import RescaleAction, TimeLimit
+from rljax.policy import Policy
 from rljax.types import Refused, Transition
 from tests.datasets import dataset_of, drift_data
 from tests.toys import ContinuousClock, Drift, limited
@@ -336,7 +337,7 @@ def test_a_bad_file_is_one_line_and_exit_2_before_anything_is_made(cli, kind, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bc", "--online-steps", "40"], "error: bc learns nothing from its own actions"),
+        (["bc", "--online-steps", "40"], "error: online_steps must be 0: bc learns nothing from its own actions"),
         (["td3_bc", "--online-steps", "40", "--target-penalty", "0.1"], "error: td3_bc: online, target_penalty"),
         (["iql", "--expectile", "1.5"], "iql.Config: expectile = 1.5 is not allowed; it must be in (0, 1)"),
         (["iql", "--sweep", "speed=1,2"], "error: iql cannot sweep 'speed'; it can sweep learning_rate"),
@@ -398,11 +399,11 @@ def test_roll_outs_are_whole_episodes_with_their_successors_and_actions_in_the_t
 def test_roll_outs_end_where_the_task_does_and_ask_the_policy():
     env = TimeLimit(ContinuousClock(5, True), 9)
 
-    def policy(key, obs, deterministic):
+    def act(_, key, obs, memory, deterministic):
         assert not deterministic
-        return 0.5 + obs.argmax(-1, keepdims=True).astype(float)
+        return 0.5 + obs.argmax(-1, keepdims=True).astype(float), memory + 1, ()
 
-    found = collected(env, policy, transitions=23)
+    found = collected(env, Policy((), jnp.int32(0), act), transitions=23)
     np.testing.assert_array_equal(np.flatnonzero(found.terminated), [4, 9, 14, 19])
     np.testing.assert_allclose(found.action[:, 0], 0.5 + np.arange(23) % 5)
     assert found.reward.sum() == 23

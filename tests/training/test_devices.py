@@ -37,7 +37,7 @@ def test_environments_are_split_and_everything_learned_is_equal_on_all_devices(t
     # Each device draws its own episodes and its own actions …
     assert len(np.unique(np.asarray(obs), axis=0)) == 8
     # … and all learn the same from all of them.
-    for leaf in jax.tree.leaves((state.params, state.optimizer_state, state.obs_statistics, state.return_statistics)):
+    for leaf in jax.tree.leaves((state.learner, state.obs_statistics, state.return_statistics)):
         replicas = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(replicas) == devices
         for replica in replicas[1:]:
@@ -58,7 +58,8 @@ def test_gradients_and_statistics_are_those_of_the_whole_batch(tiny):
     for version in (algorithm, shard_environments(algorithm, make_mesh(jax.devices()[:4]))):
         state = jax.jit(version.init)(jax.random.key(0))
         states.append(jax.device_get(jax.jit(version.step)(state)[0]))
-    first, second = ({k: v for k, v in s.params["params"].items() if k in ("critic", "value")} for s in states)
+    params = (state.params["policy"]["params"] for state in states)
+    first, second = ({k: v for k, v in each.items() if k in ("critic", "value")} for each in params)
     chex.assert_trees_all_close(first, second, atol=1e-5)
     chex.assert_trees_all_close(states[0].obs_statistics, states[1].obs_statistics, atol=1e-5)
 
@@ -179,7 +180,7 @@ def test_a_defect_in_an_algorithm_does_not_pass_for_environments_that_do_not_div
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # on a CPU nothing is split unless that is asked for
     with pytest.raises(ValueError, match="a defect") as error:
-        programs.build(tiny._replace(make=broken), None, None, "threefry2x32")
+        programs.build(tiny._replace(init=broken), None, None, "threefry2x32")
     assert not isinstance(error.value, Refused)
 
 

@@ -12,7 +12,7 @@ from tests.toys import Clock, limited
 
 
 def policy(function, memory=()):
-    return Policy((), memory, lambda _, key, obs, memory, deterministic: function(key, obs, memory))
+    return Policy((), memory, lambda _, key, obs, memory, deterministic: (*function(key, obs, memory), ()))
 
 
 def test_returns_and_lengths_of_episodes_known_by_hand():

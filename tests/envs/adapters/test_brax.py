@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import ppo
-from rljax.envs import AutoReset, TimeLimit, make
+from rljax.envs import AutoReset, TimeLimit, check_env, make
 from rljax.policy import Policy
 from rljax.training.evaluate import evaluate
 
@@ -64,7 +64,7 @@ def test_a_simulation_that_broke_ends_its_own_episode_and_reaches_nothing_else(b
 
 def test_an_evaluation_sees_a_simulation_that_broke_as_the_end_of_its_episode(broken):
     def apply(variables, key, obs, memory, deterministic):
-        return jnp.ones((len(obs), *broken.action_space.shape)), memory
+        return jnp.ones((len(obs), *broken.action_space.shape)), memory, ()
 
     episodes = evaluate(broken, Policy((), (), apply), jax.random.key(0), 2)
     assert episodes.lengths.tolist() == [2, 2]
@@ -137,13 +137,15 @@ def test_a_step_does_not_write_to_the_state_it_is_handed(short):
     assert state.metrics["steps"] == 0
 
 
-def test_of_a_dict_the_agent_sees_the_state():
+def test_a_dict_of_observations_is_handed_out_with_all_its_parts():
     env = make("brax:fast", obs_mode="dict_state", asymmetric_obs=True)
     state = env.reset(jax.random.key(0))
-    assert state.obs.shape == env.observation_space.shape == (2,)
-    assert state.physics.obs["privileged_state"].shape == (4,)
-    with pytest.raises(ValueError, match="entry 'state' in its observation, it has pixels"):
-        make("brax:fast", obs_mode="dict_pixels")
+    shapes = {name: part.shape for name, part in state.obs.items()}
+    assert shapes == {"state": (2,), "privileged_state": (4,)}
+    assert shapes == {name: space.shape for name, space in env.observation_space.spaces.items()}
+    check_env(env)
+    alone = make("brax:fast", obs_mode="dict_state")
+    assert alone.reset(jax.random.key(0)).obs.shape == alone.observation_space.shape == (2,)
 
 
 @pytest.mark.parametrize("task", ["fast", pytest.param("inverted_pendulum", marks=pytest.mark.slow)])
