@@ -3,7 +3,7 @@
     python experiments/bc.py --dataset runs/datasets/hopper-medium-replay-v0.hdf5
     python experiments/bc.py --dataset … --top 0.1                       # filtered: the best tenth of the episodes
 
-Data of your own: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
+Your own data: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
 runs/bc/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 

@@ -5,11 +5,11 @@
 
 expert: SAC with the settings of experiments/sac.py, trained to the end (or the run given by --expert). medium: SAC of
 another seed, stopped at the first evaluation that has come --medium-share of the way from random actions' return to
-the expert's. medium-replay: all that this agent had gone through by then. medium-expert: as much of each. Policies act
-with the noise they were trained with.
+the expert's. medium-replay: all experience of this agent until then. medium-expert: equal amounts of both. Policies
+act with the noise they were trained with.
 
-What is made already is not made again. The files, in D4RL's layout, lie in runs/datasets beside `<task>.json`, which
-says what was run, the scores and the files' SHA-256 sums.
+Existing files are not made again. They lie in runs/datasets, in D4RL's layout, beside `<task>.json`, which holds the
+settings, the scores and the files' SHA-256 sums.
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ class Settings:
     """Makes the datasets of one task."""
 
     env: str = "hopper"
-    """The task, as rljax.make takes it; one that experiments/sac.py learns."""
+    """The task, as rljax.make takes it, among those that experiments/sac.py learns."""
     kinds: tuple[str, ...] = KINDS
     """Kinds of datasets to make."""
     transitions: int = 1_000_000
     """Transitions of random, medium and expert; medium-expert has twice as many."""
     expert: Path | None = None
-    """Folder of a trained run; one is trained where not given."""
+    """Folder of the expert's run; where not given, an expert is trained."""
     medium_share: float = 0.4
     """Share of the way from random actions' return to the expert's at which the medium agent stops."""
     evaluate_every: int = 10_000
@@ -57,7 +57,7 @@ class Settings:
     seed: int = 0
     """Seed of the expert; the medium agent's is seed + 1."""
     runs: Path = Path("runs")
-    """Folder whose collect/ holds the agents that are trained, and datasets/ the files."""
+    """Folder of the results: the trained agents in collect/, the datasets in datasets/."""
     progress: bool = True
     """Show progress bars; lines are printed anyway."""
 
@@ -142,7 +142,7 @@ class Collection:
         return rljax.load(folder), folder, evaluation["steps"]
 
     def medium(self) -> tuple[training.runner.Result, Any]:
-        """What the medium agent's training left, and its environment with actions in [-1, 1]."""
+        """The result of the medium agent's training, and its environment with actions in [-1, 1]."""
 
         def value(policy: Policy) -> float:
             episodes = jax.jit(lambda p, k: evaluate(self.env, p, k, 50))(policy, jax.random.fold_in(self.key, 100))
@@ -166,7 +166,7 @@ class Collection:
         raise Refused(f"the medium agent did not reach {target:.1f} in {settings.total_steps:,} steps")
 
     def of_task(self) -> sac.Settings:
-        """SAC's settings for the task; rates that fall over the whole training do so where it stops early, too."""
+        """SAC's settings for the task; rates fall over the whole training, also if it stops early."""
         return dataclasses.replace(sac.TASKS.get(self.settings.env, sac.Settings()), env=self.settings.env)
 
     def train(
@@ -181,7 +181,7 @@ class Collection:
         return result
 
     def roll_out(self, policy: Any, name: str, about: str, stream: int) -> Dataset:
-        """Lets a policy act, or chance, and keeps the first `transitions`."""
+        """Lets a policy or random actions act, and keeps the first `transitions`."""
         metadata = Metadata(name, self.settings.env, about, VERSION)
         key = jax.random.fold_in(self.key, stream)
         return Dataset.of(
@@ -199,7 +199,7 @@ def chance(env: Any) -> Policy:
 
 
 def roll_out(env: Any, policy: Any, transitions: int, key: Key, progress: bool) -> Transition:
-    """What the policy goes through, or uniformly random actions: whole episodes one after the other, the last one cut.
+    """Experience of the policy or of random actions: whole episodes one after the other, the last one cut.
 
     Each of `LANES` environments makes one lane of episodes; the unfinished end of a lane is left out.
     """

@@ -4,12 +4,12 @@
     python experiments/cql.py --dataset … --penalty-draws 0              # the gradient of all candidates, not of a few
     python experiments/cql.py --dataset … --calibrated --online-steps 100_000     # Cal-QL
 
-On little data CQL overfits: the values of the data's actions (value/mean) rise to a peak and then fall for good, and
-the score with them (Kumar et al. 2021, arXiv 2109.10813, section 4). On half_cheetah-medium-replay, 110,000
-transitions, they peak after 80,000 of a million updates, and its policy scores 2 (benchmarks/README.md). Stop near the
-peak (--total-steps), or load the state that was evaluated best: rljax.load(folder, which="best").
+On little data CQL overfits: the values of the data's actions (value/mean) peak and then fall for good, and the score
+with them (Kumar et al. 2021, arXiv 2109.10813, section 4). On half_cheetah-medium-replay, 110,000 transitions, they
+peak after 80,000 of a million updates, and its policy scores 2 (benchmarks/README.md). Stop near the peak
+(--total-steps), or load the state that evaluated best: rljax.load(folder, which="best").
 
-Data of your own: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
+Your own data: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
 runs/cql/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 

@@ -26,7 +26,7 @@ class Settings:
     total_steps: int = 20_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Steps for which each action is held, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
     config: crossq.Config = dataclasses.field(default_factory=crossq.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 

@@ -4,7 +4,7 @@
     python experiments/diffusion_policy.py --dataset push_t_human_demos.npz
     python experiments/diffusion_policy.py --dataset … --objective flow
 
-PushT's demonstrations are those of Chi et al. 2023, as an npz with state, action and episode_ends. Data of your own: a
+PushT's demonstrations are those of Chi et al. 2023, as an npz with state, action and episode_ends. Your own data: a
 file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in runs/diffusion_policy/<name>:
 settings, metrics, checkpoints, evaluation, learning curve.
 """
@@ -23,7 +23,7 @@ class Settings(experiment.OfflineRun):
     total_steps: int = 30_000
     """Updates of each member."""
     decay: bool = True
-    """The learning rate falls to 0 over all updates, linearly (or over anneal_steps)."""
+    """Whether the learning rate falls linearly to 0 over all updates (or over anneal_steps)."""
     rewards: ClassVar[Literal["required", "optional"]] = "optional"
     config: diffusion.Config = dataclasses.field(default_factory=diffusion.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)

@@ -25,15 +25,15 @@ class Settings:
     total_steps: int = 100_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Steps for which each action is held, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = True
-    """The learning rate falls linearly to 0 over the run (unless anneal_steps says otherwise)."""
+    """Whether the learning rate falls linearly to 0 over the run (unless anneal_steps is given)."""
     config: dqn.Config = dataclasses.field(default_factory=dqn.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
 
-# rl-baselines3-zoo's settings, with what learns faster (several steps at a time) and lasts (the double estimator, and a
-# learning rate that falls to 0: with a constant one, policies of CartPole that balance all episodes still come and go).
+# rl-baselines3-zoo's settings, made faster (several steps at a time) and stable (the double estimator, and a learning
+# rate that falls to 0: with a constant one, policies that balance CartPole in all episodes still come and go).
 CLASSIC = dqn.Config(
     num_envs=4, rollout_length=64, num_updates=128, batch_size=64, replay_size=100_000, learning_starts=1_000,
     learning_rate=2e-3, target_period=128, exploration_end=0.04, exploration_steps=8_000, double=True, n_step=5,

@@ -5,12 +5,12 @@
     python experiments/gr_rl.py --task push_t --demos push_t_human_demos.npz
     python experiments/gr_rl.py --task pick_and_place --demonstrations 50 --policy-updates 5000 --online-steps 50_000
 
-Stages, after GR-RL (arXiv 2512.01801): behaviour cloning of everything; of what a critic of progress leaves; of that
-and its mirror image; and RL in the noise of the last policy, where what is executed is not what was asked for
-(`--mismatch.…`, on a robot always). The table says how often each succeeds, with and without that mismatch.
+Stages, after GR-RL (arXiv 2512.01801): behaviour cloning of all data; of the data that a critic of progress keeps; of
+these and their mirror image; and RL in the noise of the last policy, where executed actions differ from commanded ones
+(`--mismatch.…`, as always on a robot). The table shows each stage's success with and without that mismatch.
 
-Everything is left in runs/gr_rl/<name>, a folder for each stage. What is done already is not done again, and a stage
-that was interrupted goes on where it was; a folder that was made with other settings is refused.
+Everything is left in runs/gr_rl/<name>, a folder for each stage. Finished stages are not run again, an interrupted one
+goes on where it was, and a folder that was made with other settings is refused.
 """
 
 import dataclasses
@@ -42,12 +42,12 @@ class Settings:
     task: str = "lace"
     """Task of manipulation: lace, pick_and_place or push_t."""
     demos: Path | None = None
-    """A file of demonstrations; scripted ones where not given."""
+    """File of demonstrations; where not given, they are scripted."""
     demonstrations: int = 300
     """Number of scripted demonstrations."""
     left_first: float | None = None
-    """Share of the lace's scripted demonstrations in which the left hand starts with it. Policies are evaluated and
-    steered where either does."""
+    """Share of the scripted demonstrations in which the left hand starts with the lace. Policies are evaluated and
+    steered with either hand."""
     faults: demonstrators.Manner = dataclasses.field(
         default_factory=lambda: dataclasses.replace(pipeline.FAULTS, hesitation=0.003)
     )
@@ -59,15 +59,15 @@ class Settings:
     policy_updates: int = 60_000
     """Updates of each policy, over which its learning rate falls to 0."""
     online_steps: int = 300_000
-    """Environment steps of RL in the noise, the last stage; 0 leaves it out, for now."""
+    """Environment steps of RL in the noise, the last stage; 0 leaves it out, and it can be added later."""
     drop: float = 0.15
-    """δ: steps are not imitated after which progress falls by more than this share of what was made, within `within`
-    steps."""
+    """Threshold δ: steps after which progress falls by more than this share, within `within` steps, are not
+    imitated."""
     within: int = 20
-    """k: window of `drop`, in steps."""
+    """Window k of `drop`, in steps."""
     gain: float = 0.3
-    """Steps are not imitated either after which progress grows by less than this share within `patience` steps;
-    negative for no such rule."""
+    """Least growth of progress, as a share, within `patience` steps; steps before a smaller one are not imitated. A
+    negative value turns the rule off."""
     patience: int = 30
     """Window of `gain`, in steps."""
     reward: str = "staged"
@@ -79,7 +79,7 @@ class Settings:
     runs: Path = Path("runs")
     """Folder in which run folders lie."""
     name: str | None = None
-    """Name of the run folder; the task, of the lace whose hand starts with it, and the seed where not given."""
+    """Name of the run folder; where not given, the task, for the lace its starting hand, and the seed."""
     progress: bool = True
     """Show progress bars; lines are printed anyway."""
     critic: critics.Config = dataclasses.field(
@@ -92,10 +92,10 @@ class Settings:
 
 
 TASKS = {
-    # By a demonstrator with a dominant hand: what the other would do is for the mirror to show.
+    # The demonstrator has a dominant hand: the mirror shows what the other would do.
     "lace": Settings(left_first=1.0),
-    # As experiments/diffusion_policy.py and steer.py have it. People take their time before they push: progress is told
-    # further back, and who stands still is imitated too.
+    # As in experiments/diffusion_policy.py and steer.py. People take their time before they push: progress is rewarded
+    # further back, and standing still is imitated too.
     "push_t": Settings(
         policy=diffusion.Config(),
         policy_updates=30_000,
@@ -107,7 +107,7 @@ TASKS = {
 
 
 LATER = ("runs", "name", "demos", "progress", "online_steps", "evaluation_episodes")
-"""What may be changed when a pipeline goes on; a file of demonstrations is known by its content."""
+"""Settings that may change when a pipeline goes on; a file of demonstrations is identified by its content."""
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def default_name(settings: Settings) -> str:
-    """Name of the run folder; of the lace, it says so where the left hand does not start in all demonstrations."""
+    """Name of the run folder; for the lace, it tells if the left hand does not start in all demonstrations."""
     task, left_first = settings.task, settings.left_first
     if task == "lace" and left_first != 1.0:
         task += "_either_hand" if left_first in (None, 0.5) else f"_left{left_first:g}"
@@ -166,10 +166,10 @@ class Pipeline:
         return result
 
     def demonstrations(self) -> tuple[Dataset, np.ndarray | None]:
-        """What is learned from, and the labels of faults where they are known."""
+        """The demonstrations, and the labels of faults where they are known."""
         s = self.settings
         given = None if s.demos is None else formats.load(s.demos, task=s.task)
-        # What does not fit is refused before the run folder is begun.
+        # A dataset that does not fit is refused before the run folder is begun.
         if given is None:
             demonstrators.make(self.env, s.faults)
         else:
@@ -185,7 +185,7 @@ class Pipeline:
         )  # fmt: skip
 
     def filter(self, data: Dataset, fault: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Which steps are not imitated, bool [N], and how well that fits what is known."""
+        """The steps that are not imitated, bool [N], and how well they fit the known faults."""
         s = self.settings
         tries = np.zeros(data.size, bool) if fault is None else pipeline.retries(data, fault)
         algorithm = critics.make(self.env, s.critic, critics.with_failures(data, tries))
@@ -222,7 +222,7 @@ class Pipeline:
         return pipeline.train(algorithm, key, steps, folder, shown, episodes, extra)
 
     def successes(self, name: str, policy: Policy) -> dict[str, Any]:
-        """How often a policy succeeds, as it is and as it is executed; a steered one samples noise of its own."""
+        """The success of a policy without and with the mismatch; a steered policy samples its own noise."""
         row: dict[str, Any] = {}
         for kind, env in (("asked", self.env), ("executed", self.executed)):
             key = jax.random.fold_in(jax.random.fold_in(self.key, 3), len(row))

@@ -4,7 +4,7 @@
     python experiments/iql.py --dataset … --seeds 5 --total-steps 100_000
     python experiments/iql.py --dataset … --online-steps 100_000
 
-Data of your own: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
+Your own data: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
 runs/iql/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 
@@ -20,7 +20,7 @@ class Settings(experiment.OfflineRun):
     """Trains IQL on a dataset. The defaults of the algorithm's settings depend on the dataset's task."""
 
     decay: bool = True
-    """The policy's learning rate falls to 0 along a cosine over all updates (or over policy_decay_steps)."""
+    """Whether the policy's learning rate falls to 0 along a cosine over all updates (or over policy_decay_steps)."""
     config: iql.Config = dataclasses.field(default_factory=iql.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 

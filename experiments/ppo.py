@@ -29,9 +29,9 @@ class Settings:
     total_steps: int = 200_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Steps for which each action is held, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = True
-    """The learning rate falls linearly to 0 over the run (unless anneal_steps says otherwise)."""
+    """Whether the learning rate falls linearly to 0 over the run (unless anneal_steps is given)."""
     config: ppo.Config = dataclasses.field(default_factory=ppo.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
@@ -46,12 +46,12 @@ MUJOCO = Settings(
 
 
 def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> Settings:
-    """The same settings but for these."""
+    """The settings with these changes."""
     changed = dataclasses.replace(settings.config, **config)
     return dataclasses.replace(settings, config=changed, total_steps=total_steps or settings.total_steps)
 
 
-# Fewer environments, longer rollouts, larger batches: slower, and what the double pendulum and the swimmer need. The
+# Fewer environments, longer rollouts, larger batches: slower, but the double pendulum and the swimmer need them. The
 # swimmer's stroke pays late: with a discount of 0.99 it settles for wriggling (Franceschetti et al. 2022).
 LONGER = tuned(MUJOCO, num_envs=16, rollout_length=256, num_epochs=10, learning_rate=6e-4)
 
@@ -111,8 +111,8 @@ TASKS = {
     "brax:inverted_pendulum": tuned(MUJOCO, 600_000, num_minibatches=8, learning_rate=1e-3),
 }  # fmt: skip
 
-# With the physics on a GPU: large batches, short rollouts, and a hundred times the steps in the same time. Not tuned
-# on one yet: none was at hand. `python -m benchmarks.ppo --tasks half_cheetah` on such a machine measures them.
+# With the physics on a GPU: large batches, short rollouts, and a hundred times the steps in the same time. Not tuned on
+# a GPU yet. `python -m benchmarks.ppo --tasks half_cheetah` on such a machine measures them.
 GPU = Settings(
     total_steps=50_000_000,
     config=ppo.Config(

@@ -24,11 +24,11 @@ class Settings:
     total_steps: int = 500_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Steps for which each action is held, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = True
-    """The learning rate falls linearly to 0 over the run (unless anneal_steps says otherwise)."""
+    """Whether the learning rate falls linearly to 0 over the run (unless anneal_steps is given)."""
     exploration: float = 0.1
-    """Share of the run over which ε falls (unless exploration_steps says otherwise)."""
+    """Share of the run over which ε falls (unless exploration_steps is given)."""
     config: pqn.Config = dataclasses.field(default_factory=lambda: pqn.Config(exploration_steps=0))
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 

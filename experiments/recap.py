@@ -5,13 +5,13 @@
     python experiments/recap.py --task pick_and_place --method plain
 
 After π*0.6 (arXiv 2511.14759). Each iteration learns a value of all data, labels each step by whether the next ones
-went better than the value expected, imitates all data with these labels in a diffusion policy that acts with the good
-one, and adds episodes of that policy to the data. Unlike there, networks begin anew in each iteration, and nobody
-intervenes. `recap_contrastive` has no labels but goes away from bad steps (an ablation, see recap.py); `plain` imitates
-all data alike.
+went better than the value predicted, imitates all data with these labels in a diffusion policy that acts with the good
+label, and adds this policy's episodes to the data. Unlike in the paper, networks begin anew in each iteration, and
+nobody intervenes. `recap_contrastive` has no labels but goes away from bad steps (an ablation, see recap.py); `plain`
+imitates all data alike.
 
-Everything is left in runs/recap/<name>, two folders for each iteration. What is done already is not done again; what
-was interrupted goes on where it was; and more --iterations may be asked for later.
+Everything is left in runs/recap/<name>, two folders for each iteration. Finished work is not done again, interrupted
+work goes on where it was, and more --iterations may be asked for later.
 """
 
 import dataclasses
@@ -46,26 +46,26 @@ class Settings:
     iterations: int = 2
     """Policies that are learned after the first, each from one more set of episodes."""
     demos: Path | None = None
-    """A file of demonstrations; scripted ones where not given."""
+    """File of demonstrations; where not given, they are scripted."""
     demonstrations: int = 200
     """Number of scripted demonstrations."""
     faults: demonstrators.Manner = pipeline.FAULTS
     rollouts: int = 200
     """Episodes of each policy: data for the next, and its number in the table."""
     value_updates: int = 1_000
-    """Updates of each value; after many more it knows by heart how each episode ended, and no step is a surprise."""
+    """Updates of each value; many more let it memorise how each episode ended, and no step is a surprise."""
     policy_updates: int = 20_000
     """Updates of each policy, over which its learning rate falls to 0."""
     advantage_steps: int = 50
-    """N: number of following steps by which a step is judged (the paper: 50)."""
+    """Number N of following steps by which a step is judged (the paper: 50)."""
     first_share: float = 0.3
-    """Share of all steps that is labelled good where there are demonstrations only (the paper: 30 %)."""
+    """Share of all steps that is labelled good in the first iteration, on demonstrations only (the paper: 30 %)."""
     later_share: float = 0.4
     """Share of all steps that is labelled good in later iterations (the paper: 40 %)."""
     negative_weight: float = 0.1
     """Weight of a bad step in recap_contrastive, against 1 of a good one."""
     fall: float = 0.1
-    """A failure is marked where the value has fallen by more than this, in longest episodes; for the picture only."""
+    """Fall of the value, in longest episodes, beyond which a failure is marked; for the picture only."""
     within: int = 20
     """Window of `fall`, in steps."""
     seed: int = 0
@@ -81,7 +81,7 @@ class Settings:
 
 
 LATER = ("iterations", "runs", "name", "demos", "progress", "fall", "within")
-"""What may be changed when a run goes on."""
+"""Settings that may change when a run goes on."""
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -131,10 +131,10 @@ class Pipeline:
         return jax.random.fold_in(jax.random.fold_in(self.key, stage), number)
 
     def demonstrations(self) -> tuple[Dataset, np.ndarray | None]:
-        """What is learned from at first, and the labels of faults where they are known."""
+        """The first data, and the labels of faults where they are known."""
         s = self.settings
         given = None if s.demos is None else formats.load(s.demos, task=s.task)
-        # What does not fit is refused before the run folder is begun.
+        # A dataset that does not fit is refused before the run folder is begun.
         if given is None:
             demonstrators.make(self.env, s.faults)
         else:
@@ -148,7 +148,7 @@ class Pipeline:
         )  # fmt: skip
 
     def judge(self, number: int, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """The value of each step and its label, both [N], by a value that is trained if they are not there yet."""
+        """The value of each step and its label, both [N]; trains the value if they are not there yet."""
         s = self.settings
         folder = self.folder / f"{number}-value"
         path = folder / "labels.npz"
@@ -170,7 +170,7 @@ class Pipeline:
         pipeline.draw_episodes(path, "V(s)", value, failed, "failure", data, fault, limits=(-1.0, 0.0))
 
     def roll_out(self, number: int, data: Dataset, label: np.ndarray | None) -> Dataset:
-        """Episodes of a policy with its noise, which is trained if they are not there yet."""
+        """Episodes of a policy with its noise; trains the policy if they are not there yet."""
         s = self.settings
         folder = self.folder / f"{number}-policy"
         path = folder / "rollouts.hdf5"
@@ -220,7 +220,7 @@ class Pipeline:
 
 
 def check(s: Settings) -> None:
-    """Refuses what is not allowed, before anything is trained."""
+    """Refuses bad settings before anything is trained."""
     if s.method not in METHODS:
         raise Refused(f"method = {s.method} is not allowed; it must be {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     least = {"demonstrations": 2, "rollouts": 2, "value_updates": 1, "policy_updates": 1, "advantage_steps": 1}
@@ -235,12 +235,12 @@ def check(s: Settings) -> None:
 
 
 def outcome(data: Dataset) -> dict[str, float]:
-    """How often episodes succeed, which is what terminates them, and how long they are."""
+    """The success rate of episodes, which only success terminates, and their mean length."""
     return pipeline.successes(data.terminated[data.ends - 1], data.ends - data.starts)
 
 
 def together(data: Dataset, rollouts: Dataset) -> Dataset:
-    """The data, and after them what was added; known by the sums of all their files."""
+    """The data followed by the rollouts; identified by the sums of all their files."""
     sums = f"{data.metadata.sha256} {rollouts.metadata.sha256}"
     metadata = dataclasses.replace(
         rollouts.metadata, policy=f"{data.metadata.policy}; {rollouts.metadata.policy}",

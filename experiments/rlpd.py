@@ -3,8 +3,8 @@ r"""RLPD: SAC from demonstrations, half of each batch, without pre-training.
     python experiments/rlpd.py --dataset runs/datasets/hopper-expert-v0.hdf5
     python experiments/rlpd.py --dataset … --num-updates 5 --policy-delay 5     # a quarter of the time
 
-What the policy of a pipeline (experiments/gr_rl.py) is steered from, like for like: demonstrations filtered and
-mirrored, chunks of four actions after two observations, the same mismatch.
+Like for like with the last stage of a pipeline (experiments/gr_rl.py): demonstrations filtered and mirrored, chunks of
+four actions after two observations, the same mismatch.
 
     python experiments/rlpd.py --dataset runs/gr_rl/lace-seed0/demonstrations.hdf5 --reward staged --mirror \
         --weight runs/gr_rl/lace-seed0/0-progress/weight.npy --history 2 --executed 4 --delay 1 --smoothing 0.5 \
@@ -35,13 +35,13 @@ class Settings(experiment.FromDataset):
     """Trains RLPD with demonstrations. The defaults of the algorithm's settings depend on the dataset's task."""
 
     env: str | None = None
-    """The task, as rljax.make takes it: what the dataset says where not given."""
+    """The task, as rljax.make takes it; the dataset's where not given."""
     reward: str | None = None
-    """Reward of a manipulation task: dense, staged or sparse (the default); that of the dataset."""
+    """Reward of a manipulation task, the same as in the dataset: dense, staged or sparse (the default)."""
     weight: Path | None = None
-    """A file .npy, [N], of the dataset's steps: what was done from those of weight 0 on is not learned from."""
+    """File .npy with a weight for each of the dataset's steps, [N]; chunks that begin at weight 0 are left out."""
     mirror: bool = False
-    """Learn from demonstrations in the mirror as well, in tasks that have one."""
+    """Learn from mirrored demonstrations as well, in tasks with a symmetry."""
     total_steps: int = 100_000
     """Environment steps of each member."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
@@ -84,7 +84,7 @@ def read_weight(path: Path, dataset: Dataset) -> np.ndarray:
 
 
 def mirrored(env: Environment, dataset: Dataset) -> Dataset:
-    """The dataset, and the same in the mirror."""
+    """The dataset and its mirror image."""
     task = env.unwrapped
     if not isinstance(task, ManipulationTask) or task.symmetry is None:
         raise Refused(f"--mirror: {env.name} has no mirror image")

@@ -29,16 +29,16 @@ class Settings:
     total_steps: int = 20_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Steps for which each action is held, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = False
-    """The learning rates fall linearly to 0 over the run (unless anneal_steps says otherwise)."""
+    """Whether the learning rates fall linearly to 0 over the run (unless anneal_steps is given)."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
     config: sac.Config = dataclasses.field(default_factory=sac.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
 
 def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> Settings:
-    """The same settings but for these."""
+    """The settings with these changes."""
     changed = dataclasses.replace(settings.config, **config)
     return dataclasses.replace(settings, config=changed, total_steps=total_steps or settings.total_steps)
 
@@ -61,7 +61,7 @@ MUJOCO = Settings(
     ),
 )  # fmt: skip
 
-# What falls over when the policy is a little off: at a constant learning rate a good policy comes and goes.
+# Robots that fall over when the policy is a little off: at a constant learning rate a good policy comes and goes.
 WALKERS = dataclasses.replace(tuned(MUJOCO, 500_000, layer_norm=True), anneal=True)
 
 TASKS = {
@@ -77,7 +77,7 @@ TASKS = {
     **dict.fromkeys(("ant", "humanoid", "swimmer", "reacher", "pusher", "inverted_double_pendulum"), MUJOCO),
 }
 
-# With the physics on a GPU: many environments and few updates of large batches. Not tuned on one yet: none was at hand.
+# With the physics on a GPU: many environments and few updates of large batches. Not tuned on a GPU yet.
 GPU = Settings(
     total_steps=10_000_000,
     config=sac.Config(

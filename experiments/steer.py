@@ -5,9 +5,9 @@
     python experiments/steer.py --base … --method dsrl_na --delay 1
     python experiments/steer.py --base … --method dsrl_na --demos push_t_human_demos.npz --reward sparse
 
-The policy stays as it is: what is learned is which noise to begin from, or, to compare with, what to add to its
-actions (`--method residual`). The defaults of all flags depend on --method; those of dsrl_na are for a GPU, and on a
-CPU `--hidden 256 256 256` is more like it. Everything is left in runs/steer/<name>: settings, metrics, checkpoints,
+The policy stays frozen: RL learns which noise to begin from, or, as a baseline, what to add to its actions
+(`--method residual`). The defaults of all flags depend on --method; dsrl_na's are for a GPU, and on a CPU
+`--hidden 256 256 256` is advisable. Everything is left in runs/steer/<name>: settings, metrics, checkpoints,
 evaluation, learning curve.
 """
 
@@ -31,13 +31,13 @@ class Settings:
     base: Path = Path("runs/diffusion_policy/push_t_human_demos-seed0")
     """Run folder of the policy, made by experiments/diffusion_policy.py."""
     reward: str = "dense"
-    """Reward of the task, if it is one of manipulation: dense, staged or sparse."""
+    """Reward of a manipulation task: dense, staged or sparse."""
     executed: int = 0
-    """Actions of a chunk that are done before the next; as the policy has it where 0."""
+    """Actions of a chunk that are executed before the next chunk; 0 takes the policy's number."""
     demos: Path | None = None
-    """Demonstrations that are half of each batch, or --offline-share of it; with dsrl_na or grrl_steer."""
+    """File of demonstrations, which are half of each batch (or --offline-share); for dsrl_na and grrl_steer."""
     total_steps: int = 300_000
-    """Environment steps of each member, those of single actions."""
+    """Environment steps of each member, counted in single actions."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
     config: steering.Config = dataclasses.field(default_factory=steering.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)

@@ -27,15 +27,15 @@ class Settings:
     total_steps: int = 20_000
     """Environment steps of each member."""
     action_repeat: int = 1
-    """Steps for which each action is held, which explores further; steps are still counted one by one."""
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = False
-    """The learning rates fall linearly to 0 over the run (unless anneal_steps says otherwise)."""
+    """Whether the learning rates fall linearly to 0 over the run (unless anneal_steps is given)."""
     config: td3.Config = dataclasses.field(default_factory=td3.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
 
-# As experiments/sac.py has them: an update for every fourth step, of eight environments. `Config()` is what the paper's
-# authors run: one environment and an update for each step.
+# As in experiments/sac.py: an update for every fourth step, of eight environments. `Config()` has the authors'
+# settings: one environment and an update for each step.
 MUJOCO = Settings(
     total_steps=1_000_000,
     config=td3.Config(
@@ -79,8 +79,7 @@ def fast(value_min: float, value_max: float, total_steps: int = 50_000_000, **co
     return Settings(total_steps=total_steps, config=dataclasses.replace(td3.FAST_TD3, **config))
 
 
-# With the physics on a GPU: many environments, large batches, critics that give distributions. Not tuned on one yet:
-# none was at hand.
+# With the physics on a GPU: many environments, large batches, critics that give distributions. Not tuned on a GPU yet.
 ACCELERATED = {
     "half_cheetah": fast(-100.0, 1500.0),
     "hopper": fast(-10.0, 500.0),

@@ -3,7 +3,7 @@
     python experiments/td3_bc.py --dataset runs/datasets/hopper-medium-replay-v0.hdf5
     python experiments/td3_bc.py --dataset … --target-penalty 0.01 --layer-norm --hidden 256 256 256
 
-Data of your own: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
+Your own data: a file of D4RL's layout, a folder of Minari's, or OGBench's npz. Everything is left in
 runs/td3_bc/<name>: settings, metrics, checkpoints, evaluation, learning curve.
 """
 

@@ -1,4 +1,4 @@
-"""Configs: what their fields may be, how a bad value is refused, and how a config is written as JSON and read again.
+"""Configs: the values that fields allow, how others are refused, and conversion to and from JSON.
 
 A field's type says what is allowed: `Literal`, `int`, or one of the types below, as in `discount: Fraction = 0.99`.
 """
@@ -27,12 +27,12 @@ class Must:
     holds: Callable[[Any], bool]
 
     def or_none(self) -> "Must":
-        """The same of a field that may be None too."""
+        """The same constraint, for a field that may be None too."""
         return Must(f"{self.allowed}, or None", lambda x: x is None or self.holds(x))
 
 
 def one_of(names: Collection[str]) -> Must:
-    """The constraint of a word that is one of several."""
+    """The constraint that a value is one of these names."""
     return Must(f"one of {', '.join(names)}", tuple(names).__contains__)
 
 
@@ -78,7 +78,7 @@ def _musts_of_fields(config_type: type) -> dict[str, list[Must]]:
 
 
 def _musts(hint: Any) -> list[Must]:
-    """The constraints of a type: those that are annotated, and then the type's own."""
+    """The constraints of a type: the annotated ones, and then the type's own."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind is Annotated:
         return [part for part in parts[1:] if isinstance(part, Must)] + _musts(parts[0])
@@ -90,7 +90,7 @@ def _musts(hint: Any) -> list[Must]:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether these are whole numbers: JAX would only refuse 2.0 in the middle of something else."""
+    """Whether these are whole numbers: JAX would refuse 2.0 only later, far from its cause."""
     try:
         for number in value if isinstance(value, tuple | list) else (value,):
             operator.index(number)

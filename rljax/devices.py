@@ -1,8 +1,8 @@
 """Averages over the devices that one run is split over.
 
 A function that is traced inside a mesh with the axis `AXIS` (under `shard_map`, or `vmap` with that name) has a share
-of the environments, the replay and the batches. These functions know by themselves whether that is so; elsewhere there
-is one device, and they change nothing.
+of the environments, the replay and the batches. These functions detect it by themselves; elsewhere there is one device,
+and they change nothing.
 """
 
 import jax
@@ -14,7 +14,7 @@ AXIS = "devices"
 
 
 def split() -> bool:
-    """Whether the function being traced has a share of the work: there may be just one that has it all."""
+    """Whether the function being traced runs inside such a mesh, be it of one device."""
     try:
         jax.lax.axis_size(AXIS)
     except NameError:  # JAX's answer where the axis is not bound
@@ -48,7 +48,7 @@ def smallest(x: jax.Array) -> jax.Array:
 
 
 def local(key: Key) -> Key:
-    """A key of this device's own, for what must differ between devices."""
+    """A key of this device's own, for draws that must differ between devices."""
     return jax.random.fold_in(key, jax.lax.axis_index(AXIS)) if split() else key
 
 

@@ -1,4 +1,4 @@
-"""What every file in `experiments/` does alike: flags, the run folder, seeds and sweeps, the curve, the summary."""
+"""Shared code of all files in `experiments/`: flags, the run folder, seeds and sweeps, the curve, the summary."""
 
 import dataclasses
 import functools
@@ -35,12 +35,12 @@ _COUNTED_IN_PYTHON = (
     "exploration_steps",
 )  # fmt: skip
 _SCHEDULES = ("anneal_steps", "exploration_steps", "policy_decay_steps")
-"""Settings that follow total_steps where they are not given."""
+"""Settings that are derived from total_steps where they are not given."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What is the same for every algorithm."""
+    """Settings of a run that are the same for every algorithm."""
 
     seed: int = 0
     """Seed of the first member."""
@@ -49,7 +49,7 @@ class Run:
     sweep: tuple[str, ...] = ()
     """Hyperparameters to sweep in the same program, e.g. learning_rate=1e-4,3e-4,1e-3; several make a grid."""
     runs: Path = Path("runs")
-    """Folder in which run folders lie."""
+    """Folder of all run folders."""
     name: str | None = None
     """Name of the run folder; the task and the seed where not given."""
     resume: bool = False
@@ -69,7 +69,7 @@ class Run:
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; a tenth of the run where not given."""
     devices: int | None = None
-    """Number of devices; as many as divide the members where not given, and for one member all, or one on a CPU."""
+    """Number of devices; where not given, as many as divide the members, or for one member all (on a CPU, one)."""
     progress: bool = True
     """Show the progress bar; the lines above it are printed anyway."""
     wandb: bool = False
@@ -80,36 +80,37 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class FromDataset:
-    """Which dataset is learned from, and of which task it is."""
+    """The dataset to learn from, and its task."""
 
     dataset: Path = Path("dataset.hdf5")
     """A file of D4RL's layout (HDF5), a folder of Minari's, or OGBench's npz; experiments/collect.py makes some."""
     env: str | None = None
-    """The task, as rljax.make takes it: what the dataset says where not given; none, if there is no simulator of it."""
+    """The task, as rljax.make takes it, or none if it has no simulator; the dataset's where not given."""
     family: str | None = None
-    """Tasks whose published settings are the defaults of --config: locomotion, antmaze, adroit, adroit_binary, or
-    none; found by the name of the task, or else of the dataset, where not given."""
+    """Family of tasks whose published settings are the defaults of --config: locomotion, antmaze, adroit,
+    adroit_binary, or none; where not given, found by the name of the task or the dataset."""
     max_episode_steps: int | None = None
-    """Time limit of the episodes in D4RL's oldest files, which do not mark it; that of --env where not given."""
+    """Time limit of the episodes in D4RL's oldest files, which do not mark it; where not given, the limit of --env."""
 
     rewards: ClassVar[Literal["required", "optional"]] = "required"
 
 
 @dataclasses.dataclass(frozen=True)
 class OfflineRun(FromDataset):
-    """What is the same for every algorithm that learns from a dataset."""
+    """Settings of a run that are the same for every algorithm that learns from a dataset."""
 
     total_steps: int = 1_000_000
     """Updates of each member."""
     online_steps: int = 0
     """Environment steps after all updates, in which the same agent acts and goes on learning."""
     block_size: int = 0
-    """Transitions of each block that is streamed to a device where the dataset does not fit; 0 keeps all there."""
+    """Transitions per block, for a dataset that is streamed because it does not fit on the device; 0 keeps all of it
+    there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """How what is executed differs from what is asked for (see rljax.envs.ExecutionMismatch)."""
+    """How executed actions differ from commanded ones (see rljax.envs.ExecutionMismatch)."""
 
     delay: int = 0
     """Steps until an action has an effect."""
@@ -119,7 +120,7 @@ class Mismatch:
     """Largest change of the executed action in a step, as a share of the action's range."""
 
     def options(self) -> dict[str, Any]:
-        """What rljax.make takes of it: nothing where what is executed is what is asked for."""
+        """The arguments for rljax.make; none where actions are executed as commanded."""
         return {} if self == Mismatch() else {"mismatch": dataclasses.asdict(self)}
 
 
@@ -138,7 +139,7 @@ def main(
 
     `by` is another flag on which the defaults depend, in place of those two.
 
-    With `prefixes` a flag of a nested config begins with its name (--policy.width), for several configs share names.
+    With `prefixes` a flag of a nested config begins with its name (--policy.width), since several configs share names.
 
     Bad input ends with one line and exit code 2, training that diverged with 1, and a run stopped by a signal with 128
     plus its number, as shells do. Any other error is a defect, of rljax or of the user's code, and keeps its traceback.
@@ -253,7 +254,7 @@ def run_offline(
     Args:
       experiment: first part of the folder, such as "iql".
       make_algorithm: `(env, dataset) -> Algorithm`; with `online=True` as well, where it goes online.
-      goes_online: whether the algorithm can learn from what it does.
+      goes_online: whether the algorithm can learn from its own experience.
     """
     dataset, how = dataset_of(settings), settings.run
     task = task_of(settings, dataset)
@@ -299,7 +300,7 @@ def dataset_of(settings: FromDataset) -> Dataset:
 
 
 def task_of(settings: Any, dataset: Dataset) -> str | None:
-    """The task that the flags say, or the dataset; None for none."""
+    """The task of the flags, or else of the dataset; None for none."""
     task = settings.env or dataset.metadata.task
     if task and not settings.env:
         check_recorded(task)
@@ -307,7 +308,7 @@ def task_of(settings: Any, dataset: Dataset) -> str | None:
 
 
 def spaces_of(dataset: Dataset) -> Environment:
-    """Something to learn for where there is no simulator, with actions bounded as the dataset's are."""
+    """A stand-in environment where there is no simulator, with actions bounded as the dataset's are."""
     obs, action = np.asarray(dataset.obs), np.asarray(dataset.action)
     low, high = action.min(0), action.max(0)
     # An action that never varies has no range.
@@ -316,7 +317,7 @@ def spaces_of(dataset: Dataset) -> Environment:
 
 
 def _compare(result: Result, dataset: Dataset, task: str | None) -> None:
-    """How the policy does beside what the data show."""
+    """Prints the policy's scores beside the data's returns."""
     line = "the dataset has no rewards"
     if getattr(dataset.metadata, "rewards", True):
         line = f"returns of the dataset's episodes: mean {dataset.returns.mean():.1f}, best {dataset.returns.max():.1f}"
@@ -340,8 +341,8 @@ def run(
     Args:
       experiment: first part of the folder, such as "ppo".
       make_algorithm: called once devices are set up; nothing of JAX may have run before.
-      total_steps: of each member.
-      extra: what else config.json should hold.
+      total_steps: steps of each member.
+      extra: further entries of config.json.
       initialize: changes the first state of a run that starts anew (see `training.train`).
     """
     for field, least in (("seed", 0), ("seeds", 1), ("evaluation_episodes", 1), ("final_episodes", 0)):
@@ -406,11 +407,11 @@ def keys_of(seeds: Sequence[int]) -> Key:
 
 
 def _check_schedules(folder: Path, config: Any, total_steps: int) -> None:
-    """Says of a run that is to go on for more steps how to keep the schedules that follow `total_steps`."""
+    """Tells whoever extends a run how to keep the schedules that follow `total_steps`."""
     try:
         before = json.loads((folder / "config.json").read_text())
         old, steps = before["config"], before["total_steps"]
-    except (OSError, ValueError, KeyError):  # what is wrong with the folder, `training.train` says
+    except (OSError, ValueError, KeyError):  # `training.train` says what is wrong with the folder
         return
     changed = [name for name in _SCHEDULES if old.get(name) and old[name] != getattr(config, name, None)]
     if changed and steps != total_steps:

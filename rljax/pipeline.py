@@ -1,6 +1,6 @@
-"""What experiments of several stages do alike: demonstrations, stages that are trained once, successes, pictures.
+"""Shared code of experiments with several stages: demonstrations, stages trained once, successes, pictures.
 
-Each stage has a folder of its own in the run folder; what is done already is not done again.
+Each stage has a folder of its own in the run folder; finished work is not done again.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from rljax.training.folder import write_json
 from rljax.types import Key, Refused, Transition
 
 FAULTS = demonstrators.Manner(slip=0.01, hesitation=0.01, wrong_approach=0.4, give_up=0.1, noise=0.002)
-"""Of scripted demonstrators, where nothing else is asked for."""
+"""Default faults of scripted demonstrators."""
 
 
 def require_manipulation(task: str) -> None:
-    """Refuses what is no task of manipulation."""
+    """Refuses a task that is not one of manipulation."""
     if not isinstance(rljax.make(task).unwrapped, ManipulationTask):
         raise Refused(f"task = {task} is not allowed; it must be lace, pick_and_place or push_t")
 
@@ -45,9 +45,9 @@ def check_rewards(path: Path, dataset: Dataset, env: Environment) -> None:
 
 
 def rewarded(path: Path, dataset: Dataset, env: Environment) -> Dataset:
-    """A dataset to learn values of `env` from: with its rewards, where they can be worked out, or refused.
+    """A dataset to learn values of `env` from, with the rewards of `env`; refused where they cannot be worked out.
 
-    PushT's demonstrations end in success as a human saw it, which the task denies.
+    PushT's demonstrations end in success as a human judged it, where the task sees none.
     """
     if dataset.metadata.version == demonstrations.HUMAN and zipfile.is_zipfile(path):
         return formats.load(path, dataset.metadata.task, push_t=env.unwrapped.reward)  # type: ignore[attr-defined]
@@ -58,12 +58,12 @@ def rewarded(path: Path, dataset: Dataset, env: Environment) -> Dataset:
 def pin(
     folder: Path, settings: dict[str, Any], free: tuple[str, ...] = (), name: str = "settings", made: str = "*"
 ) -> None:  # fmt: skip
-    """Notes in a JSON file what was asked for, or refuses a folder where that was something else.
+    """Notes the settings in a JSON file, or refuses a folder that was made with others.
 
     Args:
-      free: what a later call may change.
-      name: of the file, without .json.
-      made: which files are made by these settings; where there are some and no note, nobody knows by which.
+      free: settings that a later call may change.
+      name: name of the file, without .json.
+      made: files that are made with these settings; if there are some without a note, their settings are unknown.
     """
     path, now = folder / f"{name}.json", plain(json.loads(json.dumps(settings, default=str)))
     if path.exists():
@@ -130,7 +130,7 @@ def train(
     Args:
       progress: whether to show a bar; lines are printed anyway.
       episodes: of the evaluation at the end, with more on the way; 0 for none at all.
-      settings: what else config.json should hold.
+      settings: further entries of config.json.
 
     Raises:
       SystemExit: a signal stopped it; 128 plus its number, as of a shell.
@@ -150,7 +150,7 @@ def train(
 
 
 def successes(success: Any, steps: Any) -> dict[str, float]:
-    """Of episodes that did or did not succeed, [episodes]: how often, with its interval, and how long they were."""
+    """The success rate of episodes [episodes], with its interval, and how long the episodes were."""
     success = np.asarray(success, np.float64)
     low, high = bootstrap_interval(success)
     share, length = float(success.mean()), float(np.asarray(steps).mean())
@@ -158,7 +158,7 @@ def successes(success: Any, steps: Any) -> dict[str, float]:
 
 
 def in_percent(row: dict[str, float]) -> str:
-    """A success and its interval."""
+    """A success rate and its interval, in percent."""
     return f"{row['success']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
 
 

@@ -1,4 +1,4 @@
-"""A policy: what acts, whatever trained it."""
+"""A policy: acts, whatever trained it."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ class Policy(struct.PyTreeNode):
 
     Fields:
       variables: parameters and observation statistics.
-      initial_memory: what a policy remembers before the first step of ONE episode; `()` without memory.
-      function: `(variables, key, obs, memory, deterministic) -> (action, memory, extras)`. Extras are what else is
-        known of the choice, such as a log-probability or the visits of a search; `()` for nothing.
+      initial_memory: the memory before the first step of ONE episode; `()` without memory.
+      function: `(variables, key, obs, memory, deterministic) -> (action, memory, extras)`. Extras are further results,
+        such as a log-probability or the visits of a search; `()` for none.
     """
 
     variables: PyTree

@@ -151,14 +151,14 @@ class Dict:
 
 
 ArraySpace = Box | Discrete
-"""A space whose values are arrays; what actions are of."""
+"""A space whose values are arrays, as actions are."""
 Space = ArraySpace | Dict
 PRIVILEGED = "privileged_state"
-"""The name of a part that is there in simulation only; who wants to see it, names it."""
+"""Name of the part that exists in simulation only; it is seen only where it is named."""
 
 
 def parts(space: Space, name: str = "") -> dict[str, ArraySpace]:
-    """The arrays that a value is made of, by name; a part of a part is called "part/name", and a single array ""."""
+    """The spaces of a value's arrays, by name; a part of a part is called "part/name", and a single array ""."""
     if not isinstance(space, Dict):
         return {name: space}
     below = [parts(inner, f"{name}/{key}" if name else key) for key, inner in space.spaces.items()]

@@ -1,4 +1,4 @@
-"""What every part of rljax shares: type aliases, the transition, and how a state is split over devices."""
+"""Types that all parts of rljax share: aliases, the transition, and how a state is split over devices."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ PyTree = Any
 
 
 class Mean(struct.PyTreeNode):
-    """A mean that is not divided yet, so that means of several iterations or devices are those of all that they saw.
+    """A mean as sum and count, so that means over iterations and devices weigh every measurement alike.
 
     Fields:
-      total: f32 [], the sum of what was measured.
-      count: f32 [], how much was measured; where it is 0, nothing was.
+      total: f32 [], the sum of the measurements.
+      count: f32 [], the number of measurements, which may be 0.
     """
 
     total: jax.Array
@@ -33,7 +33,7 @@ class Mean(struct.PyTreeNode):
 
     @classmethod
     def of(cls, values: Any, where: Any = True) -> "Mean":
-        """Of an array of any shape; with `where`, a mask that broadcasts to it, of what the mask chooses."""
+        """The mean of an array of any shape, or of the elements that `where`, a mask that broadcasts to it, chooses."""
         values = jnp.asarray(values, jnp.float32)
         where = jnp.broadcast_to(where, values.shape)
         # A choice and not a product: what is not counted may be anything, NaN too.
@@ -47,8 +47,8 @@ class Mean(struct.PyTreeNode):
 
 
 Metrics = dict[str, Any]
-"""Named scalars f32 [], or `Mean`s. A scalar is a `Mean` that counts 1: it was measured in this iteration. What was not
-measured is a `Mean` of count 0, and never NaN: what is measured and not finite ends the run."""
+"""Named scalars f32 [], or `Mean`s. A scalar counts as one measurement. A metric that was not measured is a `Mean` of
+count 0, never NaN: a measurement that is not finite ends the run."""
 
 
 def sharded_field() -> Any:
@@ -64,7 +64,7 @@ class Transition(struct.PyTreeNode):
     Fields:
       action: in the units of whoever acted: an agent's are in [-1, 1] for a bounded `Box`, a dataset's in those of its
         environment.
-      extras: what else was known of the choice, such as its log-probability; `()` for nothing.
+      extras: further results of acting, such as the log-probability; `()` for none.
     """
 
     obs: PyTree

@@ -37,12 +37,13 @@ class Config(OfflineConfig, DenseNetwork, ReplayConfig):
     learns_from_rewards: ClassVar[bool] = False
 
     policy: Kind = "deterministic"
-    """deterministic: a squared distance; gaussian: a likelihood, with one deviation for all observations."""
+    """Policy and loss: deterministic, with a squared distance; or gaussian, with a likelihood and a constant
+    deviation."""
     top: Share = 1.0
-    """The share of episodes, those with the highest returns, that is imitated (filtered BC: 0.1)."""
+    """Share of the episodes that is imitated, the highest returns first (filtered BC: 0.1)."""
     action_normalization: ActionNormalization = "minmax"
-    """What of the actions becomes [-1, 1]: minmax, the range that the data use; quantiles, that without the outermost
-    hundredths, which are clipped; bounds, all that the environment declares."""
+    """Range of the actions that becomes [-1, 1]: minmax, the data's; quantiles, the data's without the outermost
+    hundredths, which are clipped; bounds, the environment's."""
     discount: Fraction = 0.99
     """Discount γ of the returns-to-go alone."""
     dropout: BelowOne = 0.0
@@ -66,7 +67,7 @@ class Agent(core.Agent):
         return {"policy": optax.adam(hyper.learning_rate)}
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
-        """A sample may lie outside of [-1, 1], and is clipped."""
+        """Acts; a sample outside of [-1, 1] is clipped."""
         distribution: Any = self.actor.apply(variables["params"], obs)
         sure = deterministic or self.config.policy == "deterministic"
         return distribution.mode() if sure else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
@@ -90,7 +91,7 @@ def make(env: Environment, config: Config | None = None, dataset: Dataset | Prep
     """Behaviour cloning of a dataset.
 
     Args:
-      env: what is acted in; only its spaces count, and evaluation.
+      env: the task; used for its spaces and for evaluation.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
 

@@ -1,9 +1,9 @@
-"""CQL: values that are low where there are no data; and Cal-QL, whose values are of the right size to continue online.
+"""CQL: values that are low where data are missing; and Cal-QL, with values of the right scale to continue online.
 
 Kumar et al. 2020, "Conservative Q-learning for offline reinforcement learning" (CQL, arXiv 2006.04779): SAC with a
 penalty on the values of actions that the data do not have, eq. 4, CQL(H).
 Nakamoto et al. 2023, "Cal-QL: calibrated offline RL pre-training for efficient online fine-tuning" (arXiv 2303.05479):
-no value of the policy's actions is pushed below the return that the data had from there.
+no value of the policy's actions is pushed below the data's return from the same state.
 """
 
 import dataclasses
@@ -29,36 +29,36 @@ from rljax.types import Key, Metrics, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, sac.Config):
-    """Settings of CQL(H), those of the authors' code for MuJoCo; further ones are SAC's.
+    """Settings of CQL(H), by default the authors' for MuJoCo; further ones are SAC's.
 
-    The code is github aviralkumar2907/CQL, of which JaxCQL, Cal-QL and CORL have the same values.
+    The authors' code is github.com/aviralkumar2907/CQL; JaxCQL, Cal-QL and CORL have the same values.
     """
 
     learning_rate: Positive = 3e-5
-    """Learning rate of the policy, which is slower than the critics (section 6 and appendix F)."""
+    """Learning rate of the policy, lower than the critics' (section 6 and appendix F)."""
     temperature_learning_rate: Positive = 3e-5
-    """Learning rate of the temperature, in the authors' code that of the policy."""
+    """Learning rate of the temperature; the authors' code uses the policy's."""
     hidden: Widths = (256, 256, 256)
     """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     initial_log_std: float = -1.0
     """Offset of the logarithm of the policy's deviation."""
     penalty_weight: NonNegative = 10.0
-    """α of eq. 4: what a unit of the gap between sampled actions and those of the data costs."""
+    """Weight α of the penalty, the gap between the values of sampled actions and of the data's (eq. 4)."""
     num_actions: Count = 10
-    """Actions drawn uniformly, by the policy at s, and by the policy at s': as many of each (appendix F)."""
+    """Number of candidates of each kind: uniform, from the policy at s, and from the policy at s' (appendix F)."""
     penalty_draws: Whole = 0
-    """Candidates, sampled by softmax weight, from which the penalty's gradient is estimated: unbiased, for a third of
-    the products; 0 takes all candidates."""
+    """Candidates, sampled by softmax weight, from which the penalty's gradient is estimated, unbiased, at a third of
+    the matrix products; 0 takes all candidates."""
     lagrange: bool = False
-    """Whether a factor of α is learned that keeps the gap at target_gap (eq. 30); it starts at e."""
+    """Whether a factor of α is learned to keep the gap at target_gap (eq. 30); it starts at e."""
     target_gap: float = 0.8
-    """The gap τ that a learned factor keeps (AntMaze); it is in the units of the scaled rewards."""
+    """Gap τ that a learned factor maintains (AntMaze), in units of the scaled rewards."""
     max_target: bool = False
-    """Targets take the best of num_actions of the policy's actions (AntMaze)."""
+    """Whether targets take the best of num_actions of the policy's actions (AntMaze)."""
     entropy_in_target: bool = False
-    """Whether the values of targets have SAC's entropy bonus."""
+    """Whether targets include SAC's entropy bonus."""
     calibrated: bool = False  # type: ignore[misc]
-    """Cal-QL: the penalty pushes no value of the policy's actions below the return-to-go of the data."""
+    """Whether the penalty spares values of the policy's actions below the data's return-to-go (Cal-QL)."""
 
 
 class Hyper(sac.Hyper):
@@ -111,7 +111,7 @@ class Agent(sac.Agent):
         return jnp.concatenate(actions), jnp.concatenate(log_probs)
 
     def floor(self, batch: Any) -> jax.Array:
-        """What the values of candidates count as at least, [3 num_actions, batch] (Cal-QL, eq. 5.1)."""
+        """Lower bounds of the candidates' values, [3 num_actions, batch] (Cal-QL, eq. 5.1)."""
         count = self.config.num_actions
         none = jnp.full((count, *batch.reward.shape), -jnp.inf, jnp.float32)
         if not self.config.calibrated:
@@ -124,14 +124,14 @@ class Agent(sac.Agent):
     ) -> tuple[jax.Array, jax.Array]:
         """Q(s, a) of the data, and log Σ exp(Q(s, a') - log-density) of candidates a' (eq. 4); [num_critics, batch].
 
-        With `penalty_draws` the gradient of the second is that of a few candidates, drawn by their weight, for
+        With `penalty_draws` the second's gradient is estimated from a few candidates, sampled by softmax weight, since
         ∇ log Σ exp f = Σ softmax(f) ∇f is an expectation.
         """
         c = self.config
         candidate_key, dropout_key, draw_key = jax.random.split(key, 3)
         action, log_prob = self.candidates(learner, batch, candidate_key)
         floor, draws = self.floor(batch), c.penalty_draws
-        # A pass for each kind of candidate on a CPU: what lies between the layers stays in its cache.
+        # On a CPU, one pass for each kind of candidate, whose activations stay in its cache.
         passes = 3 if jax.default_backend() == "cpu" else 1
         chunks = action.reshape(passes, -1, *action.shape[1:])
         obs = jnp.broadcast_to(batch.obs, (chunks.shape[1], *batch.obs.shape))
@@ -183,10 +183,10 @@ class Agent(sac.Agent):
 def make(
     env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
 ) -> Algorithm:
-    """CQL on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
+    """CQL on a dataset; with `online`, also on the agent's experience in `env`, from an offline state's learner.
 
     Args:
-      env: what is acted in; offline only its spaces count, and evaluation.
+      env: the task; offline, used for its spaces and for evaluation only.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
       online: act and learn in the environment as well (see core/offline.py).

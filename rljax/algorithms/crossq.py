@@ -1,12 +1,12 @@
 """CrossQ: soft actor-critic with batch normalisation in the critics, and without target networks.
 
 Bhatt et al. 2024, "CrossQ: batch normalization in deep reinforcement learning for greater sample efficiency and
-simplicity" (ICLR, arXiv 1902.05605). What was done and what follows pass through the critics as ONE batch, so that both
-are normalised by the same statistics: that is what lets target networks go. Wide critics and one update for each step
-then learn as fast, by steps, as twenty updates do in REDQ and DroQ.
+simplicity" (ICLR, arXiv 1902.05605). (s, a) and (s', a') pass through the critics as ONE batch, so that the same
+statistics normalise both, which makes target networks unnecessary. Wide critics with one update per step then need as
+few steps as twenty in REDQ and DroQ.
 
-`Config()` are the settings of the paper (table 2), which batch renormalises (Ioffe 2017) as its code does. How it acts
-and remembers is SAC's (sac.py), and so are temperature and entropy.
+`Config()` has the settings of the paper (table 2), with batch renormalisation (Ioffe 2017) as in its code. Acting,
+replay, temperature and entropy are SAC's (sac.py).
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ class Config(DenseNetwork, ReplayConfig):
     """Settings of CrossQ. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 3
-    """Steps of each environment between updates; 3, for policy_delay divides num_updates."""
+    """Steps of each environment between updates; 3, since policy_delay must divide num_updates."""
     num_updates: Count = 3
-    """Batches learned from after each rollout: an update for each step of one environment, as in the paper."""
+    """Batches learned from after each rollout: one update per step of one environment, as in the paper."""
     learning_rate: Positive = 1e-3
     """Step size of the policy's Adam."""
     critic_learning_rate: Positive = 1e-3
@@ -54,15 +54,15 @@ class Config(DenseNetwork, ReplayConfig):
     temperature_learning_rate: Positive = 1e-3
     """Learning rate of the temperature."""
     adam_b1: BelowOne = 0.5
-    """Adam's momentum for policy and critics: less of it than usual steadies both."""
+    """Momentum of Adam for policy and critics; a low one steadies both."""
     num_critics: Count = 2
-    """Critics of the ensemble, whose minimum counts."""
+    """Number of critics, whose minimum is used."""
     policy_delay: int = 3
     """Critic updates for each update of policy and temperature; divides num_updates."""
     learn_temperature: bool = True
-    """Whether α follows the target entropy, or stays at initial_temperature."""
+    """Whether the temperature α follows the target entropy, or stays at initial_temperature."""
     initial_temperature: Positive = 1.0
-    """α at the start."""
+    """Temperature α at the start."""
     target_entropy_per_dim: float = -1.0
     """Target entropy in nats for each dimension of an action in [-1, 1]."""
     hidden: Widths = (256, 256)
@@ -70,9 +70,9 @@ class Config(DenseNetwork, ReplayConfig):
     critic_hidden: Widths = (2048, 2048)
     """Widths of the critics' hidden layers."""
     norm_momentum: BelowOne = 0.99
-    """Momentum of the running statistics of normalisation."""
+    """Momentum of the running statistics of batch normalisation."""
     norm_warm_up: Whole = 100_000
-    """Updates in which batches are normalised by themselves alone, before they are renormalised."""
+    """Updates with plain batch normalisation, before renormalisation begins."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +115,7 @@ class Agent(sac.Agent):
     """The networks and their updates.
 
     The parts "policy" and "critic" of the learner's parameters are all variables of their networks, running statistics
-    included: those have no gradient, so that Adam leaves them alone, and are replaced after each update.
+    included. The statistics have no gradient, so that Adam leaves them alone; they are replaced after each update.
     """
 
     hyper_type = Hyper
@@ -146,11 +146,11 @@ class Agent(sac.Agent):
         }
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
-        """By the running statistics, for acting and for the values of what follows."""
+        """The policy with running statistics, for acting and for targets."""
         return self._distribution(self.actor.apply(params, obs, False))  # type: ignore[arg-type]
 
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:  # type: ignore[override]
-        """Of every critic by the running statistics, [num_critics, batch]."""
+        """Values of every critic with running statistics, [num_critics, batch]."""
         x = jnp.concatenate([obs, action], -1)
 
         def one(params: PyTree) -> jax.Array:

@@ -54,8 +54,8 @@ class Config(OfflineConfig, ReplayConfig):
     executed: int = 4
     """Actions of a chunk that are executed before the next one is predicted (the paper: half of horizon)."""
     action_normalization: ActionNormalization = "minmax"
-    """Range of the actions that becomes [-1, 1]: minmax, the one that the data use; quantiles, the same without the
-    outermost hundredths, which are clipped; bounds, all that the environment declares."""
+    """Range of the actions that becomes [-1, 1]: minmax, the data's; quantiles, the data's without the outermost
+    hundredths, which are clipped; bounds, the environment's."""
     sampler_steps: Count = 8
     """Evaluations of the network for one chunk."""
     denoising_steps: Count = 100
@@ -67,7 +67,7 @@ class Config(OfflineConfig, ReplayConfig):
     blocks: Count = 3
     """Blocks of the network."""
     labels: Whole = 0
-    """Labels that a chunk may have and the policy is conditioned on; 0 for none."""
+    """Number of labels that the policy can be conditioned on; 0 for none."""
     label_dropout: BelowOne = 0.3
     """Probability that training withholds the label, so that a policy without one is learned too (Recap: 0.3)."""
     acts_with: int = -1
@@ -75,9 +75,9 @@ class Config(OfflineConfig, ReplayConfig):
     guidance: float = 1.0
     """Weight of the label in sampling: 0 ignores it, 1 follows it, more exaggerates it (Recap: 1.5 to 2.5)."""
     learning_rate: Positive = 1e-3
-    """Step size of Adam, at first; experiments let it fall to 0."""
+    """Initial step size of Adam; experiments decay it to 0."""
     average_rate: Share = 2e-3
-    """How far the averaged weights, which act, move to the trained ones at each update."""
+    """Rate at which the averaged weights, which act, follow the trained ones at each update."""
     discount: Fraction = 0.99
     """Discount γ of the returns-to-go alone."""
     precision: Precision = "float32"
@@ -124,9 +124,9 @@ class Agent(core.Agent):
     def velocity(
         self, params: PyTree, chunk: jax.Array, time: jax.Array, obs: jax.Array, label: jax.Array | None = None
     ) -> jax.Array:
-        """What the network says of noisy chunks [..., horizon, d] at times [...] in [0, 1], after [..., history * n].
+        """Predicted velocities of noisy chunks [..., horizon, d] at times [...] in [0, 1], and observations.
 
-        With diffusion α ε - σ a, with flow a - ε, of the noise ε and the actions a that the chunk may be made of.
+        They estimate α ε - σ a for diffusion and a - ε for flow, with noise ε and clean actions a.
         """
         return self.network.apply(params, chunk, time, self._condition(obs, label))  # type: ignore[return-value]
 
@@ -150,7 +150,7 @@ class Agent(core.Agent):
                 0, c.sampler_steps, lambda i, chunk: chunk + step * velocity(chunk, i * step), noise
             )
             return jnp.clip(chunk, -1.0, 1.0)
-        # From all noise to none; the last time, without noise, is not asked for.
+        # From pure noise to none; at the last time, without noise, the network is not evaluated.
         at = np.round(np.linspace(c.denoising_steps, 0, c.sampler_steps + 1)).astype(int)
         alpha, sigma = jnp.float32(self.alpha[at]), jnp.float32(self.sigma[at])
 
@@ -195,7 +195,7 @@ class Agent(core.Agent):
         return learner.move_target("policy", hyper.average_rate), {"loss/policy": error}
 
     def _condition(self, obs: jax.Array, label: jax.Array | None) -> jax.Array:
-        """What the network is told besides the chunk; the label one-hot, all zeros where there is none."""
+        """Condition of the network: the observations, and the label one-hot (all zeros for none)."""
         if not self.config.labels:
             return obs
         label = jnp.full(obs.shape[:-1], self.config.labels) if label is None else label
@@ -203,20 +203,20 @@ class Agent(core.Agent):
 
 
 def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """How much of the action, α, and of the noise, σ, is left after 0 … steps steps: [steps + 1], α² + σ² = 1."""
+    """Weights of the action, α, and of the noise, σ, after 0 … `steps` steps: [steps + 1] each, with α² + σ² = 1."""
     angle = (np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2
     alpha = np.cos(angle) / np.cos(angle[0])
     return np.clip(alpha, 0.0, 1.0), np.sqrt(np.clip(1.0 - alpha**2, 0.0, 1.0))
 
 
 def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: Callable | None = None) -> Policy:
-    """The policy of a denoiser, or of what chooses its noise.
+    """The policy of a denoiser, or of an agent that chooses its noise.
 
     Args:
       variables: "params", "obs_statistics" and "action_range", what -1 and 1 are in units of `env`; and what
         `chunk_of` needs.
       chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]`, of normalised
-        observations; where None it is sampled from noise 0 for a deterministic policy, else N(0, I).
+        observations; None samples from noise 0 if deterministic, else from N(0, I).
     """
     c = agent.config
 
@@ -231,11 +231,11 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
 def in_turn(
     env: Environment, history: int, executed: int, normalize: bool, variables: PyTree, chunk_of: Callable
 ) -> Policy:  # fmt: skip
-    """A policy that asks for a chunk of actions, does one after the other, and asks again.
+    """A policy that predicts a chunk of actions, executes them one by one, and predicts the next chunk.
 
     Args:
-      history: observations that a chunk is made of; before the first one, it stands for them.
-      executed: actions of a chunk.
+      history: observations that a chunk depends on; the first one stands in for earlier ones.
+      executed: actions of a chunk that are executed.
       normalize: whether observations are normalised before `chunk_of` sees them.
       variables: "action_range", what -1 and 1 are in units of `env`; "obs_statistics" of one observation, to normalise;
         and what `chunk_of` needs.
@@ -255,7 +255,7 @@ def in_turn(
         if normalize:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
         step, first = memory["step"], (memory["step"] < 0)[..., None, None]
-        # Before the first observation there was none other.
+        # The first observation stands in for earlier ones.
         past = jnp.concatenate([memory["obs"][..., 1:, :], obs[..., None, :]], axis=-2)
         past = jnp.where(first, obs[..., None, :], past)
         due = (step < 0) | (step >= executed)
@@ -263,7 +263,7 @@ def in_turn(
         def ask(_: jax.Array) -> jax.Array:
             return chunk_of(variables, past.reshape(*obs.shape[:-1], -1), key, deterministic)
 
-        # Of a batch in step, which it is until the first episode ends, most calls ask for nothing.
+        # While all episodes are in step, most calls need no new chunk.
         fresh = jax.lax.cond(due.any(), ask, lambda chunk: chunk, memory["chunk"])
         chunk = jnp.where(due[..., None, None], fresh, memory["chunk"])
         step = jnp.where(due, 0, step)
@@ -281,14 +281,14 @@ def make(
     label: Any = None,
     weight: Any = None,
 ) -> Algorithm:
-    """A diffusion or flow policy of a dataset; what learns online from its policy is steering.py.
+    """A diffusion or flow policy of a dataset; steering.py learns online from it.
 
     Args:
-      env: what is acted in; only its spaces count, and evaluation.
+      env: the task; used for its spaces and for evaluation.
       config: settings; the defaults where None.
       dataset: what to imitate; without one, the algorithm can only load a policy.
-      label, weight: of the chunk that begins at each step of the dataset, [N]: i32, what it is told of, and how much
-        the chunk counts (below 0: away from it); all 0 and all 1 where not given.
+      label, weight: label, i32 [N], and weight, [N], of the chunk that begins at each step of the dataset; a weight
+        below 0 pushes the policy away from the chunk. All 0 and all 1 where not given.
 
     Raises:
       Refused: the environment's spaces do not fit, or the dataset does not fit them.

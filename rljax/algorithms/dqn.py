@@ -2,9 +2,9 @@
 
 Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518): replay and a target network.
 van Hasselt et al. 2016 (arXiv 1509.06461), `double`: the network chooses the next action, its target values it.
-Schaul et al. 2016 (arXiv 1511.05952), `prioritized`: what was predicted badly is replayed more often.
+Schaul et al. 2016 (arXiv 1511.05952), `prioritized`: badly predicted transitions are replayed more often.
 Wang et al. 2016 (arXiv 1511.06581), `dueling`: one stream for the value, one for the advantages.
-Sutton and Barto 2018, eq. 7.1, `n_step`: several rewards before the value of what follows.
+Sutton and Barto 2018, eq. 7.1, `n_step`: several rewards before bootstrapping from a value.
 Bellemare et al. 2017, C51 (arXiv 1707.06887), and Dabney et al. 2018, QR-DQN (arXiv 1710.10044), `head`: the
 distribution of returns, as probabilities of fixed returns or as returns of fixed probabilities.
 Fortunato et al. 2018 (arXiv 1706.10295), `exploration`: learned noise in the weights in place of random actions.
@@ -55,43 +55,44 @@ class Config(Images, ReplayConfig):
     adam_epsilon: Positive = 1e-8
     """Adam's ε (Rainbow: 1.5e-4; QR-DQN: 0.01 / 32)."""
     max_grad_norm: Positive | None = None
-    """Gradients are scaled down to this global norm (Wang et al. 2016: 10); None does not."""
+    """Largest global norm of the gradients; larger ones are scaled down (Wang et al. 2016: 10). None sets no limit."""
     loss: Annotated[Literal["huber", "squared"], Must("huber or squared", ("huber", "squared").__contains__)] = "huber"
     """Loss of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
     target_period: Count = 1_000
     """Gradient updates between two updates of the target network (2015: 10,000), across iterations."""
     target_rate: Share = 1.0
-    """How far each update moves the target network towards the network; 1 copies it."""
+    """Rate at which the target network moves towards the network; 1 copies it."""
     double: bool = False
-    """Double Q-learning: the next action is the network's choice, its value the target network's."""
+    """Double Q-learning: the network chooses the next action, and the target network values it."""
     dueling: bool = False
-    """Separate streams, of the last hidden layer each, for values and advantages."""
+    """Dueling network: separate streams, each with the last hidden layer, for values and advantages."""
     head: Head = "scalar"
-    """What is learned of the return: its mean, or its distribution, categorical (C51) or quantile (QR-DQN)."""
+    """Prediction of the return: its mean (scalar), or its distribution (categorical: C51, quantile: QR-DQN)."""
     num_atoms: Atoms = 51
-    """Returns of a categorical head (C51: 51), or quantiles of a quantile head (QR-DQN: 200)."""
+    """Number of atoms of a categorical head (C51: 51), or of quantiles of a quantile head (QR-DQN: 200)."""
     value_min: float = -10.0
-    """Least return of a categorical head."""
+    """Smallest atom of a categorical head."""
     value_max: float = 10.0
-    """Largest return of a categorical head."""
+    """Largest atom of a categorical head."""
     exploration: Exploration = "epsilon"
-    """Random actions with probability ε, or noisy layers."""
+    """Exploration: random actions with probability ε (epsilon), or noisy layers (noisy)."""
     exploration_start: Fraction = 1.0
-    """ε at the start."""
+    """Probability ε of a random action at the start."""
     exploration_end: Fraction = 0.05
-    """ε at the end, and of the stochastic policy."""
+    """Probability ε of a random action at the end, and in the stochastic policy."""
     exploration_steps: Whole = 10_000
     """Environment steps over which ε falls linearly (2015: 10^6)."""
     noisy_std: NonNegative = 0.5
-    """σ0: deviation of the weights at the start, times the root of a layer's inputs (Fortunato et al. 2018, 3.2)."""
+    """Initial deviation σ0 of the noisy weights, times the root of a layer's inputs (Fortunato et al. 2018, 3.2)."""
     prioritized: bool = False
-    """Replay in proportion to the size of the error, to the power of priority_exponent."""
+    """Prioritised replay: transitions are drawn in proportion to their error's size to the power of
+    priority_exponent."""
     priority_exponent: Fraction = 0.6
-    """α of prioritised replay (Schaul et al. 2016: 0.6; Rainbow: 0.5)."""
+    """Exponent α of prioritised replay (Schaul et al. 2016: 0.6; Rainbow: 0.5)."""
     priority_epsilon: Positive = 1e-6
-    """Offset of the size of the error, so that everything may be replayed."""
+    """Offset of the error's size, so that every transition may be replayed."""
     importance_exponent: Fraction = 0.4
-    """β of prioritised replay at the start: 1 corrects all of the bias."""
+    """Exponent β of the importance weights at the start; 1 corrects all of the bias."""
     importance_anneal_steps: Whole = 0
     """Environment steps over which β rises linearly to 1; 0 keeps it constant."""
 
@@ -115,8 +116,8 @@ RAINBOW = Config(
 """The settings of Hessel et al. 2018 (table 1) for Atari, where a step is four frames: 80,000 frames before the first
 update, one update for each four steps, a target network of 32,000 frames, and β that rises to 1 over 200 million.
 
-They clip rewards to [-1, 1], which is the environment's part; elsewhere value_min and value_max must hold the task's
-discounted returns. The networks' sizes are those of `Config`.
+The paper clips rewards to [-1, 1], which is left to the environment; else value_min and value_max must enclose the
+discounted returns. The networks' sizes are `Config`'s.
 """
 
 
@@ -158,7 +159,7 @@ class NoisyDense(nn.Module):
             normal = jax.random.normal(self.make_rng("noise"), (width,), jnp.float32)
             return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
 
-        # The noise of weight ij is that of input i times that of output j: no matrix of it need be made.
+        # The noise of weight ij is input i's times output j's: no noise matrix is needed.
         of_inputs, of_outputs = (jnp.broadcast_to(noise(y.shape[-1]), y.shape) for y in (x, output))
         return output + ((x * of_inputs) @ kernel_std + jnp.broadcast_to(bias_std, output.shape)) * of_outputs
 
@@ -181,9 +182,9 @@ class Layers(nn.Module):
 
 
 class Network(nn.Module):
-    """Observations [..., …] to what is learned of each action: [..., actions, atoms].
+    """Observations [..., …] to a prediction of each action's return: [..., actions, atoms].
 
-    These are one value (`scalar`), logits (`categorical`) or quantiles. Images pass through convolutions and a dense
+    Atoms are one value (`scalar`), logits (`categorical`) or quantiles. Images pass through convolutions and a dense
     layer that is never noisy.
     """
 
@@ -216,11 +217,11 @@ def action_values(config: Config, output: jax.Array) -> jax.Array:
 def td_loss(
     config: Config, output: jax.Array, next_output: jax.Array, reward: jax.Array, discount: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """How badly what follows was predicted.
+    """TD losses and priorities of a batch.
 
     Args:
       output: for the action taken, [batch, atoms].
-      next_output: for the best action in what follows, [batch, atoms]; not differentiated.
+      next_output: for the best next action, [batch, atoms]; not differentiated.
       reward, discount: [batch].
 
     Returns:
@@ -253,7 +254,7 @@ def quantile_loss(quantiles: jax.Array, samples: jax.Array) -> jax.Array:
 
 
 class Agent(core.Agent):
-    """The network and its updates. `learner.extras` is how many updates there were."""
+    """The network and its updates. `learner.extras` counts the updates."""
 
     hyper_type = Hyper
     config: Config
@@ -280,7 +281,7 @@ class Agent(core.Agent):
         return {"value": optax.chain(clip, optax.adam(hyper.learning_rate, eps=c.adam_epsilon))}
 
     def now(self, hyper: Hyper, steps: jax.Array) -> Hyper:
-        """Also ε, as exploration_start, and β, as importance_exponent: both on their way from there."""
+        """Also the current ε, as exploration_start, and the current β, as importance_exponent."""
         c = self.config
         epsilon = linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
         beta = hyper.importance_exponent
@@ -290,7 +291,7 @@ class Agent(core.Agent):
         return super().now(hyper, steps).replace(exploration_start=epsilon, importance_exponent=beta)
 
     def output(self, params: PyTree, obs: jax.Array, noise_key: Key | None) -> jax.Array:
-        """What the network says of each action, [..., actions, atoms]."""
+        """Output of the network for each action, [..., actions, atoms]."""
         rngs = None if noise_key is None else {"noise": noise_key}
         return self.network.apply(params, obs, rngs=rngs)  # type: ignore[return-value]
 
@@ -312,7 +313,7 @@ class Agent(core.Agent):
         return self.choose(variables["params"], obs, key, hyper.exploration_start), memory, ()
 
     def choose(self, params: PyTree, obs: jax.Array, key: Key, epsilon: jax.Array) -> jax.Array:
-        """Actions [...]: ε-greedy, or greedy by values with noise, of its own for each observation."""
+        """Actions [...]: ε-greedy, or greedy in values with separate noise for each observation."""
         noise_key, action_key = jax.random.split(key)
         if self.config.exploration == "noisy":
             batch = batch_shape(self.observation_space, obs)

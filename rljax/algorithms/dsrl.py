@@ -1,20 +1,20 @@
-"""RL in the noise of a diffusion or flow policy, which stays as it is: its settings, and agents that learn the noise.
+"""RL in the noise of a frozen diffusion or flow policy: settings, and agents that learn the noise.
 
-A frozen sampler f(s, w) turns noise w into a chunk of actions, and nothing else is drawn (diffusion.py). So its noise
-is a space of actions. Noise that N(0, I) often draws leads to what the demonstrations have shown; where it is far out,
-or between two things that were shown, that is not certain. No gradient goes through the sampler.
+A frozen sampler f(s, w) turns noise w deterministically into a chunk of actions (diffusion.py), so that the noise is an
+action space. Noise that is likely under N(0, I) leads to demonstrated behaviour; noise far out, or between two
+demonstrated behaviours, need not. No gradient goes through the sampler.
 
 Wagenmaker et al. 2025, "Steering your diffusion policy with latent space reinforcement learning" (DSRL, arXiv
 2506.15799):
 
-dsrl_sac: soft actor-critic with w for an action (section 4.1).
-dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, so
-  that also data without noise teach it; a critic of noise Q_W(s, w) imitates Q_A(s, f(s, w)), which the policy follows.
+dsrl_sac: soft actor-critic with w as its action (section 4.1).
+dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, also
+  from data without noise; a critic of noise Q_W(s, w) imitates Q_A(s, f(s, w)), and the policy maximises Q_W.
 
-residual: what the others are compared with, soft actor-critic of what is added to the actions of the policy's chunk.
-  It sees that chunk, which is sampled, and its critics see the sum, as in ResFiT (2025, arXiv 2509.19301).
+residual: the baseline, soft actor-critic whose action is added to the policy's sampled chunk. It sees that chunk, and
+  its critics see the sum, as in ResFiT (2025, arXiv 2509.19301).
 
-GR-RL's agent is in grrl.py; what puts them into an environment of chunks, in steering.py.
+GR-RL's agent is in grrl.py; steering.py puts the agents into an environment of chunks.
 """
 
 import dataclasses
@@ -54,34 +54,33 @@ Method = Literal["dsrl_sac", "dsrl_na", "grrl_steer", "residual"]
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, sac.Config):
-    """Settings of steering; those of SAC hold for its policy and critics, whose steps are chunks."""
+    """Settings of steering; SAC's apply to its policy and critics, whose steps are chunks."""
 
     method: Method = "dsrl_sac"
     """Algorithm that learns the noise, or the residual."""
     noise_bound: Positive = 1.0
-    """Bound of each component of the noise (DSRL: about 1.5); with residual, of what is added to actions in [-1, 1],
-    0.1 by default."""
+    """Bound of each component of the noise (DSRL: about 1.5), or of a residual on actions in [-1, 1] (default: 0.1)."""
     noise_steps: int = 1
     """Independent noise vectors per chunk, which neighbouring steps share; 0 gives every step its own. 1 leaves d
     dimensions to search, as in the paper for large policies."""
     distillation_steps: Count = 1
     """Updates of Q_W for each update of Q_A, in dsrl_na (10 by default) and grrl_steer; each samples a chunk."""
     noise_penalty: NonNegative = 0.1
-    """c of grrl_steer: what noise costs, for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
+    """Penalty c of grrl_steer for each unit of ½ ‖ε‖² / size beyond noise_threshold."""
     noise_threshold: NonNegative = 0.5
-    """β of grrl_steer, for each dimension: that of N(0, I), on average."""
+    """Threshold β of grrl_steer, per dimension; 0.5 is the mean of N(0, I)."""
     exploration_noise: NonNegative = 0.3
-    """Deviation of the noise that grrl_steer adds to its predictor's while it explores."""
+    """Deviation of the exploration noise that grrl_steer adds to its predictor's output."""
     num_atoms: Atoms = 51
-    """Atoms of grrl_steer's distributions."""
+    """Number of atoms of grrl_steer's distributions."""
     reward_per_step: Positive = 1.0
-    """Factor of the task's rewards, before those of a chunk are averaged over its steps."""
+    """Factor of the task's rewards, before a chunk's are averaged over its steps."""
     num_envs: Count = 16
     """Environments stepped together, over all devices."""
     num_updates: Count = 32
-    """Batches learned from after each rollout; the paper: about 20 for each chunk."""
+    """Batches learned from after each rollout (the paper: about 20 per chunk)."""
     initial_temperature: Positive = 0.01
-    """Weight of the entropy at the start, for rewards of at most 1 a chunk."""
+    """Temperature α at the start, for rewards of at most 1 per chunk."""
     learning_starts: Whole = 1600
     """Chunks from noise N(0, I), over all environments, before the first update."""
     replay_size: int = 200_000
@@ -95,9 +94,9 @@ class Config(OfflineConfig, sac.Config):
     target_entropy_per_dim: float = 0.0
     """Target entropy in nats for each dimension of the noise, in units of its bound."""
     offline_share: BelowOne = 0.0
-    """The part of each batch that is the demonstrations'; they have no noise, so that dsrl_sac cannot learn of them."""
+    """Share of demonstrations in each batch; they have no noise, so that dsrl_sac cannot learn from them."""
     sampler: Annotated[diffusion.Config, tyro.conf.Suppress] = dataclasses.field(default_factory=diffusion.Config)
-    """Settings of the policy that is steered."""
+    """Settings of the steered policy."""
 
     def __post_init__(self) -> None:
         if isinstance(self.sampler, Mapping):
@@ -114,7 +113,7 @@ class Config(OfflineConfig, sac.Config):
 
     @property
     def own_noise(self) -> int:
-        """How many of a chunk's steps have noise of their own; a residual has itself and the policy's chunk there."""
+        """Number of independent noise vectors per chunk; with residual, of residual and policy actions."""
         return 2 * self.sampler.executed if self.method == "residual" else self.noise_steps or self.sampler.horizon
 
 
@@ -132,12 +131,12 @@ DSRL_NA = Config(
     hidden=(2048, 2048, 2048),
     activation="tanh",
 )
-"""Those of the authors' code for robomimic (cfg/robomimic/dsrl_can.yaml, and their base's 8 DDIM steps): 20 updates
+"""Settings of the authors' robomimic code (cfg/robomimic/dsrl_can.yaml, and their base's 8 DDIM steps): 20 updates
 after each chunk of 4 environments, 10 steps of Q_W in each, a target entropy of 0, a temperature that begins at 1, and
-rewards summed over chunks of 4. It differs in that their policy has layer normalisation too, and their base's noise is
+rewards summed over chunks of 4. Unlike here, their policy has layer normalisation too, and their base's noise is
 clipped at 3. Width 2048 is for a GPU: on a CPU, `--hidden 256 256 256`."""
 RESIDUAL = Config(method="residual", noise_bound=0.1)
-"""What is added stays small."""
+"""Settings of residual RL, with a small bound of the residual."""
 
 
 class Agent(sac.Agent):
@@ -145,10 +144,10 @@ class Agent(sac.Agent):
 
     Args:
       config: settings.
-      observation_space: of the observations with their history.
-      action_space: of noise and chunk together.
-      sampler: the agent of the policy that is steered.
-      base: its parameters, which are frozen.
+      observation_space: space of observations with their history.
+      action_space: space of noise and chunk together.
+      sampler: the steered policy's agent.
+      base: the sampler's parameters, which are frozen.
     """
 
     config: Config
@@ -169,7 +168,7 @@ class Agent(sac.Agent):
         self.learns_of(self.obs_size, self.noise_size)
 
     def learns_of(self, obs_size: int, action_size: int) -> None:
-        """What its own policy and critics see and do, which differs from what is executed."""
+        """Sets what its own policy and critics see and do, which differs from the executed actions."""
         self.learned_obs, self.action_size = vector(obs_size), action_size
         self.actor = sac.Actor(self.config, action_size, self.learned_obs)
         self.critic: nn.Module = sac.Critic(self.config, self.learned_obs)
@@ -194,31 +193,31 @@ class Agent(sac.Agent):
         return jnp.repeat(own, self.config.sampler.horizon // self.config.own_noise, axis=-2)
 
     def draw(self, key: Key, shape: tuple[int, ...]) -> jax.Array:
-        """Noise N(0, I), [*shape, noise], also where steps share it."""
+        """Noise N(0, I), [*shape, noise], whether or not steps share it."""
         return jax.random.normal(key, (*shape, self.noise_size), jnp.float32)
 
     def decode(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        """Chunks [..., chunk] that noise [..., noise] makes."""
+        """Chunks [..., chunk] sampled from noise [..., noise]."""
         return self.chunk(base, obs, self.spread(noise))
 
     def chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        """Chunks that the sampler makes of noise [..., horizon, d], without a gradient."""
+        """Chunks sampled from noise [..., horizon, d], without a gradient."""
         chunk = self.sampler.sample_chunk(base, obs, noise, self.sampler.label(obs))
         chunk = chunk[..., : self.config.sampler.executed, :]
         return jax.lax.stop_gradient(chunk.reshape(*chunk.shape[:-2], -1))
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        """What the noise policy asks for, [..., noise] in its own units."""
+        """The noise policy's choice, [..., noise], in its own units."""
         distribution = self.policy(params, obs)
         return self.config.noise_bound * (distribution.mode() if deterministic else distribution.sample(key))
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
-        """Noise in units of its bound, and the chunk that it makes, [..., noise + chunk]."""
+        """Acts with noise in units of its bound and the chunk sampled from it, [..., noise + chunk]."""
         noise = self.noise(variables["params"], obs, key, deterministic)
         return self._with_chunk(variables["base"], obs, noise), memory, ()
 
     def start(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, hyper: sac.Hyper) -> Acted:
-        """Acts with noise N(0, I): as the frozen policy does, but for steps that share their noise."""
+        """Acts with noise N(0, I), as the frozen policy does except where steps share their noise."""
         return self._with_chunk(variables["base"], obs, self.draw(key, obs.shape[:-1])), memory, ()
 
     def _with_chunk(self, base: PyTree, obs: jax.Array, noise: jax.Array) -> jax.Array:
@@ -231,7 +230,7 @@ class Agent(sac.Agent):
 
 
 class AliasedAgent(Agent):
-    """Learns what chunks are worth, and of that what noise is worth: noise aliasing, algorithm 1."""
+    """Learns values of chunks, and distils them into values of noise: noise aliasing, algorithm 1."""
 
     def init(self, key: Key) -> Learner:
         key, action_key = jax.random.split(key)
@@ -248,7 +247,7 @@ class AliasedAgent(Agent):
         return sac.Agent.learn(self, learner, batches.replace(action=chunk), key, hyper)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
-        """One step of Q_A towards its target, and of the target critics after it; then some of Q_W towards Q_A."""
+        """One step of Q_A towards its target, then of the target critics; then several of Q_W towards Q_A."""
         target_key, dropout_key, distillation_key = jax.random.split(key, 3)
         target = self.action_target(learner, batch, target_key)
 
@@ -290,26 +289,26 @@ class AliasedAgent(Agent):
         return learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"]), error
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
-        """Of which Q_W learns what it is worth, [batch, noise]: N(0, I)."""
+        """Noise [batch, noise] on which Q_W is distilled: N(0, I)."""
         return self.draw(key, obs.shape[:1])
 
     def error(self, output: jax.Array, target: jax.Array) -> jax.Array:
-        """How far critics [num_critics, batch, …] are from a target, for all critics or for each; f32 []."""
+        """Error of critics [num_critics, batch, …] against a target, common or one for each; f32 []."""
         return 0.5 * jnp.square(output - jnp.broadcast_to(target, output.shape)).mean(-1).sum()
 
     def expected(self, output: jax.Array) -> jax.Array:
-        """The value that a critic's output means."""
+        """The value that a critic's output represents."""
         return output
 
     def as_target(self, output: jax.Array) -> jax.Array:
-        """What others learn from a critic's output."""
+        """The target for other critics in a critic's output."""
         return output
 
 
 class Corrected(nn.Module):
-    """One critic of a chunk with what is added to it.
+    """One critic of a chunk and a residual.
 
-    Observations with the chunk [..., n + m], and what is added in units of its bound [..., m], to values [...].
+    Observations with the chunk [..., n + m], and residuals in units of their bound [..., m], to values [...].
     """
 
     config: Config
@@ -325,9 +324,9 @@ class Corrected(nn.Module):
 
 
 class ResidualAgent(Agent):
-    """Learns what to add to the actions of the policy's chunks, which it sees; they are sampled, as the policy does.
+    """Learns residuals of the policy's sampled chunks, which it sees.
 
-    In place of noise there are what is added, in units of its bound, and the policy's chunk.
+    In place of noise stand the residual, in units of its bound, and the policy's chunk.
     """
 
     critic: Corrected
@@ -345,14 +344,14 @@ class ResidualAgent(Agent):
         return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1), memory, ()
 
     def start(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, hyper: sac.Hyper) -> Acted:
-        """Adds anything that it may add."""
+        """Acts with uniformly random residuals."""
         chunk_key, key = jax.random.split(key)
         chunk = self.of_policy(variables["base"], obs, chunk_key)
         added = jax.random.uniform(key, chunk.shape, jnp.float32, -1.0)
         return jnp.concatenate([added, chunk, self.critic.total(chunk, added)], axis=-1), memory, ()
 
     def of_policy(self, base: PyTree, obs: jax.Array, key: Key | None) -> jax.Array:
-        """The policy's chunk [..., chunk], sampled; that of noise 0 without a key."""
+        """The policy's chunk [..., chunk], sampled; without a key, from noise 0."""
         shape = (*obs.shape[:-1], *self.sampler.chunk_shape)
         noise = jnp.zeros(shape, jnp.float32) if key is None else jax.random.normal(key, shape, jnp.float32)
         return self.chunk(base, obs, noise)
@@ -363,7 +362,7 @@ class ResidualAgent(Agent):
         return sac.Agent.learn(self, learner, batches, key, hyper)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: sac.Hyper) -> tuple[Learner, Metrics]:
-        """As of SAC; what the policy would have added to in the next observation is sampled anew."""
+        """SAC's update, with a newly sampled chunk for the next observation."""
         chunk_key, key = jax.random.split(key)
         chunk = self.of_policy(learner.frozen["base"], batch.next_obs, chunk_key)
         batch = batch.replace(next_obs=jnp.concatenate([batch.next_obs, chunk], axis=-1))

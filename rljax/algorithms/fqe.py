@@ -1,4 +1,4 @@
-"""Fitted Q evaluation: what a given policy is worth, from a dataset in which others acted.
+"""Fitted Q evaluation: the value of a given policy, from a dataset in which others acted.
 
 Le, Voloshin and Yue 2019, "Batch policy learning under constraints" (arXiv 1903.08738), algorithm 3: Q of the policy π
 is fitted to r + γ Q'(s', π(s')). Paine et al. 2020, "Hyperparameter selection for offline reinforcement learning"
@@ -13,7 +13,7 @@ The policy is part of the state, so that one program evaluates any policy of one
     state = jax.jit(lambda state, data: fqe.fit(algorithm, state, data, 100_000))(state, algorithm.data)
     fqe.values(algorithm, state, first_observations, key).mean()
 
-`rljax.analysis.off_policy_evaluation` does so for many under `vmap`, and makes a table with intervals.
+`rljax.analysis.off_policy_evaluation` evaluates many policies under `vmap`, and makes a table with intervals.
 """
 
 import dataclasses
@@ -49,29 +49,30 @@ class Config(DenseNetwork):
     """Settings of fitted Q evaluation."""
 
     num_updates: Count = 1
-    """Batches learned from in an iteration."""
+    """Batches learned from per iteration."""
     batch_size: Count = 256
     """Transitions of a batch, over all devices."""
     members: Count = 8
-    """Critics, each with a target of its own; their spread is part of the interval."""
+    """Number of critics, each with its own target; their spread is part of the interval."""
     bootstrap: bool = True
-    """Each critic learns from as many episodes as there are, drawn with replacement; else from all alike."""
+    """Whether each critic learns from episodes drawn with replacement, as many as there are; else all learn from
+    all."""
     deterministic: bool = True
-    """What is evaluated is the policy's mode; else actions are sampled from it."""
+    """Whether the policy's mode is evaluated; else actions are sampled from it."""
     learning_rate: Positive = 3e-4
     """Step size of Adam."""
     anneal_steps: Whole = 0
     """Updates over which the learning rate falls linearly to 0; 0 keeps it constant."""
     discount: Fraction = 0.99
-    """Discount γ of the rewards that follow."""
+    """Discount γ of future rewards."""
     target_rate: Share = 0.005
-    """How far the target critics move towards the critics at each update. With n updates, what is left of a wrong
-    beginning is exp(-n τ (1 - γ)) at best: it takes many."""
+    """Rate τ at which the target critics move towards the critics at each update. Of the initial error, n updates leave
+    the share exp(-n τ (1 - γ)) at best: it takes many."""
     layer_norm: bool = False
-    """Layer normalisation, for values that run away where the policy leaves the data."""
+    """Layer normalisation, against values that diverge where the policy leaves the data."""
 
     offline_updates: ClassVar[int] = 0
-    # The data stay in their own units, as the policy takes observations; the critics scale what they are given.
+    # The data stay in their own units, as the policy takes raw observations; the critics scale their inputs.
     normalize_observation: ClassVar[bool] = False
     reward_scale: ClassVar[RewardScale] = "none"
     reward_bias: ClassVar[float] = 0.0
@@ -86,7 +87,7 @@ class Hyper(core.Hyper):
 
 
 class EpisodeDataset(Dataset, kw_only=True):
-    """A dataset whose transitions know which episode they are of.
+    """A dataset whose transitions carry the number of their episode.
 
     Fields:
       episode: int32 [N], counted from 0.
@@ -96,14 +97,14 @@ class EpisodeDataset(Dataset, kw_only=True):
 
 
 class Agent(core.Agent):
-    """The critics and their update. What is evaluated, and how the data are scaled, is frozen in the learner.
+    """The critics and their update. The evaluated policy and the data's scales are frozen in the learner.
 
     Args:
       config: settings.
-      observation_space, action_space: what critics are given, actions in [-1, 1].
+      observation_space, action_space: spaces of the critics' inputs, actions in [-1, 1].
       actions: the box of the policy's actions.
       prepared: the dataset, with episodes numbered.
-      policy: what is evaluated.
+      policy: the evaluated policy.
     """
 
     hyper_type = Hyper
@@ -142,14 +143,14 @@ class Agent(core.Agent):
         return {"critic": optax.adam(hyper.learning_rate)}
 
     def policy_action(self, policy: Policy, obs: jax.Array, key: Key) -> jax.Array:
-        """The policy's actions, as the dataset has them, in [-1, 1]: [..., d], of raw observations [..., n]."""
+        """The policy's actions [..., d], scaled to [-1, 1] as the dataset's, for raw observations [..., n]."""
         action = policy(key, obs, self.config.deterministic)
         space = self.actions
         unit = jax.vmap(space.to_unit)(action.reshape(-1, *space.shape)).reshape(action.shape)
         return jnp.clip(unit, -1.0, 1.0)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """What the members say, [members, batch], of normalised observations and actions."""
+        """Outputs of all members, [members, batch], for normalised observations and actions."""
         c = self.config
         return over_ensemble(lambda p: self.value.apply(p, obs, action), c.members, c.precision)(params)
 
@@ -191,13 +192,13 @@ def make(
 ) -> Algorithm:
     """Fitted Q evaluation of a policy on a dataset.
 
-    Truncated episodes go on beyond their end, with the value of where they were cut; terminated ones do not.
+    Truncated episodes bootstrap from the value where they were cut; terminated ones do not.
 
     Args:
-      env: what is acted in; only its spaces count.
+      env: the task; only its spaces are used.
       config: settings; the defaults where None.
       dataset: with observations and actions in the environment's units.
-      policy: what is evaluated; its arrays are copied into the state, where another's may take their place (`of`).
+      policy: the policy to evaluate; its arrays are copied into the state, where another's may replace them (`of`).
 
     Raises:
       Refused: the environment's spaces do not fit, the dataset does not fit them or was normalised, or the policy has
@@ -229,14 +230,14 @@ def of(state: Any, policy: Policy) -> Any:
 
 
 def fit(algorithm: Algorithm, state: Any, data: Dataset, iterations: Any) -> Any:
-    """The state after so many iterations, for `jit` and `vmap`; `data` is `algorithm.data`, as an argument."""
+    """The state after `iterations` iterations, for `jit` and `vmap`; `data` is `algorithm.data`, as an argument."""
     return jax.lax.fori_loop(0, iterations, lambda _, state: algorithm.step(state, data)[0], state)
 
 
 def values(algorithm: Algorithm, state: Any, obs: jax.Array, key: Key) -> jax.Array:
-    """Q(s, π(s)) in units of the rewards as each critic has it, f32 [members, n], of raw observations [n, …].
+    """Q(s, π(s)) of each critic, in units of the rewards, f32 [members, n], for raw observations [n, …].
 
-    Of the first observations of episodes their mean is the estimate of Paine et al. 2020, section 3.
+    The mean over the episodes' first observations is the estimate of Paine et al. 2020, section 3.
     """
     agent, frozen = cast(Agent, algorithm.agent), state.learner.frozen
     action = agent.policy_action(frozen["policy"], obs, key)
@@ -245,7 +246,7 @@ def values(algorithm: Algorithm, state: Any, obs: jax.Array, key: Key) -> jax.Ar
 
 
 def _numbered(dataset: Dataset | Prepared, env: Environment, config: Any) -> Any:
-    """Prepared, with episodes numbered, and the statistics by which critics normalise observations."""
+    """The prepared dataset, with episodes numbered, and the statistics by which critics normalise observations."""
     if isinstance(dataset, Prepared) and isinstance(dataset.dataset, EpisodeDataset):
         return dataset
     if isinstance(dataset, Prepared) or dataset.metadata.normalization != "none":

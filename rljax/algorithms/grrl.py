@@ -1,9 +1,9 @@
 """GR-RL's agent for the noise of a diffusion or flow policy, and its settings: grrl_steer, made by steering.py.
 
-ByteDance Seed 2025, "GR-RL" (arXiv 2512.01801, section 3.3; no code was released, and β, c and what explores are
-ours): critics are distributions on [0, 1], of γ to the number of chunks until success. Q(s, a) learns by temporal
-differences, Q'(s, ε) imitates Q(s, f(s, ε)) by cross-entropy, with half of the noise N(0, I) and half the predictor's;
-the predictor π'(s) maximises Q', and pays for noise beyond β. Half of each batch is of the newest chunks (newest_size).
+ByteDance Seed 2025, "GR-RL" (arXiv 2512.01801, section 3.3; no code was released; β, c and the exploration are ours):
+critics are distributions on [0, 1], of γ to the number of chunks until success. Q(s, a) learns by temporal differences,
+Q'(s, ε) imitates Q(s, f(s, ε)) by cross-entropy, with half of the noise N(0, I) and half the predictor's; the predictor
+π'(s) maximises Q', and pays for noise beyond β. Half of each batch is of the newest chunks (newest_size).
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ from rljax.ops import categorical
 from rljax.types import Key, Metrics, PyTree
 
 GRRL = Config(method="grrl_steer", newest_size=4_000, target_rate=0.02)
-"""GR-RL's two buffers: half of each batch of what the last policies did. That they are 4,000 chunks, about a hundred
-episodes of the lace, is ours; and so is how fast the target networks follow, since success, which alone is rewarded,
-has a whole episode to go back."""
+"""Settings of GR-RL, with its two buffers: half of each batch comes from the newest chunks. Their number, 4,000 (about
+a hundred episodes of the lace), is ours; so are fast target networks, since the value of success, the only reward, has
+a whole episode to propagate back."""
 UNLIKELY = 30.0
-"""By how much the logits of 1 lie below those of 0, at first."""
+"""Initial distance of the logits of 1 below the logits of 0."""
 
 
 class Predictor(nn.Module):
@@ -52,8 +52,7 @@ class Distribution(nn.Module):
         c, x = self.config, jnp.concatenate([obs, action], axis=-1)
         product = dot_general_of(c.precision)
         logits = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)(x)
-        # At first success is expected nowhere: hopes without a reason (0.5 of even logits) would have to be unlearned,
-        # γ by γ, over the whole way to it.
+        # Start pessimistic: an initial value of 0.5 (even logits) would have to be unlearned backwards, step by step.
         return logits - UNLIKELY * jnp.broadcast_to(categorical.support(0.0, 1.0, c.num_atoms), logits.shape)
 
 
@@ -82,13 +81,13 @@ class PredictingAgent(AliasedAgent):
         logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, key)
         smaller = self.expected(logits).argmin(0)[None, :, None]
         probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
-        # Success is all that is rewarded, is worth 1, and has nothing after it; other ends are worth 0.
+        # Only success is rewarded: it is worth 1, and nothing follows it; other ends are worth 0.
         success = batch.reward > 0.0
         discount = jnp.where(success, 0.0, batch.discount)
         return categorical.bootstrapped(self.support, success.astype(jnp.float32), discount, probs)
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
-        """Half N(0, I), half the predictor's, by lot: places in a batch mean something already (newest_size)."""
+        """Half N(0, I), half the predictor's, by lot: positions in a batch have a meaning already (newest_size)."""
         own: Any = self.actor.apply(params, obs)
         noise_key, lot_key = jax.random.split(key)
         lot = jax.random.bernoulli(lot_key, 0.5, (obs.shape[0], 1))
@@ -99,7 +98,7 @@ class PredictingAgent(AliasedAgent):
         return categorical.cross_entropy(output, target).mean(-1).sum()
 
     def expected(self, output: jax.Array) -> jax.Array:
-        """γ to the number of chunks that are left, on average."""
+        """The mean of γ to the number of chunks that are left."""
         return categorical.mean(self.support, output)
 
     def as_target(self, output: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""IQL: learns from a dataset without ever asking for the value of an action that is not in it.
+"""IQL: learns from a dataset without ever evaluating an action that is not in it.
 
 Kostrikov, Nair and Levine 2021, "Offline reinforcement learning with implicit Q-learning" (arXiv 2110.06169): V is an
 upper expectile of Q over the data's actions, eq. 5; Q is backed up through V, eq. 6; the policy imitates the data,
@@ -36,7 +36,7 @@ from rljax.types import Key, Metrics, PyTree, Refused
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, DenseNetwork, ReplayConfig):
-    """Settings of IQL, those of the paper for MuJoCo. Those in `Hyper` live in the state and can be swept by vmap."""
+    """Settings of IQL, the paper's for MuJoCo. Those in `Hyper` live in the state and can be swept by vmap."""
 
     learning_rate: Positive = 3e-4
     """Step size of the policy's Adam."""
@@ -46,15 +46,15 @@ class Config(OfflineConfig, DenseNetwork, ReplayConfig):
     """Updates over which the policy's learning rate falls to 0 along a cosine (in the paper, all offline ones); 0 keeps
     it constant, as it must be online."""
     target_rate: Share = 0.005
-    """How far the target critics move towards the critics at each update."""
+    """Rate at which the target critics move towards the critics at each update."""
     expectile: Annotated[float, Must("in (0, 1)", lambda x: 0 < x < 1)] = 0.7
-    """τ of eq. 5, in [0.5, 1): 0.5 is the mean over the data's actions, 1 their maximum (AntMaze: 0.9)."""
+    """Expectile τ of eq. 5, in [0.5, 1): 0.5 is the mean over the data's actions, 1 their maximum (AntMaze: 0.9)."""
     advantage_weight: NonNegative = 3.0
-    """β of eq. 7: 0 imitates, much follows the best actions alone (AntMaze: 10)."""
+    """Weight β of the advantage (eq. 7): 0 imitates all actions, a large value only the best (AntMaze: 10)."""
     max_weight: Positive = 100.0
-    """The most that a transition counts, exp(β A)."""
+    """Largest weight exp(β A) of a transition."""
     deterministic_policy: bool = False
-    """The policy is an action and no distribution, and its loss a squared distance."""
+    """Whether the policy is deterministic, with a squared distance as its loss."""
     initialization: Initialization = "orthogonal"
     """Initial weights of all networks: orthogonal kernels, as in the authors' code, or uniform ones, as in PyTorch."""
     layer_norm: bool = False
@@ -143,7 +143,7 @@ class Agent(core.Agent):
         return {"policy": optax.adam(falling if steps else hyper.learning_rate), "value": critic, "critic": critic}
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
-        """A sample may lie outside of [-1, 1], and is clipped."""
+        """Acts; a sample outside of [-1, 1] is clipped."""
         distribution: Any = self.actor.apply(variables["params"], obs)
         mode_only = deterministic or self.config.deterministic_policy
         return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
@@ -195,9 +195,10 @@ class Agent(core.Agent):
         return learner.move_target("critic", hyper.target_rate), {"loss/critic": error}
 
     def update(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
-        """V, then the policy, then Q and its target; advantages and V(s') are those before V's step.
+        """V, then the policy, then Q and its target; advantages and V(s') are from before V's step.
 
-        The authors' code takes those after it. So the three need not wait for each other, and V(s) is evaluated once.
+        The authors' code takes them from after it. This way the three need not wait for each other, and V(s) is
+        evaluated once.
         """
         next_value: Any = self.value.apply(learner.params["value"], batch.next_obs)
         learner, advantage, of_value = self.update_value(learner, batch, hyper)
@@ -214,16 +215,16 @@ def expectile_loss(error: jax.Array, expectile: Any) -> jax.Array:
 def make(
     env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
 ) -> Algorithm:
-    """IQL on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
+    """IQL on a dataset; with `online`, also on the agent's experience in `env`, from an offline state's learner.
 
     Args:
-      env: what is acted in; offline only its spaces count, and evaluation.
+      env: the task; offline, used for its spaces and for evaluation only.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
       online: act and learn in the environment as well (see core/offline.py).
 
     Raises:
-      Refused: the environment's spaces do not fit, or the dataset does not fit them; or a policy's rate that falls,
+      Refused: the environment's spaces do not fit, or the dataset does not fit them; or the policy's rate falls,
         online.
     """
     c = config or Config()

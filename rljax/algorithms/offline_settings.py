@@ -1,8 +1,7 @@
 """Settings of the offline algorithms by family of datasets: one table, each value with its source.
 
-Locomotion's are those of the papers' code on D4RL's MuJoCo tasks; AntMaze's and Adroit's likewise. Where a CPU has
-instructions for products in bfloat16, locomotion has those, which take half the time; `precision="float32"` takes them
-back.
+All are those of the papers' code on D4RL's tasks. On a CPU with instructions for them, locomotion uses products in
+bfloat16, which take half the time; `precision="float32"` turns them off.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "locomotion": {
         "bc": {},
         "td3_bc": {},  # Fujimoto and Gu 2021, table 2
-        # Kumar et al. 2020, appendix F, and their code; of ours is penalty_draws, which estimates the same gradient.
+        # Kumar et al. 2020, appendix F, and their code; penalty_draws is ours, and estimates the same gradient.
         "cql": {"penalty_draws": 1},
         # Kostrikov et al. 2021, appendix B; they leave observations as they are, CORL's IQL normalises them.
         "iql": {"reward_scale": "returns", "expectile": 0.7, "advantage_weight": 3.0},
@@ -62,7 +61,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
 ON_ACCELERATORS: dict[str, dict[str, Any]] = {
     name: {"precision": "float32", "offline_updates": 100} for name in ("bc", "td3_bc", "cql", "iql")
 }
-"""In place of those on GPUs and TPUs, which multiply what is called float32 there in a lower precision anyway."""
+"""Replacements on GPUs and TPUs, which multiply float32 in a lower precision anyway."""
 
 TASKS = {
     "locomotion": ("half_cheetah", "hopper", "walker2d", "ant", "swimmer", "humanoid"),
@@ -92,7 +91,7 @@ def family(name: str | None) -> str | None:
 
 
 def config(algorithm: str, task: str | None, accelerated: bool = False) -> Any:
-    """The settings of an algorithm for a task or a family: its own where there are none; and of an accelerator."""
+    """The settings of an algorithm for a task or a family, else its defaults; `accelerated`: on an accelerator."""
     table: dict[str, dict[str, Any]] = FAMILIES.get(family(task) or "", {})
     fast = {"precision": "bfloat16"} if family(task) == "locomotion" and multiplies_bfloat16() else {}
     own = fast | table.get(algorithm, {}) | (ON_ACCELERATORS.get(algorithm, {}) if accelerated else {})

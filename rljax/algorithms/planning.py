@@ -26,11 +26,11 @@ Method = Literal["direct", "bicgstab"]
 BLOCK = 128
 """Sweeps after which residuals join the history."""
 PATIENCE = 30
-"""Sweeps without a smaller change, once changes are of the size of rounding, after which there is nothing to gain."""
+"""Sweeps without a smaller change, at the size of rounding, after which iteration stops."""
 
 
 class Solution(struct.PyTreeNode):
-    """What planning found.
+    """The result of planning.
 
     Fields:
       values: f [S], V.
@@ -64,10 +64,10 @@ def value_iteration(
 
     Args:
       tolerance: of the certified error, in units of reward.
-      max_sweeps: after so many it stops in any case; look at `bound`. It is also the length of `residuals`: with
-        thousands of processes at once a small one saves memory and time.
-      blocks: more than 1 backs the states up in so many blocks, each with the new values of those before it
-        (Gauss-Seidel): fewer sweeps, each a little slower. It must divide the number of states.
+      max_sweeps: limit of the sweeps; `bound` tells how accurate they were. It is also the length of `residuals`: with
+        thousands of processes at once, a small limit saves memory and time.
+      blocks: number of blocks of states, each backed up with the new values of earlier blocks (Gauss-Seidel): fewer
+        sweeps, each a little slower. It must divide the number of states.
       values: a first guess [S]; zeros by default.
     """
     if mdp.num_states % blocks:
@@ -81,7 +81,8 @@ def value_iteration(
 def soft_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-6, max_sweeps: int = 10_000) -> Solution:
     """Value iteration with an entropy bonus α H(π) in every state: V = α log Σ exp(Q/α), π = exp((Q - V)/α).
 
-    The soft backup is monotone and moves with a constant as the hard one does, so that the same bounds hold.
+    The soft backup is monotone and, like the hard one, turns an added constant c into γ c, so that the same bounds
+    hold.
     """
 
     def backup(values: jax.Array) -> jax.Array:
@@ -89,7 +90,7 @@ def soft_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-6, 
         return jnp.where(mdp.terminal, 0.0, temperature * jax.nn.logsumexp(q / temperature, axis=0))
 
     def rounding(new: jax.Array) -> jax.Array:
-        """Of the logarithm and the exponentials, over and above a hard backup's."""
+        """Rounding of the logarithm and the exponentials, in addition to a hard backup's."""
         return jnp.finfo(new.dtype).eps * (mdp.num_actions + 4) * (temperature + jnp.abs(new).max())
 
     start = jnp.zeros_like(mdp.rewards[0])
@@ -101,8 +102,8 @@ def soft_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-6, 
 def policy_evaluation(mdp: MDP, policy: jax.Array, method: Method = "direct", tolerance: float = 1e-6) -> jax.Array:
     """V of a deterministic policy, int [S], from (I - γ P) V = r: [S].
 
-    -inf are states from which it may take an action that they do not have, and for γ = 1 those from which it may never
-    come to where all is paid, whatever the sign of what it goes on to be paid.
+    V is -inf where the policy may come to a missing action, and for γ = 1 where it may never come to a state after
+    which nothing is paid, whatever the sign of the rewards until then.
 
     Args:
       method: "direct" solves it by a matrix [S, S]; "bicgstab" needs products with P alone, for many states.
@@ -116,9 +117,9 @@ def policy_evaluation(mdp: MDP, policy: jax.Array, method: Method = "direct", to
 def policy_iteration(mdp: MDP, max_iterations: int = 100, method: Method = "direct") -> Solution:
     """Evaluates and improves by turns until no action is better (Howard 1960). `sweeps` counts improvements.
 
-    An action is only given up for one that is better by more than rounding, so that ties do not send it in circles. For
-    γ = 1 it begins with a policy that ends, and so do all that improve on it unless a loop pays for ever (Bertsekas and
-    Tsitsiklis 1991); then the solution is that of the last which ends, and has not converged.
+    An action is only replaced by one that is better by more than rounding, so that ties cause no cycles. For γ = 1 the
+    first policy ends, and so do all that improve on it unless a loop pays for ever (Bertsekas and Tsitsiklis 1991);
+    then the solution is the last policy that ends, and has not converged.
     """
     first, idle, stay = _first_policy(mdp)
 
@@ -158,7 +159,7 @@ def modified_policy_iteration(
 
 
 def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) -> Solution:
-    """The best for a given number of steps. What `Solution` holds has one more axis, the first step first.
+    """Optimal values for a given number of steps. Each field of `Solution` has one more axis, the first step first.
 
     Values are [horizon + 1, S], ending with `last`; action values [horizon, S, A]; policies [horizon, S]. The bound is
     that of rounding. γ may be 1 without an end: `backward_induction(mdp.with_discount(1.0), horizon)`.
@@ -187,8 +188,8 @@ def _iterated(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Values, residuals, the number of sweeps and whether it converged.
 
-    Sweeps are `sweep(values) -> (new values, more)` and then, but after the last, `then(new values, more)`.
-    It ends where what is left is below half the tolerance, or where the changes are rounding and fall no further.
+    Sweeps are `sweep(values) -> (new values, more)` and then, but after the last, `then(new values, more)`. They end
+    when the remaining error is below half the tolerance, or when the changes are rounding and fall no further.
     """
 
     def left(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -210,7 +211,7 @@ def _iterated(
         return new, done, (jnp.minimum(lowest, change), since), recent, count + 1
 
     def block(carry: tuple) -> tuple:
-        # Under vmap a loop selects between old and new of all that it carries: the whole history, but once in a while.
+        # Write the history back once per block: under vmap a loop selects between old and new of all that it carries.
         values, done, progress, residuals, first = carry
         last = jnp.minimum(first + BLOCK, max_sweeps)
         recent = jnp.full(BLOCK, jnp.nan, start.dtype)
@@ -263,10 +264,10 @@ def _span(mdp: MDP, change: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _rounding(mdp: MDP, values: jax.Array) -> jax.Array:
-    """How far one computed backup of `values` may be from the exact one of the process that was meant.
+    """How far one computed backup of `values` may be from the intended process's exact one.
 
     Roundings of half an epsilon each: K in a sum of K products, one of each probability, the discount, the product with
-    it, the reward and the sum with it, and one of the change from `values`; the other three are for what is of second
+    it, the reward and the sum with it, and one of the change from `values`; the other three cover terms of second
     order. With γ itself, 1 - γ is not rounded here: see `MDP.discount_rest`.
     """
     terms = mdp.probabilities.shape[1] + 8
@@ -280,7 +281,7 @@ def _certain(
     backup: Callable[[jax.Array], jax.Array] | None = None,
     rounding: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The middle of what one more backup leaves open, whatever `values` are, and the bound of what is left."""
+    """The middle of the interval that one more backup proves for any `values`, and the bound of the remaining error."""
     new = (backup or mdp.backup)(values)
     low, high = _span(mdp, new - values)
     horizon, discounted = _horizon(mdp), _discounted(mdp)
@@ -302,17 +303,17 @@ def _solution(
     backup: Callable[[jax.Array], jax.Array] | None = None,
     rounding: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Solution:
-    """With the bound that one more backup proves."""
+    """The solution, with the bound that one more backup proves."""
     values, bound = _certain(mdp, values, backup, rounding)
     q = mdp.action_values(values)
     return Solution(values, q.T, jnp.argmax(q, 0).astype(jnp.int32), bound, residuals, count, converged)
 
 
 def _evaluated(under: MDP, method: Method, tolerance: float = 1e-6) -> jax.Array:
-    """V of a process with one action, [S]; but for a constant, which `_certain` finds, where nothing ends.
+    """V of a process with one action, [S]; where nothing ends, up to a constant, which `_certain` finds.
 
-    The solution of rewards that all states have in common is large, r/(1-γ), and its rounding would drown differences
-    between states; so it is taken out, and what is left of the equation is solved once more.
+    The part of the solution that all states share is large, r/(1-γ), and its rounding would drown differences between
+    states; so it is taken out, and the equation of the remainder is solved once more.
     """
 
     def left(values: jax.Array) -> jax.Array:
@@ -336,9 +337,9 @@ def _evaluated(under: MDP, method: Method, tolerance: float = 1e-6) -> jax.Array
 
 
 def _ending(under: MDP) -> tuple[MDP, jax.Array]:
-    """A process with one action, and where it has no value, bool [S]: there, and where all is paid, made to end.
+    """A process with one action, made to end where it has no value or pays no more; and the former states, bool [S].
 
-    A state has no value if it may come to a missing action, and for γ = 1 if it may never come to where all is paid.
+    A state has no value if it may come to a missing action, and for γ = 1 if payment may never end.
     """
     undiscounted, rewards = ~_discounted(under), under.rewards[0]
     settled = undiscounted & ~_reaching(under, undiscounted & (rewards != 0))
@@ -353,7 +354,7 @@ def _ending(under: MDP) -> tuple[MDP, jax.Array]:
 
 
 def _reaching(under: MDP, goal: jax.Array) -> jax.Array:
-    """From which states a process with one action may come to a goal, bool [S]."""
+    """The states from which a process with one action may come to a goal, bool [S]."""
 
     def grow(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         found, _ = carry
@@ -364,9 +365,9 @@ def _reaching(under: MDP, goal: jax.Array) -> jax.Array:
 
 
 def _first_policy(mdp: MDP) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """To begin with, int32 [S]: for γ = 1 actions that lead to an end, else the first that there is.
+    """The first policy, int32 [S]: for γ = 1 actions that lead to an end, else each state's first action.
 
-    And for γ = 1 where it is possible never to be paid again, bool [S], and by which actions, int32 [S].
+    For γ = 1 also the states where it is possible never to be paid again, bool [S], and the actions for it, int32 [S].
     """
     undiscounted = ~_discounted(mdp)
     possible = ~jnp.isneginf(mdp.rewards)

@@ -54,35 +54,35 @@ class Config(Images, Parts, OnPolicyConfig):
     adam_epsilon: Positive = 1e-5
     """Adam's epsilon (37 details, no. 3)."""
     gae_lambda: Fraction = 0.95
-    """λ of GAE."""
+    """Decay λ of the advantage estimates (GAE)."""
     clip_range: Positive = 0.2
-    """ε of the clipped objective: the ratio counts within [1 - ε, 1 + ε]."""
+    """Range ε of the clipped objective: the ratio counts within [1 - ε, 1 + ε]."""
     value_clip_range: Positive | None = None
-    """Clips value updates to this distance from the old value; None does not (Andrychowicz: it hurts)."""
+    """Distance from the old value to which value updates are clipped; None does not clip (Andrychowicz: it hurts)."""
     value_coefficient: NonNegative = 0.5
     """Weight of the value loss."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy bonus."""
     normalize_advantage: bool = True
-    """Advantages of each minibatch are shifted and scaled to mean 0, deviation 1 (37 details, no. 7); where minibatches
-    are single steps, those of the whole rollout."""
+    """Whether each minibatch's advantages are shifted and scaled to mean 0, deviation 1 (37 details, no. 7); with
+    minibatches of single steps, the whole rollout's are."""
     target_kl: Positive | None = None
-    """Approximate KL per iteration to react to; None does not."""
+    """Target of the approximate KL per iteration (see kl_response); None for no target."""
     kl_response: KLResponse = "stop"
-    """At 1.5 times target_kl stop the iteration's updates; or steer the learning rate towards it, within [1e-5, 1e-2]
-    (as rsl_rl)."""
+    """Response to the KL: stop ends an iteration's updates at 1.5 times target_kl; adapt_learning_rate steers towards
+    it, within [1e-5, 1e-2] (as rsl_rl)."""
     hidden: Widths = (64, 64)
     """Widths of the hidden layers (after the convolutions, for images)."""
     activation: Activation = "tanh"
     """Activation of the hidden layers (Andrychowicz et al. 2021: tanh)."""
     shared_torso: bool = False
-    """One torso for policy and value instead of two."""
+    """Whether policy and value share one torso."""
     memory: Whole = 0
     """Units of a GRU after the torso; 0 is feed-forward."""
     initial_log_std: float = 0.0
     """Log standard deviation of a continuous policy at the start, in units of half the action range."""
     squash: bool = False
-    """Continuous actions are tanh(u) of a Gaussian u, instead of clipped u; ratio, KL and entropy are those of u."""
+    """Whether continuous actions are tanh(u) of a Gaussian u, instead of clipped u; ratio, KL and entropy are u's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,10 +115,10 @@ class Batch(NamedTuple):
 
 
 def adapted_scale(scale: jax.Array, learning_rate: jax.Array, kl: jax.Array, target_kl: float) -> jax.Array:
-    """The factor of the learning rate after a minibatch with that KL, f32 []: 1.5 times less, or more, or the same.
+    """The factor of the learning rate after a minibatch with this KL, f32 []: divided by 1.5, multiplied, or the same.
 
-    As rsl_rl's `desired_kl`: less above twice the target, but not below 1e-5 in all; more below half of it, but not
-    above 1e-2. A KL of 0 says nothing: it is that of the first minibatch, before any step.
+    As with rsl_rl's `desired_kl`, the rate falls above twice the target, to 1e-5 at least, and rises below half of it,
+    to 1e-2 at most. A KL of 0 is ignored: it is the first minibatch's, before any step.
     """
     lower = jnp.maximum(scale / 1.5, jnp.minimum(scale, 1e-5 / learning_rate))
     higher = jnp.minimum(scale * 1.5, jnp.maximum(scale, 1e-2 / learning_rate))
@@ -155,7 +155,7 @@ class ActorCritic(nn.Module):
     config: Config
     action_space: ArraySpace
     spaces: tuple[Space, Space]
-    """What policy and value see of an observation."""
+    """Spaces of the parts of an observation that policy and value see."""
     encoder: nn.Module | None = None
 
     @nn.compact
@@ -179,7 +179,7 @@ class ActorCritic(nn.Module):
         return Gaussian(head, log_std), value, memory
 
     def initial_memory(self, batch: tuple[int, ...] = ()) -> PyTree:
-        """What a new episode starts with: zeros, one array per trunk."""
+        """Memory of a new episode: zeros, one array per trunk."""
         if not self.config.memory:
             return ()
         return [jnp.zeros((*batch, self.config.memory), jnp.float32)] * (1 if self.config.shared_torso else 2)
@@ -188,8 +188,7 @@ class ActorCritic(nn.Module):
 class Agent(core.Agent):
     """The networks and their updates. `learner.extras` is the factor of the learning rate, where that adapts to the KL.
 
-    Extras of an action are its log-probability under the policy that took it and, where actions are squashed, what was
-    squashed.
+    Extras of an action are its log-probability under the policy that took it and, where actions are squashed, u.
     """
 
     hyper_type = Hyper
@@ -237,7 +236,7 @@ class Agent(core.Agent):
         return jnp.tanh(chosen) if self.squash else chosen, memory, extras
 
     def batch_of(self, params: PyTree, rollout: Rollout, hyper: Hyper) -> Batch:
-        """Advantages and value targets, by the policy that acted.
+        """The update's data, with advantages and value targets under the policy that acted.
 
         Feed-forward: every transition is a sequence of length one, [1, T * N, …]. Recurrent: [T, N, …].
         """

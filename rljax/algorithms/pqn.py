@@ -1,7 +1,7 @@
 """Parallelised Q-network: Q-learning without replay and without a target network, in many environments at once.
 
 Gallici et al. 2024, "Simplifying deep temporal difference learning" (arXiv 2407.04811), algorithm 1: layer
-normalisation keeps what they show would else diverge, and Q(λ) returns of fresh experience take the place of a replay.
+normalisation prevents divergence, and Q(λ) returns of fresh experience replace the replay.
 
 One iteration: act ε-greedily for `rollout_length` steps in `num_envs` environments, estimate returns with the largest
 value of the TRUE successor (so a time limit bootstraps and a termination does not), then `num_epochs` passes of
@@ -50,13 +50,13 @@ class Config(Images, OnPolicyConfig):
     anneal_steps: Whole = 0
     """Environment steps over which the learning rate falls linearly to 0 (published: all); 0 keeps it constant."""
     max_grad_norm: Positive = 10.0
-    """Gradients are scaled down to this global norm."""
+    """Largest global norm of the gradients; larger ones are scaled down."""
     q_lambda: Fraction = 0.65
-    """λ: 0 learns from one step, 1 from all that is left of the rollout."""
+    """Decay λ of the returns: 0 learns from one step, 1 from the rest of the rollout."""
     exploration_start: Fraction = 1.0
-    """ε at the start: the probability of a random action."""
+    """Probability ε of a random action at the start."""
     exploration_end: Fraction = 0.05
-    """ε at the end, and of the stochastic policy."""
+    """Probability ε of a random action at the end, and in the stochastic policy."""
     exploration_steps: Whole = 1_000_000
     """Environment steps over which ε falls linearly (published: a tenth of all)."""
     hidden: Widths = (128,)
@@ -64,7 +64,7 @@ class Config(Images, OnPolicyConfig):
     activation: Activation = "relu"
     """Activation of the hidden layers."""
     layer_norm: bool = True
-    """Layer normalisation before each activation; without it little keeps the values from diverging."""
+    """Layer normalisation before each activation; without it, values may diverge."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,7 +124,7 @@ class Agent(core.Agent):
         return {"value": optax.chain(clip, optax.radam(hyper.learning_rate))}
 
     def now(self, hyper: Hyper, steps: jax.Array) -> Hyper:
-        """Also ε, as exploration_start, on its way from there."""
+        """Also the current ε, as exploration_start."""
         epsilon = linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
         return super().now(hyper, steps).replace(exploration_start=epsilon)
 
@@ -172,7 +172,7 @@ class Agent(core.Agent):
         minibatches = shuffled(key, c.num_epochs, c.num_minibatches, target.size)
         learner, (metrics, value) = jax.lax.scan(minibatch_step, learner, minibatches)
         metrics = jax.tree.map(jnp.mean, metrics)
-        # Over all minibatches: a mean of those of each would be another number.
+        # Over all minibatches at once: a mean of their means would be another number.
         metrics["value/explained_variance"] = explained_variance(value, batch[2][minibatches])
         metrics |= {"learning_rate": hyper.learning_rate, "policy/exploration": hyper.exploration_start}
         return learner, metrics, ()

@@ -1,12 +1,12 @@
-"""A critic of progress, and a filter of demonstrations by it: what set a task back is not imitated.
+"""A critic of progress, and a filter of demonstrations by it: steps that set the task back are not imitated.
 
 GR-RL (ByteDance Seed 2025, arXiv 2512.01801, section 3.1): a distributional critic on [0, 1] learns by TD3+BC, from a
-reward at the end of what succeeded, how far a task is; where that falls, a human had slipped. Two simpler critics are
+reward at the end of successes, how far a task is; where its value falls, a human had slipped. Two simpler critics are
 here to compare with: one that regresses the share of time that has passed, and one without distributions
 (`Config(num_atoms=0)`).
 
-Which episodes have succeeded is told with the dataset; in a task that terminates at success alone (`Environment.
-terminates_at_success`) they are those that terminate. One critic may learn several tasks, as GR-RL's does: `joined`.
+The caller says which episodes have succeeded; in a task that terminates at success alone, all that terminate have
+(`Environment.terminates_at_success`). One critic may learn several tasks, as GR-RL's does: `joined`.
 """
 
 import dataclasses
@@ -38,11 +38,12 @@ class Config(td3_bc.Config):
     learns_from_rewards: ClassVar[bool] = False
 
     target: Target = "reward"
-    """reward: discounted, of the last steps before success; time: the share of an episode that has passed."""
+    """Target of the critic: reward, the discounted reward of the last steps before success; time, the share of an
+    episode that has passed."""
     rewarded_steps: Count = 10
-    """k: how many steps at the end of a success have a reward, beyond which nothing is expected."""
+    """Number k of steps with a reward at the end of a success; nothing is expected after them."""
     num_atoms: td3.NumAtoms = 51
-    """Atoms of the distribution; 0 for none."""
+    """Number of atoms of the distribution; 0 for a critic without distributions."""
     value_min: float = 0.0
     """Smallest atom of the support, the lowest progress."""
     value_max: float = 1.0
@@ -61,8 +62,8 @@ def make(
     """A progress critic of a dataset.
 
     Args:
-      env: of its task; the spaces count, whether it terminates at success alone, and evaluation (of TD3+BC's policy,
-        which is a by-product).
+      env: the dataset's task; used for its spaces, `terminates_at_success`, and evaluation (of TD3+BC's policy, a
+        by-product).
       config: settings; the defaults where None.
       dataset: demonstrations; see `with_failures` for what to add.
       succeeded: see `successes`.
@@ -102,7 +103,7 @@ def relabelled(dataset: Dataset, config: Config, succeeded: Any = None) -> Datas
     """The dataset with the rewards that the critic learns from.
 
     reward: γ^(T - t) in the last k steps of a success, each of which terminates: so the value of a step is γ to the
-    number of steps that are left. What fails terminates without a reward. time: t / T of successes alone, each step for
+    number of steps that are left. Failures terminate without a reward. time: t / T of successes alone, each step for
     itself.
 
     Args:
@@ -128,7 +129,7 @@ def relabelled(dataset: Dataset, config: Config, succeeded: Any = None) -> Datas
 
 
 def with_failures(dataset: Dataset, retry: Any) -> Dataset:
-    """Adds, as failures, what led to each retry: the beginning of its episode, until there.
+    """Adds, as failures, the beginning of an episode up to each retry.
 
     Args:
       retry: bool [N], at which steps a new try begins.
@@ -147,21 +148,21 @@ def with_failures(dataset: Dataset, retry: Any) -> Dataset:
 
 
 def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[SpacesOnly, list[Dataset]]:
-    """Several tasks in one pair of spaces, for one critic of all: what stands in for their environment, and their data.
+    """Several tasks in one pair of spaces, for one critic of all: a stand-in for their environment, and their data.
 
         env, parts = joined(envs, datasets)
         algorithm = make(env, config, concatenate(parts))
         ...
         first = progress(algorithm, state, parts[0])
 
-    Observations are those of each task, zeros up to the size of the largest, and which task it is (one-hot); actions
-    are in [-1, 1] of their own bounds, and zeros likewise. A task counts by its number of steps.
+    Observations are padded with zeros to the largest task's size and followed by the task's number (one-hot); actions
+    are scaled from their own bounds to [-1, 1] and padded likewise. A task counts by its number of steps.
 
     Args:
       envs, datasets: of each task; only the spaces count.
 
     Raises:
-      ValueError: not as many of one as of the other, or a dataset does not fit its environment's spaces.
+      ValueError: different numbers of environments and datasets, or a dataset does not fit its environment's spaces.
     """
     if not envs or len(envs) != len(datasets):
         raise Refused(f"progress: {len(envs)} environments and {len(datasets)} datasets; there must be one for each")
@@ -185,7 +186,7 @@ def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[Sp
 
 
 def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int = 4096) -> np.ndarray:
-    """What the critics think of each step of a dataset, as recorded: [N], the mean of both."""
+    """Progress at each step of a dataset, with the recorded actions: [N], the mean of both critics."""
     c, space = algorithm.config, algorithm.env.action_space
     agent: Any = algorithm.agent
 
@@ -202,8 +203,8 @@ def drops(progress: Any, ends: Any, threshold: float, within: int, relative: boo
     """At which steps progress [N] falls by more than `threshold` (δ) in the next `within` steps (k): bool [N].
 
     Args:
-      ends: where each episode ends, exclusive; what comes after does not count.
-      relative: the threshold is a share of the progress made: 1 - γ^n is to fall back by n steps, early or late.
+      ends: where each episode ends, exclusive; later steps do not count.
+      relative: the threshold is a share of the progress made; falling back by n steps is 1 - γ^n, early or late.
     """
     progress = np.asarray(progress, np.float64)
     lowest = _ahead(progress, ends, within).min(0)
@@ -213,7 +214,7 @@ def drops(progress: Any, ends: Any, threshold: float, within: int, relative: boo
 def stalls(progress: Any, ends: Any, terminated: Any, gain: float, within: int) -> np.ndarray:
     """At which steps progress [N] does not grow by the share `gain` in the next `within` steps: bool [N].
 
-    Who does not fall back may stand still: after n steps at the pace of a demonstration progress has grown by γ^-n - 1.
+    No drop does not mean progress: in n steps at a demonstration's pace, progress grows by γ^-n - 1.
 
     Args:
       ends: as of `drops`.
@@ -226,7 +227,7 @@ def stalls(progress: Any, ends: Any, terminated: Any, gain: float, within: int) 
 
 
 _LEAST = 0.01
-"""Below, critics do not tell progress from none."""
+"""Progress below which critics cannot tell it from none."""
 
 
 def _ahead(progress: np.ndarray, ends: Any, within: int) -> np.ndarray:
@@ -240,9 +241,9 @@ class Detection(NamedTuple):
     """How well a filter finds faults.
 
     Fields:
-      precision: the share of what is dropped that lies in a fault, or leads to one.
-      recall: the share of faults that it finds.
-      dropped: the share of all steps.
+      precision: share of the dropped steps that lie in a fault, or lead to one.
+      recall: share of the faults that are found.
+      dropped: share of all steps that are dropped.
     """
 
     precision: float
@@ -255,8 +256,8 @@ def detection(dropped: Any, faults: Any, ends: Any, lead: int) -> Detection:
 
     Args:
       faults: bool [N]; consecutive steps are one fault.
-      lead: how many steps before a fault count as leading to it; a fault is found where one of them is dropped, or one
-        of its own.
+      lead: number of steps before a fault that count as leading to it; a fault is found if one of them, or of its own,
+        is dropped.
     """
     dropped, faults, ends = np.asarray(dropped, bool), np.asarray(faults, bool), np.asarray(ends)
     position = np.arange(len(faults))

@@ -1,11 +1,11 @@
-"""Recap: a policy that is told whether what it imitates was better than usual, and then asked for what is.
+"""Recap: a policy conditioned on whether imitated actions were better than usual, and then asked for better ones.
 
 Physical Intelligence 2025, "π*0.6: a VLA that learns from experience" (arXiv 2511.14759). A distributional value of
 returns (-1 a step, 0 at success, less C_fail at failure; eq. 1, over the longest episode, so that it lies in (-1, 0)),
-learned by cross-entropy to what the data show; advantages over the next N steps; an indicator of those above a
-quantile; and a policy of all data, conditioned on that, which is withheld now and then (diffusion.py).
+learned by cross-entropy to the data's returns; advantages over the next N steps; an indicator of advantages above a
+quantile; and a policy of all data, conditioned on the indicator, which is withheld now and then (diffusion.py).
 
-`contrastive` weights are a named ablation that the paper does not have: towards what is good and away from what is bad.
+`contrastive` weights are a named ablation that the paper does not have: towards good steps and away from bad ones.
 Its objective has no lower bound.
 """
 
@@ -48,15 +48,15 @@ class Config(OfflineConfig, DenseNetwork, ReplayConfig):
     learns_from_rewards: ClassVar[bool] = False
 
     num_atoms: Atoms = 201
-    """Bins of the distribution on [-1, 0] (the paper: 201)."""
+    """Number of bins of the distribution on [-1, 0] (the paper: 201)."""
     failure_cost: NonNegative = 1.0
-    """C_fail, as a share of the longest episode."""
+    """Cost C_fail of a failure, as a share of the longest episode."""
     longest: Whole = 0
-    """Steps of the task's longest episode; the data's where 0."""
+    """Steps of the task's longest episode; 0 takes the data's."""
     discount: Fraction = 1.0
     """Discount γ of the returns; the paper has none."""
     layer_norm: bool = True
-    """Layer normalisation."""
+    """Layer normalisation in the value network."""
 
 
 class Agent(core.Agent):
@@ -85,7 +85,7 @@ class Agent(core.Agent):
         return jnp.zeros((*obs.shape[:-1], *self.action_space.shape), jnp.float32), memory, ()
 
     def logits(self, params: PyTree, obs: jax.Array) -> jax.Array:
-        """[..., num_atoms] of observations [..., n]."""
+        """Logits [..., num_atoms] for observations [..., n]."""
         return self.network.apply(params, obs)  # type: ignore[return-value]
 
     def update(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
@@ -116,14 +116,14 @@ def make(
     """Recap's value of a dataset.
 
     Args:
-      env: of its task; its spaces count, and whether it terminates at success alone.
+      env: the dataset's task; used for its spaces and `terminates_at_success`.
       config: settings; the defaults where None.
       dataset: episodes.
       succeeded: bool [episodes], which of them have succeeded; where None, those that terminate, in a task that
         terminates at success alone.
 
     Raises:
-      Refused: the environment's spaces do not fit, or the dataset does not fit them, or nobody knows what succeeds.
+      Refused: the environment's spaces do not fit, or the dataset does not fit them, or success is unknown.
     """
     c = config or Config()
     if isinstance(dataset, Dataset):
@@ -144,7 +144,7 @@ def costed(dataset: Dataset, config: Config, succeeded: Any = None) -> Dataset:
     reward = np.where(last, 0.0, -1.0) / longest - failed * config.failure_cost
     costed = dataset.replace(reward=reward.astype(np.float32)).discounted(config.discount)
     to_go = np.maximum(costed.return_to_go, -1.0)
-    # Rewards that add up to these, so that advantages ask for no more than values can tell.
+    # Rewards that add up to the clipped returns, so that advantages stay within the range of values.
     after = np.where(last, 0.0, np.append(to_go[1:], 0.0))
     return costed.replace(return_to_go=to_go, reward=np.float32(to_go - config.discount * after))
 
@@ -167,7 +167,7 @@ def advantages(dataset: Dataset, values: Any, next_values: Any, steps: int = 50)
 
     Args:
       dataset: with the rewards of `costed`.
-      values, next_values: V of its observations and of its next ones.
+      values, next_values: V of its observations and next observations.
       steps: N; an episode that ends before has nothing to come.
     """
     values, following = np.asarray(values, np.float64), np.asarray(next_values, np.float64)

@@ -1,4 +1,4 @@
-"""RLPD: SAC that learns from demonstrations beside what it does, from the first update on and without pre-training.
+"""RLPD: SAC that learns from demonstrations and its own experience, from the first update on, without pre-training.
 
 Ball et al. 2023, "Efficient online reinforcement learning with offline data" (arXiv 2302.02948): half of each batch
 from the dataset, layer normalisation in the critics, an ensemble of which a random pair gives the target, and many
@@ -29,26 +29,26 @@ from rljax.types import Key, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, sac.Config):
-    """Settings of RLPD, those of its code for locomotion; further ones are SAC's."""
+    """Settings of RLPD, by default its code's for locomotion; further ones are SAC's."""
 
     normalize_observation: bool = False
-    """Observations are shifted and scaled by the dataset's mean and deviation."""
+    """Whether observations are shifted and scaled by the dataset's mean and deviation."""
     action_normalization: ActionNormalization = "bounds"
-    """What the policy acts in: bounds, all that the environment declares; minmax or quantiles, what the demonstrations
-    use of it, beyond which it then never acts."""
+    """Range of the policy's actions: bounds, the environment's; minmax or quantiles, the demonstrations', which the
+    policy then never leaves."""
     history: Count = 1
-    """Observations that it sees, the newest and those before."""
+    """Observations that the policy sees, the newest included."""
     executed: Count = 1
-    """Actions that it chooses at once, a chunk; steps of its critics are chunks (Li et al. 2025, arXiv 2507.07969,
-    section 4, without their constraint)."""
+    """Actions that the policy chooses at once: a chunk, which is one step of its critics (Li et al. 2025, arXiv
+    2507.07969, section 4, without their constraint)."""
     num_updates: Count = 20
     """Updates after each rollout (section 4.4)."""
     policy_delay: int = 20
     """Critic updates for each update of policy and temperature."""
     num_critics: Count = 10
-    """Critics of the ensemble (section 4.3)."""
+    """Number of critics (section 4.3)."""
     policy_value: str = "mean"  # type: ignore[assignment]
-    """What the policy maximises: the critics' minimum, or their mean."""
+    """Objective of the policy: the critics' minimum (min), or their mean (mean)."""
     layer_norm: bool = True
     """Layer normalisation in the critics, which keeps values beyond the data in bounds (section 4.2)."""
     target_entropy_per_dim: float = -0.5
@@ -73,7 +73,7 @@ def make(
       env: one environment; actions a bounded one-dimensional `Box`, observations a vector.
       config: settings; the defaults where None.
       dataset: the demonstrations; without, the algorithm can only load a policy.
-      kept: bool [N]; what was done from another step of the demonstrations on is not learned from.
+      kept: bool [N]; chunks that begin at other steps of the demonstrations are not learned from.
 
     Raises:
       ValueError: the environment's spaces do not fit, or the dataset does not fit them.
@@ -110,7 +110,7 @@ def make(
 
 
 def _in_chunks(prepared: Prepared, config: Config, kept: Any) -> Prepared:
-    """What was prepared step by step, as `ActionChunk(ObservationHistory(env))` has it."""
+    """A dataset prepared step by step, in the form of `ActionChunk(ObservationHistory(env))`."""
     history, executed, box, dataset = config.history, config.executed, prepared.actions, prepared.dataset
     of_one = prepared.statistics
     return dataclasses.replace(

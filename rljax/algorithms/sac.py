@@ -50,27 +50,27 @@ class Config(DenseNetwork, Images, Parts, ReplayConfig):
     temperature_learning_rate: Positive = 3e-4
     """Learning rate of the temperature."""
     target_rate: Share = 0.005
-    """τ: how far the target critics move towards the critics at each update."""
+    """Rate τ at which the target critics move towards the critics at each update."""
     num_critics: Count = 2
-    """Critics of the ensemble."""
+    """Number of critics."""
     num_target_critics: int = 2
     """Critics, drawn anew for each update, whose minimum is the target (REDQ: 2 of 10)."""
     policy_value: Literal["min", "mean"] = "min"
-    """What the policy maximises: the critics' minimum, or their mean (REDQ and DroQ)."""
+    """Objective of the policy: the critics' minimum (min), or their mean (mean; REDQ and DroQ)."""
     policy_delay: int = 1
     """Critic updates for each update of policy and temperature; divides num_updates."""
     learn_temperature: bool = True
-    """Whether α follows the target entropy, or stays at initial_temperature."""
+    """Whether the temperature α follows the target entropy, or stays at initial_temperature."""
     initial_temperature: Positive = 1.0
-    """α at the start; a fixed one is best swept as initial_temperature."""
+    """Temperature α at the start; sweep it to compare fixed temperatures."""
     target_entropy_per_dim: float = -1.0
     """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (2018b) or -0.5 (Brax, Dopamine)."""
     entropy_in_target: bool = True
-    """Whether the values of targets have the entropy bonus (2018b, eq. 5); without it in CQL, and in RLPD's AntMaze."""
+    """Whether targets include the entropy bonus (2018b, eq. 5); not in CQL, nor in RLPD's AntMaze."""
     hidden: Widths = (256, 256)
     """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     critic_hidden: Widths | None = None
-    """Widths of the hidden layers of the critics, where they differ from the policy's."""
+    """Widths of the hidden layers of the critics; None takes the policy's."""
     initial_log_std: float = 0.0
     """Offset of the logarithm of the policy's deviation; -1 in the code of CQL."""
     layer_norm: bool = False
@@ -118,7 +118,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """One of the ensemble: observations [..., n] and actions [..., d] to values [...]."""
+    """One critic of the ensemble: observations [..., n] and actions [..., d] to values [...]."""
 
     config: Config
     space: Space
@@ -177,7 +177,7 @@ class Agent(ActorCritic):
         }
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
-        """The distribution of actions, of the parameters of the policy and observations [..., n]."""
+        """The distribution of actions for the policy's parameters and observations [..., n]."""
         return self.actor.apply(params, obs)  # type: ignore[return-value]
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
@@ -185,9 +185,9 @@ class Agent(ActorCritic):
         return distribution.mode() if deterministic else distribution.sample(key), memory, ()
 
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
-        """Of every critic, [num_critics, batch]; the key is for dropout.
+        """Values of every critic, [num_critics, batch]; the key is for dropout.
 
-        With `each`, every critic has observations and actions of its own, which then lead with [num_critics].
+        With `each`, every critic has its own observations and actions, which then lead with [num_critics].
         """
         members = self.config.num_critics
 

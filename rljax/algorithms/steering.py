@@ -1,8 +1,8 @@
-"""Steering: a diffusion or flow policy stays as it is, and RL learns which noise it begins from.
+"""Steering: RL chooses the noise from which a frozen diffusion or flow policy begins.
 
-Who learns is in dsrl.py (dsrl_sac, dsrl_na; residual, to compare with) and grrl.py (grrl_steer). One action of an
-environment is a chunk, w beside what the frozen policy made of it; steps and returns are those of the task, but for
-grrl_steer, whose only reward while it trains is success.
+An action is [noise, chunk]; only the chunk, which the frozen policy made from the noise, is executed. Agents: dsrl.py
+(dsrl_sac, dsrl_na; residual, a baseline) and grrl.py (grrl_steer). Steps and returns are the task's; grrl_steer trains
+on success as its only reward.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Steered(Wrapper):
     """An environment whose steps are chunks: of an action [noise, chunk] in [-1, 1] only the chunk is executed.
 
     Args:
-      actions: what [-1, 1] is in units of `env`, as the steered policy has it; the bounds where None.
+      actions: the steered policy's box for [-1, 1], in units of `env`; the bounds where None.
     """
 
     def __init__(self, env: Environment, config: Config, actions: Box | None = None):
@@ -60,7 +60,7 @@ class Steered(Wrapper):
 
 
 class RewardSuccess(Wrapper):
-    """Its reward is `metrics["success"]`: that which the task calls so, and not whatever ends an episode."""
+    """Rewards `metrics["success"]`: success as the task defines it, and not any end of an episode."""
 
     def __init__(self, env: Environment):
         super().__init__(env)
@@ -73,11 +73,11 @@ class RewardSuccess(Wrapper):
 
 
 class Base(struct.PyTreeNode):
-    """The policy that is steered.
+    """The steered policy.
 
     Fields:
-      params: of its denoiser.
-      obs_statistics: which normalise what it sees.
+      params: parameters of its denoiser.
+      obs_statistics: statistics that normalise its observations.
       action_range: what -1 and 1 of its actions are in the environment's units, each [d]; the bounds where None.
     """
 
@@ -87,7 +87,7 @@ class Base(struct.PyTreeNode):
 
     @property
     def actions(self) -> Box | None:
-        """The same as a box."""
+        """`action_range` as a box."""
         if self.action_range is None:
             return None
         low, high = self.action_range
@@ -106,7 +106,7 @@ def make(
       env: the task, with steps of single actions.
       config: settings; `config.sampler` are those of the policy.
       base: the policy; without one, the algorithm can only load a policy.
-      dataset: demonstrations in `env`, of which each batch has `config.offline_share`; only needed where that is not 0.
+      dataset: demonstrations in `env`, the share `config.offline_share` of each batch; needed only where it is not 0.
 
     Raises:
       ValueError: the environment's spaces do not fit, or the dataset does not fit them, or is missing.
@@ -157,7 +157,7 @@ def make(
 def demonstrations(
     dataset: Dataset, env: Environment, config: Config, prepared: Prepared, actions: Box | None = None
 ) -> Dataset:
-    """A dataset of single steps as `Steered` has them, ready to learn from; for the noise, which is unknown, 0."""
+    """A dataset of single steps in the form of `Steered`, ready to learn from; the noise, which is unknown, is 0."""
     check_spaces(dataset, env.observation_space, env.action_space)
     if config.method == "grrl_steer":
         succeeded = np.zeros(dataset.size, np.float32)
@@ -182,7 +182,7 @@ def demonstrations(
 
 
 def base_of(policy: Policy) -> Base:
-    """What `make` takes, from a policy that diffusion.py trained."""
+    """The `base` that `make` takes, from a policy that diffusion.py trained."""
     of = policy.variables
     return Base(of["params"], of["obs_statistics"], of["action_range"])
 

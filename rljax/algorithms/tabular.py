@@ -3,7 +3,7 @@
 Sutton and Barto 2018, "Reinforcement learning: an introduction": `first_visit_monte_carlo` (section 5.1), `td_lambda`
 (12.2), and `control` by SARSA (6.4), Q-learning (6.5), Expected SARSA (6.6) and double Q-learning (6.7; van Hasselt
 2010).
-What they converge to is what rljax/algorithms/planning.py computes.
+They converge to the solutions that rljax/algorithms/planning.py computes.
 
 All are scans over one agent's experience: vmap them over keys for many agents.
 """
@@ -21,7 +21,7 @@ Method = Literal["q_learning", "sarsa", "expected_sarsa", "double_q_learning"]
 
 
 class Learned(NamedTuple):
-    """What control found: action values f [S, A], and what each step was paid, f [steps]."""
+    """The result of control: action values f [S, A], and the reward of each step, f [steps]."""
 
     action_values: jax.Array
     rewards: jax.Array
@@ -38,15 +38,15 @@ def control(
     initial: float = 0.0,
     max_episode_steps: int = 1_000,
 ) -> Learned:
-    """Learns to act, ε-greedily, for so many steps; an episode that ends is followed by another.
+    """Learns to act, ε-greedily, for `steps` steps; an episode that ends is followed by another.
 
     Args:
       learning_rate: α.
       rate_power: ω; the n-th update of an entry has the rate max(α, n^-ω), or α alone for 0. Between 1/2 and 1, and
         with α = 0, the values converge (Even-Dar and Mansour 2003).
       epsilon: probability of a random action.
-      initial: all values at the start; high ones make it try everything.
-      max_episode_steps: where episodes are cut, which no target sees.
+      initial: initial value of all entries; a high one makes the agent try everything.
+      max_episode_steps: steps after which episodes are cut, which targets ignore.
 
     Raises:
       Refused: an unknown method, and a process in which some state lacks some action.

@@ -44,47 +44,48 @@ class Config(DenseNetwork, Images, Parts, ReplayConfig):
     """Settings of TD3. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 2
-    """Steps of each environment between updates; 2, for policy_delay divides num_updates."""
+    """Steps of each environment between updates; 2, since policy_delay must divide num_updates."""
     num_updates: Count = 2
-    """Batches learned from after each rollout: an update for each step of one environment, as in the paper."""
+    """Batches learned from after each rollout: one update per step of one environment, as in the paper."""
     learning_rate: Positive = 3e-4
     """Step size of the policy's Adam (the authors' code; the paper has 1e-3 with batches of 100)."""
     critic_learning_rate: Positive = 3e-4
     """Learning rate of the critics."""
     target_rate: Share = 0.005
-    """τ: how far the targets of policy and critics move at each delayed update."""
+    """Rate τ at which the targets of policy and critics move at each delayed update."""
     policy_delay: int = 2
-    """d: critic updates for each update of the policy and of all targets (section 5.2); divides num_updates."""
+    """Critic updates d for each update of the policy and of all targets (section 5.2); divides num_updates."""
     target_noise: NonNegative = 0.2
-    """σ of the noise on the target policy's actions, which are in [-1, 1] (section 5.3)."""
+    """Deviation σ of the noise on the target policy's actions in [-1, 1] (section 5.3)."""
     target_noise_clip: NonNegative = 0.5
-    """c: the noise on target actions is clipped to [-c, c]."""
+    """Bound c: the noise on target actions is clipped to [-c, c]."""
     target_policy: bool = True
-    """Whether targets ask a slow copy of the policy what comes next (algorithm 1), or the policy itself (FastTD3)."""
+    """Whether a slow copy of the policy chooses the next action in targets (algorithm 1), or the policy itself
+    (FastTD3)."""
     delay_targets: bool = True
     """Whether the target critics move when the policy does (algorithm 1), or after each update of the critics
     (FastTD3)."""
     weight_decay: NonNegative = 0.0
-    """Decoupled weight decay of policy and critics, as AdamW has it (FastTD3: 0.1)."""
+    """Decoupled weight decay of policy and critics, as in AdamW (FastTD3: 0.1)."""
     exploration_noise: NonNegative = 0.1
-    """σ of the Gaussian noise on actions, where noise_max is 0."""
+    """Deviation σ of the Gaussian noise on actions, where noise_max is 0."""
     noise_min: NonNegative = 0.0
     """Lower end of the range from which each episode draws its σ."""
     noise_max: float = 0.0
     """Upper end of the range from which each episode draws its σ (FastTD3); 0 uses exploration_noise."""
     policy_value: Annotated[Literal["first", "min"], Must("first or min", ("first", "min").__contains__)] = "first"
-    """What the policy maximises: the first critic (the paper), or the smaller of both (FastTD3)."""
+    """Objective of the policy: the first critic (first; the paper), or the smaller of both (min; FastTD3)."""
     num_atoms: NumAtoms = 0
-    """Atoms of critics that give distributions (C51; 101 in FastTD3); 0 for critics that give values."""
+    """Number of atoms of critics that give distributions (C51; FastTD3: 101); 0 for critics that give values."""
     value_min: float = -10.0
     """Smallest atom of the support: lower returns count as this. All discounted returns of the task should lie between
     it and value_max."""
     value_max: float = 10.0
     """Largest atom of the support."""
     hidden: Widths = (256, 256)
-    """Widths of the hidden layers of the policy, and of the critics but for critic_hidden."""
+    """Widths of the hidden layers of the policy, and of the critics where critic_hidden is None."""
     critic_hidden: Widths | None = None
-    """Widths of the critics' hidden layers."""
+    """Widths of the hidden layers of the critics; None takes the policy's."""
     layer_norm: bool = False
     """Layer normalisation in the critics."""
     policy_layer_norm: bool = False
@@ -107,10 +108,9 @@ FAST_TD3 = Config(
 """The settings of FastTD3's code for MuJoCo Playground (its hyperparams.py), where rewards are small; for other tasks
 set value_min, value_max and discount.
 
-What differs from that code: the first learning_starts actions are uniform, and its own are the untrained policy's with
-noise; of two distributions the smaller is chosen by its mean before it is projected, and there after it, which is
-another one only where returns leave the support; weights start orthogonal; and products are in float32 unless
-precision="bfloat16".
+Differences from that code: the first learning_starts actions are uniform, there the untrained policy's with noise; the
+smaller of two distributions is chosen by its mean before projection, there after it, which differs only where returns
+leave the support; weights start orthogonal; and products are in float32 unless precision="bfloat16".
 """
 
 
@@ -144,7 +144,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """One of the two: observations [..., n] and actions [..., d] to values [...], or to logits [..., num_atoms]."""
+    """One critic: observations [..., n] and actions [..., d] to values [...], or to logits [..., num_atoms]."""
 
     config: Config
     space: Space
@@ -207,15 +207,15 @@ class Agent(ActorCritic):
         return {"policy": adam(hyper.learning_rate), "critic": adam(hyper.critic_learning_rate)}
 
     def policy(self, params: PyTree, obs: jax.Array) -> jax.Array:
-        """Actions [..., d], of the parameters of the policy and observations [..., n]."""
+        """Actions [..., d] for the policy's parameters and observations [..., n]."""
         return self.actor.apply(params, obs)  # type: ignore[return-value]
 
     def acting(self, learner: Learner, hyper: Hyper) -> dict[str, PyTree]:
-        # The noise of a stochastic policy is that of the middling environment.
+        # A stochastic policy has noise from the middle of the range.
         return {"params": learner.params["policy"], "noise": self.noise(hyper, jnp.float32(0.5))}
 
     def noise(self, hyper: Hyper, level: jax.Array) -> jax.Array:
-        """σ of exploration where a level in [0, 1] of its range was drawn; of the level's shape."""
+        """Deviation σ of exploration at a level in [0, 1] of its range; of the level's shape."""
         if not self.config.noise_max:
             return jnp.full(level.shape, hyper.exploration_noise)
         own = hyper.noise_min + level * (hyper.noise_max - hyper.noise_min)
@@ -240,7 +240,7 @@ class Agent(ActorCritic):
         return perturbed(action, key, self.noise(hyper, level)[:, None]), level, ()
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """What both say, [2, batch] or [2, batch, num_atoms]."""
+        """Outputs of both critics, [2, batch] or [2, batch, num_atoms]."""
 
         def one(params: PyTree) -> jax.Array:
             return self.critic.apply(params, obs, action)  # type: ignore[return-value]
@@ -248,7 +248,7 @@ class Agent(ActorCritic):
         return over_ensemble(one, 2, self.config.precision)(params)
 
     def value(self, output: jax.Array) -> jax.Array:
-        """The expected return that a critic's output means."""
+        """The expected return that a critic's output represents."""
         return categorical.mean(self.support, output) if self.config.num_atoms else output
 
     @property
@@ -264,7 +264,7 @@ class Agent(ActorCritic):
     def target(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> jax.Array:
         """r + γ min Q'(s', ã), with ã = π'(s') and clipped noise (section 5.3): [batch], or probabilities [batch, n].
 
-        Of two distributions the minimum is, for each sample, that of the smaller mean.
+        The minimum of two distributions is, for each sample, the one with the smaller mean.
         """
         action = self.next_action(learner, batch.next_obs, key, hyper)
         output = self.critics(learner.targets["critic"], batch.next_obs, action)

@@ -26,13 +26,14 @@ from rljax.types import Key, Metrics, PyTree, Refused
 
 @dataclasses.dataclass(frozen=True)
 class Config(OfflineConfig, td3.Config):
-    """Settings of TD3+BC; further ones are TD3's. One iteration is two updates, of which one is the policy's too."""
+    """Settings of TD3+BC; further ones are TD3's. One iteration is two updates; one updates the policy too."""
 
     value_weight: NonNegative = 2.5
-    """α of eq. 5: what Q, divided by its mean size, counts beside the mean squared distance to the data's actions; in
-    ReBRAC, whose distance is summed over d dimensions, it is 1 / (β₁ d)."""
+    """Weight α of Q, divided by its mean size, against the mean squared distance to the data's actions (eq. 5); for
+    ReBRAC, which sums the distance over d dimensions, 1 / (β₁ d)."""
     target_penalty: NonNegative = 0.0
-    """β₂ of ReBRAC: what the squared distance of the target policy's next action from the data's takes off a target."""
+    """Weight β₂ of ReBRAC's penalty in targets: the squared distance of the target policy's next action from the
+    data's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +66,7 @@ class Agent(td3.Agent):
     config: Config
 
     def target(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> jax.Array:  # type: ignore[override]
-        """TD3's; less β₂ ‖ã - a'‖², with the action a' that the data have next (ReBRAC, eq. 4)."""
+        """TD3's target less β₂ ‖ã - a'‖², with the data's next action a' (ReBRAC, eq. 4)."""
         if self.config.num_atoms:
             return super().target(learner, batch, key, hyper)
         action = self.next_action(learner, batch.next_obs, key, hyper)
@@ -94,10 +95,10 @@ class Agent(td3.Agent):
 def make(
     env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
 ) -> Algorithm:
-    """TD3+BC on a dataset; with `online`, also on what the agent does in `env`, from the learner of an offline state.
+    """TD3+BC on a dataset; with `online`, also on the agent's experience in `env`, from an offline state's learner.
 
     Args:
-      env: what is acted in; offline only its spaces count, and evaluation.
+      env: the task; offline, used for its spaces and for evaluation only.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
       online: act and learn in the environment as well (see core/offline.py).

@@ -1,4 +1,4 @@
-"""A dataset as sequences: what was seen until a step, and what was done from it on."""
+"""A dataset as sequences: observations until a step, and actions from it on."""
 
 import dataclasses
 import hashlib
@@ -19,8 +19,8 @@ class ChunkBatch(struct.PyTreeNode):
     Fields:
       obs: [batch, history * n], the oldest first.
       action: [batch, horizon, d].
-      label: i32 [batch], what the policy is told of the chunk.
-      weight: f32 [batch], how much it counts.
+      label: i32 [batch], the chunk's label, which conditions the policy.
+      weight: f32 [batch], the chunk's weight.
     """
 
     obs: jax.Array
@@ -33,14 +33,14 @@ class Chunks(struct.PyTreeNode):
     """A dataset whose samples are windows within an episode; a pytree that leads with the transitions, as a `Dataset`.
 
     Before an episode's first step a window repeats its first observation, after its last one its last action. The rows
-    must follow one another as in the episodes. Where they are a run of consecutive rows of a longer dataset, as a block
-    of a `Stream` or a device's share is, no window is drawn that the ends of the run would cut.
+    must follow one another as in the episodes. If they are consecutive rows of a longer dataset, such as a block of a
+    `Stream` or a device's share, no window is drawn that their ends would cut.
 
     Fields:
       obs, action: [N, n] and [N, d].
-      since, until: i32 [N], how many steps of the episode lie before and after each.
-      label, weight: see `ChunkBatch`; what weighs less than 0 is to be avoided.
-      history, horizon: how many observations and actions a window has.
+      since, until: i32 [N], steps of the episode before and after each row.
+      label, weight: see `ChunkBatch`; chunks of negative weight are to be avoided.
+      history, horizon: numbers of observations and actions of a window.
     """
 
     obs: Any
@@ -55,7 +55,7 @@ class Chunks(struct.PyTreeNode):
 
     @classmethod
     def of(cls, dataset: Dataset, history: int, horizon: int, label: Any = None, weight: Any = None) -> "Chunks":
-        """Of a dataset on the host; all labels 0 and all weights 1 where not given, [N]."""
+        """Makes chunks from a dataset on the host; labels and weights, [N], are all 0 and all 1 where not given."""
         position = np.arange(dataset.size)
         episode = np.searchsorted(dataset.ends, position, side="right")
         label = np.zeros(dataset.size) if label is None else np.asarray(label)
@@ -84,7 +84,7 @@ class Chunks(struct.PyTreeNode):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What config.json says of it, and a run that is resumed must find again: labels and weights too."""
+        """The entry in config.json, which a resumed run must match: labels and weights too."""
         return dataclasses.asdict(self.metadata) | {"label": digest(self.label), "weight": digest(self.weight)}
 
     def drawn(self, rng: np.random.Generator, size: int) -> "Chunks":
@@ -110,7 +110,7 @@ class Chunks(struct.PyTreeNode):
         """Draws windows, uniformly over the steps they begin at."""
         key, inner_key = jax.random.split(key)
         index = jax.random.randint(key, (batch_size,), 0, self.size)
-        # At the ends of a run of rows a window may need what is not there: one from the run's interior takes its place.
+        # At the ends of the rows a window may need missing ones: a window from their interior takes its place.
         first, last = self.history - 1, self.size - self.horizon
         inner = jax.random.randint(inner_key, (batch_size,), min(first, self.size - 1), max(last, first) + 1)
         whole = jnp.minimum(first, self.since[index]) <= index
@@ -126,7 +126,7 @@ class Chunks(struct.PyTreeNode):
 
 
 def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -> Dataset:
-    """A dataset whose steps are chunks, as an environment in `ObservationHistory` and `ActionChunk` has them.
+    """A dataset whose steps are chunks, as in an environment under `ObservationHistory` and `ActionChunk`.
 
     Args:
       dataset: on the host, observations [N, n] and actions [N, d], and rewards.
@@ -156,12 +156,12 @@ def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -
     until = np.minimum(at + executed, end)
     back = np.arange(history)[::-1]
     past = obs[np.maximum(at[:, None] - back, begin[:, None])]
-    # What was seen last is no episode's next observation but its own.
+    # The last observation is no episode's next observation but its own.
     seen = np.concatenate([obs, following])
     last = until[:, None] - 1 - back
     later = seen[np.where(back == 0, last + len(obs), np.maximum(last + 1, begin[:, None]))]
     done = until == end
-    # What follows was left out: the episode is cut, but has not ended.
+    # Later chunks were left out: the episode is cut, but has not ended.
     gap = np.append(at[1:] != until[:-1], True)
     rows: Any = (
         past.reshape(len(at), -1),

@@ -30,32 +30,32 @@ REFERENCE_RETURNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What is known of a dataset besides its arrays; all of it may be missing."""
+    """Facts about a dataset besides its arrays; all may be missing."""
 
     name: str = "dataset"
-    """What errors and tables call it."""
+    """Name in errors and tables."""
     task: str | None = None
     """The environment, as `rljax.make` takes it."""
     policy: str | None = None
-    """What acted, in words."""
+    """Policy that acted, in words."""
     version: str | None = None
-    """Of the recipe that made it."""
+    """Version of the recipe that made it."""
     sha256: str | None = None
-    """Of the file it was read from, which a run that is resumed must find again."""
+    """SHA-256 of the file it was read from, which a resumed run must match."""
     content: str | None = None
     """Fingerprint of all arrays, from before they were prepared; `Dataset.spec` takes it where it is not known yet."""
     rewards: bool = True
-    """Whether rewards are known; else all are 0, and what learns from rewards refuses the dataset."""
+    """Whether rewards are known; else all are 0, and algorithms that learn from rewards refuse the dataset."""
     normalization: str = "none"
-    """What was done to observations, rewards and actions since."""
+    """Normalisation of observations, rewards and actions since then."""
 
 
 class OfflineBatch(Batch):
     """A batch of a dataset, leaves [batch, …].
 
     Fields:
-      next_action: what the data did in `next_obs`; `action`, where that is not known.
-      return_to_go: the rewards from here on, discounted as `Dataset.discounted` was told.
+      next_action: the data's action in `next_obs`; `action`, where it is not known.
+      return_to_go: the sum of rewards from here on, discounted by `Dataset.discounted`.
     """
 
     next_action: jax.Array
@@ -66,11 +66,11 @@ class Dataset(Transition, kw_only=True):
     """Transitions in order, leaves [N, …], NumPy's or JAX's; an episode ends where `terminated` or `truncated` says.
 
     Fields:
-      next_action: what was done in `next_obs`; `action`, where an episode ends and that is not known.
+      next_action: the action in `next_obs`; `action`, where an episode ends and it is not known.
       return_to_go: f32 [N], the rewards from here to the end of the episode (but see `discounted`).
       metadata: static.
       ordered: static; whether each row follows the one above it, or is the first of its episode. Rows that were drawn
-        at random (`drawn`) have no episodes, and what asks for them is refused.
+        at random (`drawn`) have no episodes, and asking for episodes is refused.
     """
 
     next_action: jax.Array
@@ -82,11 +82,11 @@ class Dataset(Transition, kw_only=True):
     def of(
         cls, transitions: Transition, metadata: Metadata | None = None, next_action: np.ndarray | None = None
     ) -> "Dataset":
-        """Of transitions [N, …] in order; NumPy in, NumPy out. The last episode may be open: it is cut at the end.
+        """Makes a dataset of transitions [N, …] in order, NumPy's from NumPy's. An open last episode is cut at the end.
 
         Args:
-          next_action: what was done in `next_obs`, [N, …], where it is known beyond an episode's end; else it is the
-            action of the row below, and an episode's last one is its own.
+          next_action: the action in `next_obs`, [N, …], where it is known beyond an episode's end; else it is the
+            action of the row below, and for an episode's last row its own.
 
         Raises:
           ValueError: shapes that do not fit, nothing, or values that are not finite; in one line, with the place.
@@ -113,11 +113,11 @@ class Dataset(Transition, kw_only=True):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What config.json says of it, and a run that is resumed must find again: the content of all arrays too."""
+        """The entry in config.json, which a resumed run must match: the content of all arrays too."""
         return dataclasses.asdict(self.identified().metadata)
 
     def identified(self) -> "Dataset":
-        """With the fingerprint of its arrays among the metadata; what is known of them stays."""
+        """The dataset with the fingerprint of its arrays in the metadata, unless it is known already."""
         if self.metadata.content is not None:
             return self
         arrays = self.replace(metadata=Metadata(), ordered=True)
@@ -146,17 +146,17 @@ class Dataset(Transition, kw_only=True):
             raise Refused(f"{self.metadata.name}: no rewards, which this learns from; bc and diffusion do without")
 
     def discounted(self, discount: float, after_truncation: float = 0.0) -> "Dataset":
-        """With `return_to_go` discounted by γ.
+        """The dataset with `return_to_go` discounted by γ.
 
         Args:
-          after_truncation: what is to come where a truncated episode was cut; may be -inf.
+          after_truncation: return-to-go where a truncated episode was cut; may be -inf.
         """
         truncated = np.asarray(self.truncated)[self.ends - 1]
         beyond = np.where(truncated, after_truncation, 0.0)
         return self.replace(return_to_go=_returns_to_go(np.asarray(self.reward), self.ends, discount, beyond))
 
     def best(self, share: float) -> "Dataset":
-        """The episodes with the highest returns: this share of them, rounded up."""
+        """The share of the episodes with the highest returns, rounded up."""
         if not 0 < share <= 1:
             raise Refused(f"{self.metadata.name}: a share of episodes lies in (0, 1], {share} does not")
         count = int(np.ceil(round(share * len(self.ends), 6)))  # 0.07 × 100 is 7.000000000000001
@@ -167,8 +167,8 @@ class Dataset(Transition, kw_only=True):
     def statistics(self) -> running_statistics.Statistics:
         """Mean and variance of the observations, as `running_statistics.normalize` takes them.
 
-        A dimension that varies by less than a thousandth of its size counts as one that varies by 1, which is not
-        scaled up: where the policy acts, a calibration or another sensor is off by more than that.
+        A dimension that varies by less than a thousandth of its size counts as one that varies by 1, and is not scaled
+        up: where the policy acts, sensors and calibration differ by more.
         """
 
         def mean_of(x: Any) -> jax.Array:
@@ -214,7 +214,7 @@ class Dataset(Transition, kw_only=True):
 
 
 def concatenate(datasets: Sequence[Dataset], metadata: Metadata | None = None) -> Dataset:
-    """One after the other, as one."""
+    """Joins datasets, one after the other."""
     arrays = [d.replace(metadata=Metadata()) for d in datasets]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *arrays)
     return joined.replace(metadata=metadata or dataclasses.replace(datasets[0].metadata, content=None))
@@ -251,13 +251,13 @@ def normalized_score(task: str | None, returns: Any) -> Any:
 
 
 def _narrow(x: Any) -> np.ndarray:
-    """As NumPy's, floating point as float32 (without a copy where it is that already)."""
+    """A NumPy array, floating point as float32 (without a copy where it is float32 already)."""
     x = np.asarray(x)
     return x.astype(np.float32, copy=False) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _returns_to_go(reward: np.ndarray, ends: np.ndarray, discount: float, beyond: np.ndarray | None = None) -> Any:
-    """Of each step [N]; what is to come after each episode's last one is `beyond` [episodes], 0 where None."""
+    """The return-to-go of each step, [N]; after each episode's last step it is `beyond` [episodes], 0 where None."""
     from scipy.signal import lfilter
 
     result, start = np.empty(len(reward), np.float32), 0
@@ -272,7 +272,7 @@ def _returns_to_go(reward: np.ndarray, ends: np.ndarray, discount: float, beyond
 
 
 def _check(t: Transition, name: str) -> None:
-    """Refuses what is not a dataset."""
+    """Refuses arrays that do not make a dataset."""
     size = len(t.reward) if t.reward.ndim else 0
     if size == 0:
         raise Refused(f"{name}: no transitions")

@@ -24,19 +24,18 @@ def is_push_t(arrays: Any) -> bool:
 def read_push_t(
     where: str, arrays: Any, reward: PushTReward = "human"
 ) -> tuple[Transition, dict[str, str], np.ndarray | None]:
-    """Poses `state` [N, 5] of agent and block before each `action` [N, 2], with `episode_ends` [episodes], exclusive.
+    """Reads poses `state` [N, 5] before each `action` [N, 2], with `episode_ends` [episodes], exclusive.
 
     No demonstration reaches the coverage at which the task is done: in the mean they end at 0.85. So there are two ways
     to read them, one to imitate and one to learn values from.
 
     Args:
-      reward: human: each demonstration ends in success, for a human ended it when it was done to his eye; rewards are
-        -1, and 0 at the end. sparse, dense or staged: rewards and ends are those of the task where its reward is so
-        called. Then a demonstration is truncated where it ends, one step early, for what its last action led to is not
-        known.
+      reward: human: each demonstration ends in success, as the human who ended it judged; rewards are -1, and 0 at the
+        end. sparse, dense or staged: rewards and ends are the task's, with its reward of this name. A demonstration is
+        then truncated one step before its end, since the result of its last action is not known.
 
     Returns:
-      The transitions; what is known of them; and for the task's rewards the actions that followed.
+      The transitions; their metadata; and for the task's rewards the actions that followed.
 
     Raises:
       ValueError: shapes or ends that do not fit, or another reward.

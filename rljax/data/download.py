@@ -1,7 +1,7 @@
 """Demonstrations of PushT by humans, downloaded when asked: `python -m rljax.data.download push_t_human_demos.npz`.
 
-They are published as a zip of a Zarr store, of which the few arrays that count are read here; what compresses them is
-numcodecs' (`pip install "rljax[download]"`). Nothing is unpickled or evaluated.
+They are published as a zip of a Zarr store, of which the few arrays that matter are read here; their compression needs
+numcodecs (`pip install "rljax[download]"`). Nothing is unpickled or evaluated.
 """
 
 import argparse
@@ -31,12 +31,12 @@ def push_t(path: str | Path, url: str = PUSH_T, episodes: int = 206, steps: int 
     """Writes the human demonstrations of PushT as an npz that `formats.load` reads: whole, or not at all.
 
     Args:
-      url: of the zip; one that was fetched otherwise is "file:///…/pusht.zip".
-      episodes, steps: how many there must be.
+      url: address of the zip; a local copy is "file:///…/pusht.zip".
+      episodes, steps: the numbers that are expected.
 
     Raises:
-      ValueError: the file exists, there is no network, numcodecs is missing, or what came is not what was expected; in
-        one line.
+      ValueError: the file exists, there is no network, numcodecs is missing, or the download is not as expected; in one
+        line.
     """
     path = local(path)
     if path.exists():

@@ -21,12 +21,12 @@ from rljax.spaces import ArraySpace, Discrete
 from rljax.types import PyTree, Refused, Transition
 
 TOLERANCE = 1e-4
-"""How far an action may lie outside of its bounds, by rounding; it is clipped."""
+"""Distance by which rounding may take an action out of its bounds; it is clipped."""
 
 
 @contextlib.contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Says of a file that cannot be read which one it is."""
+    """Names the file in the error if it cannot be read."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -49,7 +49,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's bytes, in hexadecimal."""
+    """The SHA-256 of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text(value: Any) -> str:
-    """What HDF5 keeps as text, which may be bytes."""
+    """HDF5's text, which may be bytes, as a string."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 

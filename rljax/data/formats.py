@@ -1,7 +1,7 @@
 """Files of offline data: D4RL's HDF5, Minari's folders, OGBench's npz and PushT's, checked where they come in.
 
-Nothing is unpickled or evaluated. What does not fit is refused in one line: which file, what is wrong, what is allowed.
-What a file leaves open is not guessed: which layout an npz has been taken for is said on standard error, in one line.
+Nothing is unpickled or evaluated. Files that do not fit are refused in one line: which file, what is wrong, what is
+allowed. Nothing is guessed silently: the layout taken for an npz is printed on standard error, in one line.
 """
 
 import json
@@ -50,30 +50,31 @@ def load(
     """Reads a file of D4RL's, OGBench's or PushT's layout, or a folder of Minari's; arrays are NumPy's.
 
     d4rl: `terminals` end the task, `timeouts` or max_episode_steps the episode. Without `next_observations` a step's
-    successor is the observation of the row below, which the last row of a truncated episode does not have: as in D4RL's
-    `qlearning_dataset`, that row is left out, and the episode truncated one step earlier; its action stays, as the next
-    one of the row before. With `next_observations` an episode ends as well where the row below begins elsewhere.
+    successor is the observation of the row below, which the last row of a truncated episode does not have: as in
+    D4RL's `qlearning_dataset`, that row is left out, and the episode truncated one step earlier; its action stays, as
+    the next action of the row before. With `next_observations` an episode also ends where the row below begins
+    elsewhere.
 
-    ogbench: `terminals` mark the rows that hold an episode's last observation and nothing else, in compact sets those
-    that `valids` do not; `masks` are 0 where the task is done. As published they have no rewards.
+    ogbench: `terminals` mark the rows that hold an episode's last observation and nothing else; in compact sets
+    `valids` are 0 there; `masks` are 0 where the task is done. As published they have no rewards.
 
     minari: all successors are there. Text is left out of observations, and images are read from JPEG.
 
     push_t: see `demonstrations.read_push_t`.
 
     Args:
-      task: for the metadata, in place of what the file says.
-      action_space: what actions must lie in; they are clipped to it, if they exceed it by no more than 1e-4.
-      observation_space: what observations must be shaped as; a dict of spaces where they are a dict.
+      task: the task in the metadata, in place of the file's.
+      action_space: space of the actions; they are clipped to it if they exceed it by no more than 1e-4, else refused.
+      observation_space: space whose shape observations must have; a dict of spaces where they are a dict.
       max_episode_steps: the time limit of D4RL's oldest files, which have no `timeouts`.
       rewards: required refuses a file without them; optional reads zeros, and says so in `metadata.rewards`.
-      layout: of an npz that may be read in several ways, or to be sure.
+      layout: layout of an npz that may be read in several ways, or to be sure.
       flatten: joins Minari's observations of several parts into a vector, as Gymnasium's `flatten` does: parts sorted
         by name, choices as ones among zeros.
-      push_t: which rewards and ends PushT's demonstrations are given.
+      push_t: rewards and ends of PushT's demonstrations (see `demonstrations.read_push_t`).
 
     Raises:
-      ValueError: whatever in the file does not fit; in one line.
+      ValueError: something in the file does not fit; in one line.
     """
     for name, value, allowed in (("rewards", rewards, get_args(Rewards)), ("layout", layout, get_args(Layout))):
         if value not in allowed and (name, value) != ("layout", None):
@@ -230,7 +231,7 @@ def _locate(path: Path) -> Path:
 
 
 def _layout_of(where: str, arrays: Any, layout: Layout | None) -> Layout:
-    """The layout of an npz, which is said on standard error where it was not asked for; refused where it is open."""
+    """The layout of an npz, printed on standard error where it was not asked for; refused where it is ambiguous."""
     names = set(arrays)
     if layout == "minari":
         raise Refused(f"{where}: is an npz, and Minari's sets are folders; allowed are d4rl, ogbench and push_t")
@@ -252,7 +253,7 @@ def _layout_of(where: str, arrays: Any, layout: Layout | None) -> Layout:
 
 
 def _required(file: Any) -> list[str]:
-    """What a file of rows must hold, with the rewards where it has some."""
+    """Names that a file of rows must hold, with the rewards where it has some."""
     return [name for name in ("observations", "actions", "rewards", "terminals") if name != "rewards" or name in file]
 
 
@@ -288,13 +289,13 @@ def _read_ogbench(where: str, arrays: Any) -> tuple[Transition, np.ndarray | Non
 def _with_successors(
     rows: dict[str, Any], terminated: Any, ended: Any, marked: bool = False
 ) -> tuple[Transition, np.ndarray | None]:
-    """Transitions of rows in order, whose episodes end where either says; for which are left out see `load`.
+    """Transitions of rows in order, whose episodes end where either flag says; `load` says which rows are left out.
 
     Args:
       marked: whether episodes end nowhere else.
 
     Returns:
-      The transitions, and what was done next where the rows tell.
+      The transitions, and the next actions where the rows tell.
     """
     obs, lost, following = rows["observations"], ended & ~terminated, rows.get("next_actions")
     if "next_observations" in rows:
@@ -351,10 +352,10 @@ def _read_minari(where: str, file: h5py.File, metadata: Path, flatten: bool) -> 
 
 
 def _read_episode(where: str, group: h5py.Group, shapes: dict[str, Any], spaces: minari_spaces.Spaces) -> Transition:
-    """One that neither terminates nor is truncated is truncated by its end.
+    """Reads an episode; one that neither terminates nor is truncated is truncated at its end.
 
     Args:
-      shapes: of each step; what is None or missing is learnt from the first episode.
+      shapes: shapes of each step; those that are None or missing are taken from the first episode.
     """
     found: dict[str, Any] = {"observations": _tree(where, group, "observations", spaces.observation, spaces.jpeg)}
     found |= {name: files.array(where, group, name) for name in ("actions", "rewards", "terminations", "truncations")}
@@ -422,7 +423,7 @@ def _refuse_gaps(where: str, d: Dataset) -> None:
 
 
 def _described(space: PyTree) -> dict[str, Any]:
-    """A space, or a dict of them, as Minari writes it."""
+    """Minari's description of a space, or of a dict of spaces."""
     if isinstance(space, dict):
         return {"type": "Dict", "subspaces": {k: _described(v) for k, v in space.items()}}
     if isinstance(space, Discrete):

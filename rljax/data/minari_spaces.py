@@ -1,4 +1,4 @@
-"""What Minari's metadata.json says of spaces: shapes, text, images, the task; and observations as one vector."""
+"""Spaces in Minari's metadata.json: shapes, text, images, the task; and observations as one vector."""
 
 import io
 import json
@@ -12,10 +12,10 @@ from rljax.types import PyTree, Refused
 
 
 class Spaces(NamedTuple):
-    """Of a dataset.
+    """The spaces of a dataset.
 
     Fields:
-      observation: the space as Minari writes it; None where it says nothing of it.
+      observation: the space as Minari writes it; None where it is missing.
       shape, action_shape: of each step, a tuple or a dict of shapes, without text.
       text: names of the parts of observations that are text.
       jpeg: whether images are encoded.
@@ -35,7 +35,7 @@ class Spaces(NamedTuple):
 
 
 def of(metadata: Path, said: dict[str, Any]) -> Spaces:
-    """Of what metadata.json says.
+    """The spaces that metadata.json describes.
 
     Raises:
       ValueError: a space that cannot be read, or observations that are nothing but text.
@@ -49,7 +49,7 @@ def of(metadata: Path, said: dict[str, Any]) -> Spaces:
 
 
 def _described(metadata: Path, said: dict[str, Any], key: str) -> tuple[Any, Any]:
-    """A space and the shape of each step; None and None where nothing is said of it."""
+    """A space and the shape of each step; None and None where the space is missing."""
     try:
         space = json.loads(said[key]) if key in said else None
         return space, None if space is None else _shape(space)
@@ -69,7 +69,7 @@ def is_text(space: Any) -> bool:
 
 
 def is_image(space: Any) -> bool:
-    """Whether Minari encodes what is of this space: bytes of at least 32 x 32, from 0 to 255."""
+    """Whether Minari encodes values of this space: bytes of at least 32 x 32, from 0 to 255."""
     if not isinstance(space, dict) or space.get("type") != "Box" or space.get("dtype") != "uint8":
         return False
     shape = tuple(space["shape"])

@@ -13,21 +13,21 @@ from rljax.types import Refused
 
 ActionNormalization = Literal["minmax", "quantiles", "bounds"]
 QUANTILES = (0.01, 0.99)
-"""What becomes -1 and 1 under "quantiles"; openpi, which normalises so, has the same."""
+"""Quantiles that become -1 and 1 under "quantiles", as in openpi."""
 RewardScale = Literal["none", "returns"] | float
-"""none; returns: 1000 / (highest - lowest return of an episode); or a factor."""
+"""Scale of rewards: none; returns, 1000 / (highest - lowest return of an episode); or a factor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A dataset made ready, and what makes an environment's experience alike.
+    """A dataset made ready, and the scales that make an environment's experience alike.
 
     Fields:
-      dataset: a `Dataset`, or what is sampled in its place; None is enough to load a policy.
-      statistics: of the observations, with which they were normalised; of nothing where they were not.
+      dataset: a `Dataset`, or chunks that are sampled in its place; None is enough to load a policy.
+      statistics: statistics with which the observations were normalised; empty where they were not.
       scale, bias: the rewards were multiplied by one, then the other was added.
-      actions: the box that is [-1, 1] to the agent, in the environment's units; None stands for the bounds.
-      after_truncation: what the returns-to-go count as to come where an episode was cut.
+      actions: the box that is [-1, 1] for the agent, in the environment's units; None stands for the bounds.
+      after_truncation: return-to-go after the end of a truncated episode.
     """
 
     dataset: Any
@@ -45,7 +45,7 @@ def prepare(
     config: Any,
     action_normalization: ActionNormalization = "bounds",
 ) -> Prepared:
-    """Makes a dataset ready, on the host; what is ready already stays as it is.
+    """Makes a dataset ready, on the host; one that is ready already stays as it is.
 
     Args:
       config: has normalize_observation, reward_scale, reward_bias, discount, calibrated and learns_from_rewards.
@@ -83,7 +83,7 @@ def prepare(
         f"rewards times {scale:.6g} plus {config.reward_bias:g}",
         f"actions in [-1, 1] of their {action_normalization}",
     ]
-    # The fingerprint is that of what was read: what is computed of it may differ by rounding from machine to machine.
+    # The fingerprint is the read data's: computed values may differ by rounding from machine to machine.
     metadata = dataclasses.replace(dataset.identified().metadata, normalization=", ".join(steps))
     ready = dataset.replace(
         obs=obs, next_obs=next_obs, action=action, next_action=next_action, reward=reward, metadata=metadata
@@ -95,9 +95,9 @@ def prepare(
 def action_box(action: Any, space: Box, how: ActionNormalization) -> Box:
     """The part of a space of actions that is to be [-1, 1], after the actions [N, d] of a dataset.
 
-    minmax: from the least to the greatest that the data have in each dimension, as Diffusion Policy (arXiv 2303.04137)
-    has it. quantiles: between their 1st and 99th percentile; further ones are clipped. bounds: all of the space, of
-    which data may use a small part. A dimension that never varies is one value in the first two.
+    minmax: from the data's least to their greatest value in each dimension, as in Diffusion Policy (arXiv 2303.04137).
+      quantiles: between the data's 1st and 99th percentile; values beyond are clipped. bounds: the whole space, of
+      which data may use a small part. A dimension that never varies is one value in the first two.
     """
     if how not in get_args(ActionNormalization):
         raise Refused(f"action_normalization = {how!r} is not allowed; it must be minmax, quantiles or bounds")
@@ -109,15 +109,15 @@ def action_box(action: Any, space: Box, how: ActionNormalization) -> Box:
 
 
 def in_unit(box: Box, action: Any) -> np.ndarray:
-    """Actions [..., d] of the environment as an agent has them, which has nothing beyond the box; on the host."""
+    """Actions [..., d] of the environment in an agent's units, clipped to the box; on the host."""
     return np.clip(box.to_unit(np.asarray(action)), -1.0, 1.0).astype(np.float32)
 
 
 def lowest_to_come(reward: np.ndarray, discount: float) -> float:
-    """What at least is to come where an episode was cut: the least reward [N] for ever, or nothing, if that is less.
+    """A lower bound of the return after a cut: the least reward of all [N] for ever, or 0 if that is less.
 
-    For an episode that fails a task with a sparse reward r it makes r / (1 - γ) of every return-to-go, as Nakamoto et
-    al. 2023 (Cal-QL) have it in their code. -inf where no bound is known, γ = 1.
+    For an episode that fails a task with a sparse reward r it makes every return-to-go r / (1 - γ), as in the code of
+    Nakamoto et al. 2023 (Cal-QL). -inf where no bound is known, γ = 1.
     """
     least = min(float(reward.min()), 0.0)
     if discount < 1.0:

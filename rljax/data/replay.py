@@ -19,14 +19,14 @@ from rljax.types import Key, PyTree, Refused, Transition, sharded_field
 
 
 class ReplayState(struct.PyTreeNode):
-    """What the buffer holds.
+    """The contents of the buffer.
 
     Fields:
       head: int32 [], the column to be written next; once the buffer is full it holds the oldest.
       count: int32 [], the columns written, at most `length`.
       data: items, leaves [num_envs, length, …].
       priorities: a sum tree over [num_envs * length]; empty where sampling is uniform.
-      highest_priority: f32 [num_envs], all the same: what new items get.
+      highest_priority: f32 [num_envs], all the same: the priority of new items.
     """
 
     head: jax.Array
@@ -37,14 +37,14 @@ class ReplayState(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """What a learner of values trains on; leaves are [batch, …].
+    """A batch for learning values; leaves are [batch, …].
 
     Fields:
-      obs, action: where the window of n steps begins.
+      obs, action: at the beginning of the window of n steps.
       reward: the discounted sum over the window, which ends early where the episode does.
       next_obs: after the window's last step, from before any reset.
-      discount: what the value of `next_obs` counts: γ to the number of steps, and 0 after a termination. A truncated
-        step keeps its discount.
+      discount: factor of the value of `next_obs`: γ to the number of steps, and 0 after a termination. A truncated step
+        keeps its discount.
       index: int32, for `Replay.prioritize`.
       weight: f32, importance weights, at most 1; 1 where sampling is uniform.
     """
@@ -69,7 +69,7 @@ class Replay:
       n_step: steps of the windows that `sample` makes.
       prioritized: keep priorities, and sample in proportion to them.
       store_as: an example with the types to keep, such as `narrow(example, jnp.bfloat16)`; None keeps all as it comes.
-      newest: half of each batch is drawn of so many newest items, over all environments; 0 draws from all.
+      newest: number of newest items, over all environments, from which half of each batch is drawn; 0 draws from all.
 
     Raises:
       Refused: no room for one window; fewer newest items than environments, or newest items beside priorities.
@@ -160,9 +160,9 @@ class Replay:
           discount: γ.
           importance_exponent: β of prioritised replay; weights are (N p)^-β over the largest of their batch, of all
             devices (Schaul et al. 2016, algorithm 1).
-          batches: into how many batches the draws will be dealt out in turn: number i goes to batch i % batches.
+          batches: number of batches among which the draws are dealt out in turn: draw i goes to batch i % batches.
 
-        The buffer must hold `n_step` columns; before, what comes back is meaningless.
+        The buffer must hold `n_step` columns; before, the result is meaningless.
         """
         index, weight = self._draw(state, key, batch_size, self.n_step, importance_exponent, batches)
         if self.n_step == 1:
@@ -210,11 +210,11 @@ class Replay:
     ) -> jax.Array:
         """The discounted rewards from each item [batch] to the end of its episode; -inf where that is not known.
 
-        It is not where the episode goes on, or for more than `horizon` steps.
+        It is not known where the episode goes on, or goes on for more than `horizon` steps.
 
         Args:
-          reward: what becomes of the rewards first.
-          after_truncation: what is to come where a truncated episode was cut; may be -inf.
+          reward: function that is applied to the rewards first.
+          after_truncation: return-to-go where a truncated episode was cut; may be -inf.
         """
         window = self._following(index, horizon)
         age = (index % self.length - (state.head - state.count)) % self.length
@@ -253,7 +253,7 @@ class Replay:
         return index, (weight / largest[None]).reshape(-1)
 
     def _draw_uniformly(self, state: ReplayState, key: Key, batch_size: int, steps: int, batches: int = 1) -> jax.Array:
-        """Where stretches begin that hold `steps` columns and do not run over the write head: int32 [batch]."""
+        """Beginnings of stretches of `steps` columns that do not run over the write head: int32 [batch]."""
         env_key, time_key, half_key = jax.random.split(key, 3)
         env = jax.random.randint(env_key, (batch_size,), 0, self.num_envs)
         whole = jnp.maximum(state.count - (steps - 1), 1)
@@ -276,9 +276,9 @@ class Replay:
 
 
 def halves(key: Key, size: int, batches: int) -> jax.Array:
-    """Half of each of `batches` batches that `size` draws are dealt out to in turn: bool [size].
+    """A random half of each of `batches` batches, among which `size` draws are dealt out in turn: bool [size].
 
-    Of each two neighbours in a batch one is drawn by lot, so that no other choice by place goes along with this one.
+    Of each two neighbours in a batch one is drawn by lot, so that the choice is independent of any other by position.
     """
     number = jnp.arange(size)
     place, batch = number // batches, number % batches

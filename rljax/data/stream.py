@@ -20,14 +20,14 @@ class Stream:
     drawn as from a whole dataset. It takes a dataset's place: `algorithm._replace(data=Stream(algorithm.data, …))`.
 
     Args:
-      dataset: on the host; its own `drawn` says what a block is of: single transitions, or runs of whole episodes where
-        samples are sequences. What has no such method is refused.
+      dataset: a dataset on the host; its `drawn` makes a block of single transitions, or of whole episodes where
+        samples are sequences. One without this method is refused.
       block_size: transitions of a block; two are on the device at a time.
-      iterations: how many iterations learn from a block.
+      iterations: number of iterations that learn from a block.
       seed: of the draws.
 
     Raises:
-      ValueError: no transitions, or no iterations, or a dataset that does not say what its blocks are.
+      ValueError: no transitions, or no iterations, or a dataset without `drawn`.
     """
 
     def __init__(self, dataset: Dataset | Chunks, block_size: int, iterations: int, seed: int = 0):
@@ -47,7 +47,7 @@ class Stream:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What config.json says of it, and a run that is resumed must find again."""
+        """The entry in config.json, which a resumed run must match."""
         how = {"block_size": self.block_size, "iterations": self.iterations, "seed": self.seed}
         return self.dataset.spec | {"stream": how}
 
@@ -57,7 +57,7 @@ class Stream:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.block(0))
 
     def left(self, iteration: int) -> int:
-        """For how many iterations the block of this one lasts."""
+        """The number of iterations, this one included, for which its block lasts."""
         return self.iterations - iteration % self.iterations
 
     def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:

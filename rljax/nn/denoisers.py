@@ -1,4 +1,4 @@
-"""Networks that say, of a noisy action chunk, which way the data lie."""
+"""Networks that predict the velocity of a noisy action chunk."""
 
 from collections.abc import Callable
 from typing import Any

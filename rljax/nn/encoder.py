@@ -13,7 +13,7 @@ from rljax.types import PyTree, Refused
 
 
 def seen(space: Space, names: Sequence[str]) -> Space:
-    """What a network sees of a space: the parts that are named, or where none is, all but the privileged one.
+    """The part of a space that a network sees: the named parts, or where none is named, all but the privileged one.
 
     Raises:
       Refused: there is no such part, or there are no parts.
@@ -46,10 +46,10 @@ def encode(
     """Features [..., d] of observations [..., shape of the space]; called in a module, whose parameters they need.
 
     Numbers and vectors are as they are, categories one-hot, matrices flat; images pass through convolutions of their
-    own. Parts are concatenated in the order of their names. A network of one's own takes the place of all that.
+    own. Parts are concatenated in the order of their names. A custom network takes the place of all this.
 
     Args:
-      space: of one observation, or of those parts of it that are seen.
+      space: space of one observation, or of its parts that are seen.
       config: settings of the convolutions (`Images`), after which an image has as many features as the first hidden
         layer is wide.
       activation, layer_norm: of the convolutions, and of the layer after them.

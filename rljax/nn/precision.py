@@ -14,7 +14,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def dot_general_of(precision: Precision) -> Any:
-    """What `nn.Dense` takes for a precision: None, its own product, for float32."""
+    """The `dot_general` of `nn.Dense` for a precision; None, its own product, for float32."""
     return {"float32": None, "bfloat16": bfloat16_dot_general}[precision]
 
 

@@ -7,7 +7,7 @@ from rljax.types import Key
 
 
 def epsilon_greedy(key: Key, values: jax.Array, epsilon: jax.Array | float) -> jax.Array:
-    """The action of the largest value, [..., actions] to int32 [...]; with probability ε any, all as likely."""
+    """The action of the largest value, [..., actions] to int32 [...]; with probability ε a uniformly random one."""
     explore_key, action_key = jax.random.split(key)
     batch = values.shape[:-1]
     explore = jax.random.uniform(explore_key, batch, jnp.float32) < epsilon
@@ -17,7 +17,7 @@ def epsilon_greedy(key: Key, values: jax.Array, epsilon: jax.Array | float) -> j
 def linear_schedule(
     start: jax.Array | float, end: jax.Array | float, step: jax.Array, steps: jax.Array | float
 ) -> jax.Array:
-    """From start to end in a straight line over `steps` steps, and then the end; the end at once for 0 steps."""
+    """A straight line from start to end over `steps` steps, and the end from there on; for 0 steps, the end at once."""
     if isinstance(steps, int):
         steps = float(steps)  # an int32 cannot hold the steps of a long run
     share = jnp.where(jnp.asarray(steps) > 0, step / jnp.maximum(steps, 1.0), 1.0)

@@ -21,7 +21,7 @@ def log_weights(target_log_prob: jax.Array, behavior_log_prob: jax.Array, mask: 
     """log Π π(a|s) / μ(a|s) over the steps up to each one, all [episodes, time]; an ended episode keeps its last.
 
     Args:
-      target_log_prob, behavior_log_prob: log π(a|s) and log μ(a|s) of what was done. That of the target may be -inf.
+      target_log_prob, behavior_log_prob: log π(a|s) and log μ(a|s) of the actions taken; the target's may be -inf.
       mask: bool.
     """
     return jnp.cumsum(jnp.where(mask, target_log_prob - behavior_log_prob, 0.0), axis=1)
@@ -40,14 +40,14 @@ def per_decision_weighted(log_weight: jax.Array, reward: jax.Array, mask: jax.Ar
     """The sum over time of mean rewards, each weighted by the ratio up to its own step: [] from [episodes, time].
 
     Thomas and Brunskill 2016, "Data-efficient off-policy policy evaluation for reinforcement learning" (arXiv
-    1604.00923): the weights of their weighted doubly robust estimator, which this is where its model is 0. What is done
-    later does not weigh on a reward; weights are normalised step by step, over all episodes, ended ones too.
+    1604.00923): the weights of their weighted doubly robust estimator, which this is where its model is 0. Later
+    actions do not weigh on a reward; weights are normalised step by step, over all episodes, ended ones too.
     """
     return (jax.nn.softmax(log_weight, axis=0) * _discounted(reward, mask, discount)).sum()
 
 
 def effective_sample_size(log_weight: jax.Array) -> jax.Array:
-    """(Σ w)² / Σ w² of whole episodes, [] from [episodes, time]: how many equal ones the weighted ones are worth.
+    """(Σ w)² / Σ w² of whole episodes, [] from [episodes, time]: as many equally weighted ones are worth the same.
 
     Kong 1992, "A note on importance sampling using standardized weights". Near 1, an estimate is one episode's return.
     """
@@ -60,8 +60,8 @@ def bootstrap_interval(
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Percentile bootstrap interval (low, high) of an estimate over episodes.
 
-    Thomas, Theocharous and Ghavamzadeh 2015, "High confidence policy improvement", section 4.3. It knows of the weights
-    that occurred alone: with an effective sample size of a few episodes it is far too narrow. NaN where a resample is.
+    Thomas, Theocharous and Ghavamzadeh 2015, "High confidence policy improvement", section 4.3. It only knows the
+    weights that occurred: with an effective sample size of a few episodes it is far too narrow. NaN if any resample is.
     """
 
     def once(key: Key) -> jax.Array:

@@ -10,8 +10,8 @@ from rljax import devices
 def explained_variance(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """1 - Var(target - prediction) / Var(target), over all elements: f32 [], at most 1, and finite.
 
-    1 is perfect, 0 is no better than a constant, and 0 is also returned where the target is constant. The
-    elements are those of all devices, as many of each.
+    1 is perfect, 0 is no better than a constant, and 0 is also returned where the target is constant. The elements are
+    all devices', as many of each.
     """
     chex.assert_equal_shape([prediction, target])
 

@@ -18,7 +18,7 @@ from rljax.types import Refused
 def bootstrapped(reward: jax.Array, discount: jax.Array, next_value: jax.Array) -> jax.Array:
     """r + γ v of any shape, and r alone where the discount is 0, whatever the value (it may be NaN).
 
-    The discount is that of a batch of replay: 0 after a termination, and γ to the number of steps elsewhere.
+    The discount is a replay batch's: 0 after a termination, and γ to the number of steps elsewhere.
     """
     # A choice and not a product, for 0 times infinity is NaN; the inner one keeps gradients finite.
     return reward + discount * jnp.where(discount == 0, 0.0, next_value)
@@ -43,7 +43,7 @@ def _reverse_linear_recurrence(offset: jax.Array, factor: jax.Array, last: jax.A
 def accumulated_returns(
     reward: jax.Array, done: jax.Array, discount: Any, start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums [T, ...] of each episode's rewards up to a step, those before discounted: R_t = γ R_{t-1} + r_t.
+    """Sums [T, ...] of each episode's rewards up to a step, earlier ones discounted: R_t = γ R_{t-1} + r_t.
 
     Args:
       reward: [T, ...].
@@ -51,7 +51,7 @@ def accumulated_returns(
       start: sums [...] before the first step.
 
     Returns:
-      The sums, and those [...] to go on from.
+      The sums, and the sums [...] to go on from.
     """
 
     def step(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

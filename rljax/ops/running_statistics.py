@@ -45,7 +45,7 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _kept(leaf: Any, mean: Any) -> bool:
-    """Whether a batch's leaf is one of those that have statistics, by its statistics: `counts` was asked by `init`."""
+    """Whether a batch's leaf has statistics, told by their mean's shape: `init` has asked `counts`."""
     return _is_float(leaf) or jnp.ndim(mean) == 1
 
 
@@ -129,7 +129,7 @@ def variance(statistics: Statistics) -> PyTree:
 
 
 def mean_and_deviation(statistics: Statistics, epsilon: float = 1e-8) -> tuple[PyTree, PyTree]:
-    """What `normalize` subtracts, and what it divides by: sqrt(variance + epsilon), but no amplification of nothing.
+    """The mean that `normalize` subtracts, and its divisor sqrt(variance + epsilon), limited for constant dimensions.
 
     A dimension that is constant, up to 1e-4 and to the rounding of float32, is not scaled up: a difference of a
     millimetre would become ten deviations where no deviation was ever seen.
@@ -152,7 +152,7 @@ def normalize(
     Whole numbers that have statistics become float32; categories and images pass through. Statistics carry no gradient.
 
     Args:
-      on_host: NumPy's arrays in, and out, for what does not fit on the device.
+      on_host: NumPy arrays in and out, for data that do not fit on the device.
     """
     xp: Any = np if on_host else jnp
     means, deviations = jax.tree.map(xp.asarray, mean_and_deviation(statistics, epsilon))

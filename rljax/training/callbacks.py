@@ -1,4 +1,4 @@
-"""Callbacks: what a user wants done between two slices of training, and when a run has seen enough.
+"""Callbacks: actions of the user's between two slices of training, and reasons to stop a run.
 
 They change nothing of the mathematics: a run with callbacks is the run without them, or its beginning.
 """
@@ -10,9 +10,9 @@ from rljax.training.logs import Row
 
 
 class Callback:
-    """Its methods do nothing; subclasses override what they need. A text that one returns stops the run: it says why.
+    """Its methods do nothing; subclasses override some. A text that a method returns stops the run, and says why.
 
-    A run that was stopped is saved and evaluated as one that came to its end, and can be resumed.
+    A stopped run is saved and evaluated like one that came to its end, and can be resumed.
     """
 
     def on_log(self, steps: int, rows: list[Row]) -> str | None:
@@ -22,7 +22,7 @@ class Callback:
         """After an evaluation on the way: the mean return of the members that live, None where none does.
 
         Args:
-          state: of training; what is kept of it must be copied, since the next slice writes over it.
+          state: the training state; parts to keep must be copied, since the next slice overwrites it.
         """
 
     def on_save(self, steps: int, checkpoint: Path) -> str | None:

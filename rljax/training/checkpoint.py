@@ -1,8 +1,8 @@
 """Checkpoints: Orbax, asynchronous and atomic, with SHA-256 sums so that a damaged one is never resumed from.
 
-A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training) and `policy` (what acting
-needs, so that loading a policy does not read a replay buffer). Orbax writes it under a temporary name and renames it
-when it is complete. Once all arrays have been found in it, `MANIFEST.json` is added: the sum of every file, the
+A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training) and `policy` (the variables
+for acting, so that loading a policy does not read a replay buffer). Orbax writes it under a temporary name and renames
+it when it is complete. Once all arrays have been found in it, `MANIFEST.json` is added: the sum of every file, the
 runner's own notes and the score; and only then are older checkpoints deleted. A folder without a manifest was cut off
 before it was complete; one that does not match was damaged. Both are passed over, the second with a warning, and set
 aside under `damaged/`, so that nothing is lost and nothing is in the way.
@@ -39,9 +39,9 @@ class Checkpointer:
     """Saves and restores the checkpoints of one run.
 
     Args:
-      folder: where they lie; created when needed.
-      keep: how many of the newest are kept, at least 2 (so that one is whole while another is written); the one with
-        the best score is kept besides.
+      folder: folder of the checkpoints; created when needed.
+      keep: number of newest checkpoints to keep, at least 2 (so that one is whole while another is written); the one
+        with the best score is kept besides.
       read_only: nothing is created, cleaned up or set aside.
 
     Raises:
@@ -115,7 +115,7 @@ class Checkpointer:
           None when there is no checkpoint.
 
         Raises:
-          Refused: the one asked for is not there or damaged, or all are damaged, or its shapes are others.
+          Refused: the checkpoint asked for is missing or damaged, or all are damaged, or its shapes differ.
         """
         candidates = self.iterations()
         if iteration is not None:
@@ -147,7 +147,7 @@ class Checkpointer:
         return max(scores, key=lambda iteration: scores[iteration]) if scores else None
 
     def damage(self, iteration: int) -> str | None:
-        """What is wrong with a checkpoint's files, in one line that names the file; None if nothing is."""
+        """The fault of a checkpoint's files, in one line that names the file; None if they are whole."""
         folder = self.folder / str(iteration)
         try:
             sums = self._manifest(iteration)["sha256"]
@@ -198,7 +198,7 @@ class Checkpointer:
         return Restored(iteration, _from_stored(restored, target), self._manifest(iteration)["progress"])
 
     def _stored(self, iteration: int, item: str) -> PyTree:
-        """The shapes of what is stored, as Orbax finds them there; its own error where it finds less than it wrote."""
+        """The shapes of the stored arrays, as Orbax finds them; its own error where it finds less than it wrote."""
         handler = self._ocp.StandardCheckpointHandler()
         try:
             return handler.metadata(self._place / str(iteration) / item).tree
@@ -242,7 +242,7 @@ class Checkpointer:
 
 
 def _place(folder: Path) -> tuple[Path, tempfile.TemporaryDirectory | None]:
-    """Where Orbax finds a folder, and what keeps that in being.
+    """A path by which Orbax finds a folder, and the object that keeps the path alive.
 
     Orbax takes paths for patterns: given a `[`, it loses files that it wrote. So it is given another path to it.
     """
@@ -266,7 +266,7 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
-    """Of all arrays, sorted: trees come back from storage with other containers, and so in another order."""
+    """Shapes of all arrays, sorted: trees come back from storage with other containers, and so in another order."""
     return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -288,7 +288,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _storable(tree: PyTree) -> PyTree:
-    """What is stored: typed random keys as plain integers, and no empty arrays, which Orbax refuses."""
+    """The tree to store: typed random keys as plain integers, and no empty arrays, which Orbax refuses."""
 
     def convert(leaf: Any) -> Any:
         if leaf.size == 0:
@@ -313,7 +313,7 @@ def _from_stored(tree: PyTree, target: PyTree) -> PyTree:
 
 
 def _key_impl(like: Any) -> Any:
-    """Which generator a key is of; of a shape too, which JAX tells while it traces alone."""
+    """The generator of a key, or of a key's shape, which JAX tells only while it traces."""
     found = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
     return found[0]

@@ -16,7 +16,7 @@ from rljax.devices import AXIS
 from rljax.types import Refused
 
 _PLATFORMS = os.environ.get("JAX_PLATFORMS")
-"""What `jax.config` began with; where it has something else now, a program has set it."""
+"""Initial value in `jax.config`; another value there has been set by a program."""
 
 
 def use_cpu_cores(count: int | None = None, members: int = 1) -> None:
@@ -25,7 +25,7 @@ def use_cpu_cores(count: int | None = None, members: int = 1) -> None:
     Where the members do not divide over the cores, it makes as many more devices as they do divide over, at most four
     for each core: five members on two cores are five devices that share them, and none is left to take turns.
 
-    Comes before anything of JAX has run; afterwards, or where there is an accelerator, it changes nothing.
+    Call it before JAX has run anything; afterwards, or with an accelerator, it changes nothing.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if count is None:
@@ -60,7 +60,7 @@ def expect_accelerator() -> bool:
 
 
 def _shows_one(devices: str | None) -> bool:
-    """Whether a list of visible devices has one. CUDA reads it up to the first that there is not, such as "" or -1."""
+    """Whether a list of visible devices has one. CUDA reads it up to the first invalid entry, such as "" or -1."""
     if devices is None:
         return True
     first = devices.partition(",")[0].strip()

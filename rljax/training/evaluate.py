@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes on fresh environments, apart from those that train."""
+"""Evaluation: whole episodes on fresh environments, separate from training's."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from rljax.types import Key, Refused
 class Episodes(NamedTuple):
     """The sum of rewards and the number of steps of the underlying task, each [num_episodes].
 
-    `discounted` is the sum of rewards discounted from the first step on, [num_episodes]: what values estimate.
+    `discounted` is the sum of rewards discounted from the first step on, [num_episodes], which values estimate.
     `highest` is the highest value of each of the task's metrics, [num_episodes]: for "success", whether there was any.
     """
 
@@ -89,7 +89,7 @@ def score_names(env: Environment) -> tuple[str, ...]:
 
 
 def scores(deterministic: Episodes, stochastic: Episodes) -> dict[str, np.ndarray]:
-    """What a row of metrics.csv says of episodes [members, num_episodes]: means [members]."""
+    """Scores of episodes [members, num_episodes] for a row of metrics.csv: means [members]."""
     values = {
         "return": deterministic.returns, "stochastic_return": stochastic.returns, "length": deterministic.lengths
     }  # fmt: skip
@@ -99,9 +99,9 @@ def scores(deterministic: Episodes, stochastic: Episodes) -> dict[str, np.ndarra
 
 
 def summarize(episodes: Episodes) -> list[dict[str, float]]:
-    """What evaluation.json says of each member, from episodes [members, num_episodes].
+    """Entries of evaluation.json for each member, from episodes [members, num_episodes].
 
-    `mean` is of the returns that scores are made of, `mean_discounted` of those that the algorithm maximises.
+    `mean` is the mean return, which is the score; `mean_discounted` is what the algorithm maximises.
     `unstable` is the share of episodes that ended because the simulation broke. For a task that can succeed also the
     share of episodes that did, and the mean of each metric's highest value.
     """

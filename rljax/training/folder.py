@@ -1,4 +1,4 @@
-"""The run folder: what config.json and versions.json say, and whether a folder holds the run that is to be resumed."""
+"""The run folder: contents of config.json and versions.json, and whether a folder holds the run to be resumed."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from rljax.training.versions import hardware, versions
 from rljax.types import Key, Refused
 
 COMPARED = ("algorithm", "env", "config", "data", "keys", "key_impl", "hyper", "settings")
-"""Parts of config.json that a resumed run must find again. Only `total_steps` is not among them."""
+"""Parts of config.json that a resumed run must match: all but `total_steps`."""
 
 FREE_SETTINGS = frozenset(
     {
@@ -34,7 +34,7 @@ FREE_SETTINGS = frozenset(
         "wandb",
     }
 )
-"""Names in `settings` that may differ when a run is resumed: how it is watched and where it runs, not what it is."""
+"""Names in `settings` that may differ when a run is resumed: they say how it is watched and where it runs."""
 
 RESULTS = ("evaluation.json", "learning_curve.png", "video.mp4")
 """Files that describe the end of a run, and are no longer true when it goes on."""
@@ -64,7 +64,7 @@ def describe(
 ) -> dict[str, Any]:
     """config.json: all that is needed to do the run again, as plain JSON types.
 
-    What the algorithm was given and does not learn is told by its identity, among the settings.
+    Inputs that the algorithm does not learn are told by its identity, among the settings.
     """
     given = algorithm.identity() if algorithm.identity else {}
     return {
@@ -121,7 +121,7 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
 
 
 def remove_results(folder: Path) -> None:
-    """Removes what was said of the end of a run that goes on."""
+    """Removes the results of a run that goes on."""
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
 
@@ -131,7 +131,7 @@ def _fixed(settings: Any) -> dict[str, Any]:
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
-    """What differs, in words, place by place."""
+    """The differences, in words, place by place."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from _differences(f"{name}.{key}", before.get(key), now.get(key))

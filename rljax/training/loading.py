@@ -30,9 +30,9 @@ def load(
     Args:
       folder: a run folder.
       which: the newest whole checkpoint, the one that evaluated best, or an iteration.
-      member: which member, of a run with several.
+      member: index of the member, of a run with several.
       env: the environment, for a run on one that `rljax.make` does not know.
-      network: the network of one's own that it was trained with.
+      network: the custom network that it was trained with.
 
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.

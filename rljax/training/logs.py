@@ -18,8 +18,8 @@ Row = dict[str, float | int | None]
 class CsvLog:
     """One row per log and member in `metrics.csv`; an empty cell where a quantity was not measured.
 
-    Opened again after an interruption it drops the rows past `resume_step`, for those steps are made again. Columns
-    that are new since then are empty in the rows before, and evaluations that are no longer made are in those to come.
+    Opened again after an interruption it drops the rows past `resume_step`, since their steps are made again. New
+    columns are empty in earlier rows, and columns of evaluations that are no longer made are empty in later ones.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], resume_step: int | None = None):
@@ -89,8 +89,8 @@ class TensorBoardLog:
 class WandbLog:
     """Weights & Biases. A server that cannot be reached never stops training: it warns once, and CSV goes on.
 
-    A run has an id of its own, kept in `wandb.json` in its folder: a run that is resumed is one there too, and one that
-    has the name of another is not.
+    A run has its own id, kept in `wandb.json` in its folder: a resumed run goes on under it, and runs of one name stay
+    apart.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]):

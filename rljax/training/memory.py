@@ -14,14 +14,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any = ()) -> None:
-    """Refuses a state that does not fit, with the data that it learns from.
+    """Refuses a state that does not fit into memory together with its data.
 
     Args:
       state: the state of one member (shapes suffice).
-      members: how many are trained together.
-      devices: over how many devices they, or a single one's environments and replay, are split.
+      members: number of members trained together.
+      devices: number of devices over which the members, or a single one's environments and replay, are split.
       saved: whether checkpoints are written, for which a CPU copies the state.
-      data: all blocks of it that are on a device at once (shapes suffice).
+      data: all blocks of the dataset that are on a device at once (shapes suffice).
 
     Raises:
       ValueError: with the memory needed, what takes most of it, and the memory that is free.

@@ -31,9 +31,9 @@ class Program:
       policy: `(state) -> Policy`.
       evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
       metrics: names of the metrics of a step.
-      scores: of what an evaluation finds.
-      devices: how many it is split over.
-      placement: where it runs, in words.
+      scores: names of an evaluation's scores.
+      devices: number of devices that it is split over.
+      placement: the devices that it runs on, in words.
     """
 
     init: Callable[..., tuple[Any, PyTree]]
@@ -203,7 +203,7 @@ def build(
 
 
 def _compiler_options(mesh: Mesh, offline: bool) -> dict[str, str] | None:
-    """XLA's, by which kernels that do not wait for each other run side by side: small networks do not fill a GPU.
+    """Options by which XLA runs independent kernels side by side: small networks do not fill a GPU.
 
     Measured with updates alone, on one GPU (benchmarks/offline_speed.py); physics has kernels of its own.
     """
@@ -227,7 +227,7 @@ def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
 
 
 def _trimmed(data: PyTree, shares: int) -> PyTree:
-    """Without the last few rows, which do not divide."""
+    """The data without the last few rows, which do not divide."""
     return jax.tree.map(lambda x: x[: x.shape[0] // shares * shares], data)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, TextIO
 
 Progress = bool | Literal["lines"]
-"""What is shown of training: True for a bar and lines, "lines" for these alone, False for nothing."""
+"""Display of progress: True for a bar and lines, "lines" for lines alone, False for nothing."""
 
 
 class ProgressBar:
@@ -42,7 +42,7 @@ class ProgressBar:
             self._bar.update(self._task, completed=done, rate=f"{rate:,.0f} steps/s" if rate else "compiling")
 
     def score(self, text: str) -> None:
-        """What is shown beside the bar, such as the latest return."""
+        """Shows a text beside the bar, such as the latest return."""
         if self._bar is not None:
             self._bar.update(self._task, score=text)
 
@@ -96,7 +96,7 @@ class _Shielded:
 
 @contextlib.contextmanager
 def shielded_output() -> Iterator[None]:
-    """While it lasts, no print fails because of who no longer reads it, such as `| head -1` or a closed terminal."""
+    """While it lasts, no print fails because its reader has gone, such as `| head -1` or a closed terminal."""
     before = sys.stdout, sys.stderr
     # Either is None in a process without a console.
     sys.stdout, sys.stderr = (None if stream is None else _Shielded(stream) for stream in before)  # type: ignore

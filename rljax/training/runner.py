@@ -43,7 +43,7 @@ from rljax.training.progress import Progress, ProgressBar, shielded_output
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
-"""How long one call of the compiled loop should last, which is what a progress bar or a signal may have to wait."""
+"""Seconds that one call of the compiled loop should last; a progress bar or a signal waits up to that long."""
 
 EVALUATION_STREAM = 0x7E57
 """Evaluation keys are `fold_in(key, this)`. Training splits the key; equal numbers would give it the same keys."""
@@ -55,7 +55,7 @@ class Diverged(FloatingPointError):
 
 @dataclasses.dataclass
 class Result:
-    """What training leaves behind.
+    """The result of training.
 
     Fields:
       state: the last training state; with members, every leaf has a leading axis [members].
@@ -63,12 +63,12 @@ class Result:
       steps: environment steps really made, by each member.
       rows: the rows logged since the start or the resumption, as in metrics.csv.
       evaluation: the final evaluation, as in evaluation.json; None where there was none.
-      compile_seconds: until the first training step could run.
-      seconds: in training, compilation and evaluation apart, over all resumptions.
+      compile_seconds: seconds until the first training step could run.
+      seconds: seconds in training, without compilation and evaluation, over all resumptions.
       interrupted: the signal that stopped the run early, or None.
       stopped: why a callback has stopped it, or None.
       folder: the run folder, or None.
-      placement: which devices it ran on, in words.
+      placement: the devices that it ran on, in words.
     """
 
     state: Any
@@ -86,7 +86,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """When what happens, in iterations; `evaluate` and `checkpoint` are multiples of `log`, or 0 for never."""
+    """The run's schedule, in iterations; `evaluate` and `checkpoint` are multiples of `log`, or 0 for never."""
 
     total: int
     log: int
@@ -149,14 +149,15 @@ def train(
         still saved).
       evaluation_episodes: episodes of each evaluation on the way, deterministic and as many stochastic.
       final_episodes: the same at the end; 0 for none.
-      keep_checkpoints: how many of the newest are kept, besides the best.
-      devices: how many devices to use; all where None.
+      keep_checkpoints: number of newest checkpoints to keep, besides the best.
+      devices: number of devices to use; all where None.
       progress: a bar, and lines of what happens; "lines" for these alone; False for nothing.
       tensorboard, wandb: where to log besides metrics.csv.
-      settings: what else config.json should hold.
+      settings: further entries of config.json.
       initialize: changes the first state of a run that starts anew, such as `continued(state)` of core/offline.py.
-      callbacks: what is done between slices, and may stop the run.
-      evaluate_in: the environment in which policies are evaluated, with the spaces of the algorithm's; that where None.
+      callbacks: called between slices; they may stop the run.
+      evaluate_in: the environment in which policies are evaluated, with the same spaces as the algorithm's; the
+        algorithm's where None.
 
     Raises:
       Refused: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed, holds another
@@ -228,7 +229,7 @@ class _Runner:
         """Members that diverged."""
         self.callbacks = callbacks
         self.stopped: str | None = None
-        """Why a callback has stopped the run."""
+        """The reason for which a callback stopped the run."""
         self.saved: int | None = None
         self.checkpointer: Checkpointer | None = None
         self.stream = data if isinstance(data, Stream) else None
@@ -242,7 +243,7 @@ class _Runner:
         return self.iteration * self.steps_per_iteration
 
     def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, keep: int) -> None:
-        """Takes hold of the folder, once it is sure that it is this run's; nothing is written there that says more."""
+        """Locks the folder, once it is certain to be this run's; writes nothing else there."""
         if self.folder is None:
             return
         if jax.process_index() == 0:  # which speaks for all
@@ -277,7 +278,7 @@ class _Runner:
         self.compile_seconds = time.perf_counter() - begin
 
     def run_slice(self, count: int) -> tuple[Any, Any, jax.Array]:
-        """So many training steps from where it stands, with the data for them."""
+        """Makes `count` training steps from where it stands, with the data for them."""
         if self.stream is not None:
             self.data = (self.stream.at(self.iteration, self.program.place),)
         return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
@@ -348,7 +349,7 @@ class _Runner:
             self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")
 
     def log(self, means: dict[str, np.ndarray], episodes: int) -> float | None:
-        """Writes one row per member, with an evaluation of that many episodes; returns its score if there was one."""
+        """Writes one row per member, with an evaluation of `episodes` episodes if any; returns its score."""
         # What a member that diverged goes on to measure means nothing, and may look good.
         values: dict[str, Any] = {name: self.of_living(value) for name, value in means.items()}
         score = None
@@ -500,7 +501,7 @@ def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None)
 
 
 def _of_its_own(state: Any, made_from: Any) -> Any:
-    """Copies what a state shares with anything but `made_from`: it will be donated, and that may still be in use."""
+    """Copies arrays that a state shares with others than `made_from`: it will be donated, and they may be in use."""
     own = {id(x) for x in jax.tree.leaves(made_from)}
 
     def copy(x: Any) -> Any:
@@ -513,9 +514,9 @@ def _of_its_own(state: Any, made_from: Any) -> Any:
 
 
 def _read_hyperparameters(algorithm: Algorithm) -> set[str]:
-    """The hyperparameters that the next state, or the policy, depends on: those that a trace of both does not drop.
+    """The hyperparameters that the next state, or the policy, depends on: the ones that a trace of both keeps.
 
-    What is carried along without being read, or read for something that is used nowhere, is not among them.
+    A value that is carried along unread, or read for something unused, is not among them.
     """
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     source = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
@@ -533,7 +534,7 @@ def _read_hyperparameters(algorithm: Algorithm) -> set[str]:
 
 
 def _seeds(keys: Key) -> list[int]:
-    """The seeds that keys were made of, so far as a key shows it (its last two words)."""
+    """The seeds that keys were made from, as far as a key shows them (its last two words)."""
     return [int(words[-2]) << 32 | int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
 
 

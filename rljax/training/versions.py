@@ -1,4 +1,4 @@
-"""What a run ran on: versions and hardware, for the run folder and the benchmarks."""
+"""Versions and hardware of a run, for the run folder and the benchmarks."""
 
 import importlib.metadata
 import os
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, Any]:
-    """Python's, the packages' and, in a checkout, the commit's."""
+    """Versions of Python and the packages and, in a checkout, the commit."""
     # That of the code which runs: what is installed may be another checkout.
     found: dict[str, Any] = {"python": platform.python_version(), "rljax": __version__}
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""The agent: what learns, apart from environments, devices and files."""
+"""The agent: networks and their updates, independent of environments, devices and files."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from rljax.spaces import ArraySpace, Box, Dict, Discrete, Space, batch_shape
 from rljax.types import Key, Metrics, PyTree
 
 Acted = tuple[jax.Array, PyTree, PyTree]
-"""Actions [..., action] in the agent's units, what is remembered, and extras: what else is known of the choice."""
+"""Actions [..., action] in the agent's units, the next memory, and extras such as log-probabilities."""
 
 
 class Hyper(struct.PyTreeNode):
@@ -28,12 +28,12 @@ class Hyper(struct.PyTreeNode):
 class Agent:
     """Networks and their updates. An agent holds constants; what changes is in its `Learner`.
 
-    Subclasses say at least how to `init`, `act` and `update` (or `learn`). Observations that they are given are
-    normalised already; actions are in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`.
+    Subclasses implement at least `init`, `act` and `update` (or `learn`). Observations arrive normalised; actions are
+    in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`.
 
     Args:
       config: settings of the algorithm.
-      observation_space, action_space: what it sees and what it does, in its own units.
+      observation_space, action_space: spaces of its observations and actions, in its own units.
     """
 
     hyper_type: ClassVar[type]
@@ -41,13 +41,13 @@ class Agent:
     annealed: ClassVar[tuple[str, ...]] = ("learning_rate",)
     """Fields of `Hyper` that fall linearly to 0 over the config's anneal_steps."""
     initial_memory: PyTree = ()
-    """What `act` remembers before the first step of ONE episode."""
+    """Memory of `act` before the first step of ONE episode."""
     prioritized: bool = False
-    """Whether the replay keeps priorities, which `learn` then gives."""
+    """Whether the replay keeps priorities, which `learn` then returns."""
 
     @property
     def exploring_memory(self) -> PyTree:
-        """What `explore` remembers before the first step of ONE episode."""
+        """Memory of `explore` before the first step of ONE episode."""
         return self.initial_memory
 
     def __init__(self, config: Any, observation_space: Space, action_space: ArraySpace):
@@ -55,13 +55,13 @@ class Agent:
 
     @property
     def obs_size(self) -> int:
-        """n of observations that are vectors [n]."""
+        """Size n of vector observations [n]."""
         space = self.observation_space
         assert isinstance(space, Box)
         return space.shape[0]
 
     def seen(self, values: bool = False) -> Space:
-        """What the policy sees of an observation, or what values see (the config is of `Parts`)."""
+        """Space of the parts of an observation that the policy sees, or that values see (see `Parts`)."""
         c = self.config
         return seen(self.observation_space, (values and c.value_obs) or c.policy_obs)
 
@@ -72,7 +72,7 @@ class Agent:
 
     @property
     def example_obs(self) -> PyTree:
-        """One observation of zeros, in a batch of one: numbers are float32, images and categories of their type."""
+        """A batch of one observation of zeros: numbers are float32, images and categories of their own type."""
 
         def of(space: Space) -> PyTree:
             if isinstance(space, Dict):
@@ -84,23 +84,23 @@ class Agent:
 
     @property
     def example_action(self) -> jax.Array:
-        """One action of zeros, in a batch of one."""
+        """A batch of one action of zeros."""
         return jnp.zeros((1, *self.action_space.shape), self.action_space.dtype)
 
     def hyper(self) -> Any:
-        """The hyperparameters that the config says."""
+        """The hyperparameters of the config."""
         names = [field.name for field in dataclasses.fields(self.hyper_type)]
         return self.hyper_type(**{name: jnp.float32(getattr(self.config, name)) for name in names})
 
     def now(self, hyper: Any, steps: jax.Array) -> Any:
-        """The hyperparameters after this many steps: those that are annealed are what is left of them."""
+        """The hyperparameters after this many steps, with the annealed ones decayed."""
         if not self.config.anneal_steps:
             return hyper
         left = linear_schedule(1.0, 0.0, steps, self.config.anneal_steps)
         return hyper.replace(**{name: left * getattr(hyper, name) for name in self.annealed})
 
     def init(self, key: Key) -> Learner:
-        """A learner that has not learned yet."""
+        """A fresh learner."""
         raise NotImplementedError
 
     def optimizers(self, hyper: Any) -> Optimizers:
@@ -108,25 +108,25 @@ class Agent:
         raise NotImplementedError
 
     def acting(self, learner: Learner, hyper: Any) -> dict[str, PyTree]:
-        """What acting needs of a learner, by name; it is saved with a policy."""
+        """The variables that acting needs, by name; they are saved with a policy."""
         return {"params": learner.params["policy"]}
 
     def act(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, deterministic: bool) -> Acted:
-        """Acts as a trained policy does, with what `acting` gave: for observations [..., n]."""
+        """Acts as the trained policy does, with the variables of `acting`, on observations [..., n]."""
         raise NotImplementedError
 
     def explore(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, hyper: Any) -> Acted:
-        """Acts to learn from it: as the stochastic policy does, unless a subclass says otherwise."""
+        """Acts to collect experience: as the stochastic policy does, unless a subclass overrides it."""
         return self.act(variables, obs, memory, key, deterministic=False)
 
     def start(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, hyper: Any) -> Acted:
-        """Acts before anything was learned: any action is as likely as any other."""
+        """Acts before learning starts: uniformly at random."""
         explore_key, action_key = jax.random.split(key)
         _, memory, extras = self.explore(variables, obs, memory, explore_key, hyper)
         return self.any_action(action_key, batch_shape(self.observation_space, obs)), memory, extras
 
     def any_action(self, key: Key, batch: tuple[int, ...]) -> jax.Array:
-        """Actions [*batch, action], uniform over all that there are."""
+        """Actions [*batch, action], uniform over the action space."""
         space = self.action_space
         if isinstance(space, Discrete):
             return jax.random.randint(key, batch, 0, space.n, space.dtype)
@@ -134,7 +134,7 @@ class Agent:
         return jax.random.uniform(key, (*batch, *space.shape), jnp.float32, minval=-1.0)
 
     def sample(self, learner: Learner, source: Any, key: Key, hyper: Any) -> Any:
-        """The batches of an iteration, [num_updates, batch, …], of a source that has `sample(key, discount)`."""
+        """The batches of an iteration, [num_updates, batch, …], from a source with `sample(key, discount)`."""
         return source.sample(key, hyper.discount)
 
     def update(self, learner: Learner, batch: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
@@ -145,8 +145,8 @@ class Agent:
         """All updates of an iteration, from batches [num_updates, batch, …].
 
         Returns:
-          The learner; the means of the metrics, over all devices; and what the source of the batches is told of them,
-          such as priorities [num_updates, batch], or ().
+          The learner; the means of the metrics over all devices; and feedback for the source of the batches, such as
+          priorities [num_updates, batch], or ().
         """
         learner, metrics = each_batch(
             lambda learner, batch, key: self.update(learner, batch, key, hyper), learner, batches, key

@@ -1,7 +1,7 @@
 """Settings that several algorithms have, as bases of their configs.
 
-A block has no base but `Config`: the fields of any other would take their defaults back from a config that derives from
-the block and from another heir of that base, for `dataclasses` copies the fields of each base as a whole.
+A block has no base but `Config`: `dataclasses` copies the fields of each base as a whole, so that defaults of any other
+base would overwrite what a sibling of the block has set.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ class Images(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Parts(Config):
-    """Settings of what is seen of observations with parts (`rljax.spaces.Dict`), as Brax and Playground name them."""
+    """Settings that choose parts of an observation (`rljax.spaces.Dict`), named as in Brax and Playground."""
 
     policy_obs: tuple[str, ...] = ()
     """Parts of the observation that the policy sees; all but privileged_state where none is named."""
     value_obs: tuple[str, ...] = ()
-    """Parts of the observation that values see, in training alone; those of the policy where none is named."""
+    """Parts of the observation that values see, in training only; the policy's where none is named."""

@@ -29,15 +29,15 @@ class Algorithm(NamedTuple):
       init: `(key) -> state`; everything that training carries, hyperparameters (`state.hyper`) included.
       step: `(state) -> (state, metrics)`, or `(state, data) -> …` with a dataset; one training iteration.
       policy: `(state) -> Policy`.
-      agent: what learns; for what else is asked of it, such as values. None where there is no agent.
+      agent: the agent, for callers that need more of it, such as values; None where there is none.
       name, env, config: for the run folder.
       per_iteration: units of training that one call of `step` makes, over all environments and devices.
       unit: what `per_iteration` counts: environment steps, or updates.
       remake: `(config) -> Algorithm`, the same with other settings; it refuses what `make` refuses.
       data: the dataset of an algorithm that learns from one. It is always an argument of `step`, since XLA would copy a
         constant into the program.
-      identity: what else it was given, by name, which config.json holds and a resumed run must find again: the SHA-256
-        of a policy that is steered, or a network of one's own in words.
+      identity: its further inputs, by name, such as the SHA-256 of a steered policy or a custom network in words.
+        config.json holds them, and a resumed run must match.
     """
 
     init: Callable[[Key], Any]
@@ -55,7 +55,7 @@ class Algorithm(NamedTuple):
 
 
 def sha256_of(tree: PyTree, *functions: Callable) -> str:
-    """The SHA-256 of all arrays of a tree, and of what functions are (see `identity.describe`), in hexadecimal."""
+    """The SHA-256 of a tree's arrays and of the descriptions of functions (see `identity.describe`), in hexadecimal."""
     lines = [f"{jax.tree_util.keystr(path)} {digest(x)}" for path, x in jax.tree_util.tree_leaves_with_path(tree)]
     lines += [json.dumps(describe(function), sort_keys=True) for function in functions]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -65,8 +65,8 @@ def policy_of(agent: Agent, env: Environment, state: Any) -> Policy:
     """The policy of an agent: it normalises, asks the agent, and rescales to the environment's units.
 
     Args:
-      env: with actions in the agent's units, such as `continuous` makes.
-      state: of training.
+      env: the environment with actions in the agent's units, as `continuous` makes it.
+      state: a training state.
 
     Returns:
       A policy with the variables that `agent.acting` gives, "obs_statistics" and, where actions are rescaled,
@@ -76,7 +76,7 @@ def policy_of(agent: Agent, env: Environment, state: Any) -> Policy:
     variables = {"obs_statistics": state.obs_statistics, **agent.acting(state.learner, state.hyper)}
     if isinstance(env, RescaleAction):
         variables["action_range"] = env.onto
-    # Without the box that the data use, which is among the variables: a policy is the same when it is loaded.
+    # Without the data's box, which is among the variables: so a loaded policy is the same.
     rescale = RescaleAction(env.env).rescale if isinstance(env, RescaleAction) else None
 
     def act(
@@ -104,7 +104,7 @@ def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy) -> 
 
 
 def identity_of(network: nn.Module | None) -> Callable[[], dict[str, str]] | None:
-    """The `Algorithm.identity` of a network of one's own: its class and settings in words, as folders hold no code."""
+    """The `Algorithm.identity` of a custom network: its class and settings in words, since folders hold no code."""
     return None if network is None else lambda: {"network": " ".join(repr(network).split())}
 
 
@@ -123,7 +123,7 @@ def cleared(memory: PyTree, fresh: jax.Array, initial: PyTree) -> PyTree:
 
 
 def discrete(env: Environment, name: str) -> None:
-    """Checks that an algorithm for choices fits an environment.
+    """Checks that an algorithm for discrete actions fits an environment.
 
     Raises:
       Refused: actions are not `Discrete`, or images have their channels first.
@@ -134,7 +134,7 @@ def discrete(env: Environment, name: str) -> None:
 
 
 def continuous(env: Environment, name: str, actions: Box | None = None, vectors: bool = True) -> RescaleAction:
-    """The environment with actions in [-1, 1], which are its bounds, or the box `actions`.
+    """The environment with actions in [-1, 1], mapped to its bounds or to the box `actions`.
 
     Args:
       vectors: whether observations must be vectors.
@@ -168,7 +168,7 @@ def observable(env: Environment, name: str) -> None:
 
 
 def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array) -> Metrics:
-    """What the environments of a rollout report, over all devices.
+    """Metrics of a rollout's environments, over all devices.
 
     Args:
       metrics: of `EpisodeStatistics` and the task, arrays [T, N].
@@ -176,7 +176,7 @@ def episode_metrics(metrics: dict[str, jax.Array], done: jax.Array) -> Metrics:
 
     Returns:
       `episode/return` and `episode/length` over the episodes that ended; the others over all steps at which they are
-      finite, since a task may have nothing to say of some.
+      finite, since a task need not report each at every step.
     """
     rest = dict(metrics)
     means = {f"episode/{name}": Mean.of(rest.pop(f"episode_{name}"), done) for name in ("return", "length")}

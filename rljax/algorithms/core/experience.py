@@ -1,8 +1,8 @@
-"""The loop of what learns from a replay: settings, acting and remembering, and when to learn.
+"""The loop of agents that learn from a replay: settings, acting and storing, and when to learn.
 
 One iteration: each of `num_envs` environments makes `rollout_length` steps, which go into the replay buffer; then
-`num_updates` batches are drawn and learned from. One environment, one step and one update is the classical loop, made
-for few samples; a thousand environments and eight updates is one for GPUs, made for little time.
+`num_updates` batches are drawn and learned from. One environment, one step and one update is the classical loop, which
+saves samples; a thousand environments and eight updates suit GPUs and save time.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class ReplayConfig(Config):
     rollout_length: Count = 1
     """Steps of each environment between updates."""
     num_updates: Count = 1
-    """Batches learned from after each rollout; over num_envs * rollout_length it is the updates-to-data ratio."""
+    """Batches learned from after each rollout; divided by num_envs * rollout_length, the updates-to-data ratio."""
     batch_size: Count = 256
     """Transitions of a batch, over all devices."""
     replay_size: int = 1_000_000
@@ -67,22 +67,22 @@ class ReplayConfig(Config):
     """Half of each batch comes from this many latest transitions (num_envs or more; uniform replay only); 0 draws from
     all."""
     storage: Storage = None
-    """Type in which observations are kept (uint8: whole numbers from 0 to 255); they are given back as they came."""
+    """Type in which observations are kept (uint8: whole numbers from 0 to 255); sampling restores their own type."""
     learning_starts: Whole = 5_000
-    """Steps of random actions, over all environments, before the first update (whole rollouts, one at least; an action
-    that is repeated counts once)."""
+    """Steps of random actions, over all environments, before the first update (in whole rollouts, at least one; a
+    repeated action counts once)."""
     anneal_steps: Whole = 0
     """Environment steps over which the learning rates fall linearly to 0; 0 keeps them constant."""
     n_step: Count = 1
-    """Rewards summed before the value of what follows (Sutton and Barto 2018, eq. 7.1)."""
+    """Rewards summed before bootstrapping from a value (Sutton and Barto 2018, eq. 7.1)."""
     normalize_observation: bool = False
-    """Observations are shifted and scaled by running statistics (vectors only)."""
+    """Whether observations are shifted and scaled by running statistics (vectors only)."""
     reset_policy: ResetPolicy = "pool"
     """Where auto-reset takes fresh states from (see AutoReset)."""
     learning_rate: Positive = 3e-4
-    """Step size of the optimizer, at first."""
+    """Initial step size of the optimizer."""
     discount: Fraction = 0.99
-    """Discount γ of the rewards that follow."""
+    """Discount γ of future rewards."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,15 +99,15 @@ class ReplayConfig(Config):
 
     @property
     def first_learning_iteration(self) -> int:
-        """The first iteration, from 0, that ends with updates: enough steps are kept, and one whole window at least."""
+        """The first iteration, from 0, that ends with updates: enough steps are stored, at least one whole window."""
         return max(-(-self.learning_starts // self.steps_per_iteration), -(-self.n_step // self.rollout_length)) - 1
 
 
 class Experience(struct.PyTreeNode):
-    """The environments, what they went through, and the statistics of their observations.
+    """The environments, their replay buffer, and the statistics of their observations.
 
     Fields:
-      memory: what the agent remembers, leaves [num_envs, …].
+      memory: the agent's memory, leaves [num_envs, …].
       fresh: bool [num_envs], whether the next step is the first of its episode.
     """
 
@@ -119,7 +119,7 @@ class Experience(struct.PyTreeNode):
 
 
 class State(struct.PyTreeNode):
-    """All of training: save it, and it resumes bit for bit."""
+    """The whole state of training; once saved and restored, it resumes bit for bit."""
 
     iteration: jax.Array
     key: Key
@@ -141,9 +141,9 @@ class Remembered:
     """A replay to draw from, as an agent's `sample` sees it.
 
     Fields:
-      replay, state: of the buffer.
+      replay, state: the buffer and its state.
       num_updates, batch_size: how many batches, and how many transitions of each this device draws.
-      normalize: of observations.
+      normalize: maps observations to normalised ones.
     """
 
     replay: Replay
@@ -165,11 +165,12 @@ class Loop:
     """Acts in environments, fills the replay buffer, and learns. Holds constants; what changes is in `State`.
 
     Args:
-      name: of the algorithm.
+      name: name of the algorithm.
       env: one environment, with actions in the agent's units: for a bounded `Box`, in [-1, 1].
       agent: what learns; its config is a `ReplayConfig`.
-      prepared: a dataset, of which each batch has `config.offline_share`; `step` then takes the data as well.
-      random_start: whether the first `learning_starts` actions are those of `agent.start`, or already its own.
+      prepared: a dataset that supplies the share `config.offline_share` of each batch; `step` then takes the data as
+        well.
+      random_start: whether `agent.start` chooses the first `learning_starts` actions; else `agent.explore` does.
 
     Raises:
       Refused: storage="uint8" for observations that may lie outside of [0, 255].
@@ -233,7 +234,7 @@ class Loop:
         return state, metrics
 
     def collect(self, state: State, key: Key, hyper: Any, trained: jax.Array) -> tuple[Experience, Metrics]:
-        """One rollout, and what the environments report."""
+        """One rollout, and the environments' metrics."""
         agent, experience = self.agent, state.experience
         envs, replay = self._envs(), self._replay(experience.env_state)
         variables = agent.acting(state.learner, hyper)
@@ -259,7 +260,7 @@ class Loop:
         return Experience(buffer, statistics, env_state, memory, fresh), episode_metrics(metrics, done)
 
     def draw(self, learner: Learner, experience: Experience, key: Key, hyper: Any, *data: Dataset) -> Any:
-        """The batches of an iteration: of the replay, and where there is a dataset, of both."""
+        """The batches of an iteration, from the replay and, where there is one, the dataset."""
         c, prepared = self.config, self.prepared
         source = Remembered(
             replay=self._replay(experience.env_state),
@@ -285,9 +286,9 @@ class Loop:
         return policy_of(self.agent, self.env, state)
 
     def _like_dataset(self, source: Remembered, batches: Batch, prepared: Prepared, hyper: Any) -> OfflineBatch:
-        """Batches of the replay as those of the dataset: rewards scaled, and returns-to-go where they are asked for.
+        """Batches of the replay in the dataset's form: rewards scaled, and returns-to-go where they are needed.
 
-        Unfinished episodes have a return-to-go of -inf; what was done next is unknown, and `action` stands in for it.
+        Unfinished episodes have a return-to-go of -inf; their next action is unknown, and `action` stands in for it.
         """
 
         def scaled(reward: jax.Array) -> jax.Array:
@@ -306,7 +307,7 @@ class Loop:
         return environments(self.env, self.config.num_envs, self.config.reset_policy)
 
     def _replay(self, env_state: EnvState) -> Replay:
-        """This device's share of the buffer, for transitions such as these environments make."""
+        """This device's share of the buffer, for these environments' transitions."""
         c, agent = self.config, self.agent
         one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), env_state)
         action = jax.eval_shape(lambda: agent.any_action(jax.random.key(0), ()))
@@ -331,7 +332,7 @@ def assemble(
     Args:
       env: the task, in which policies act.
       acts_in: the same with actions in the agent's units, where `env` has others.
-      network: one's own, that the agent was made with.
+      network: the custom network that the agent was made with.
       remake, prepared, random_start: see `Algorithm` and `Loop`.
     """
     loop = Loop(name, acts_in or env, agent, prepared, random_start)
@@ -355,7 +356,7 @@ def assemble(
 def when(
     learning: jax.Array, learn: Callable[[Learner], tuple[Learner, Metrics, PyTree]], learner: Learner
 ) -> tuple[Learner, Metrics, PyTree]:
-    """What `learn` gives; before learning starts the same learner, and nothing measured."""
+    """The results of `learn`; before learning starts, the unchanged learner and no measurements."""
 
     def learned(learner: Learner) -> tuple[Learner, Metrics, PyTree]:
         learner, metrics, signal = learn(learner)
@@ -366,7 +367,7 @@ def when(
 
 
 def _joined(online: Any, offline: OfflineBatch, num_updates: int) -> Any:
-    """Each batch [num_updates, n, …] with its share of what was drawn from a dataset [num_updates * m, …]."""
+    """Batches [num_updates, n + m, …]: of online ones [num_updates, n, …], each with m of the dataset's rows."""
 
     def join(x: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.concatenate([x, y.reshape(num_updates, -1, *y.shape[1:]).astype(x.dtype)], axis=1)

@@ -1,4 +1,4 @@
-"""What updates change, and the loops of updates over batches."""
+"""The learner, which updates change, and the loops of updates over batches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,15 +15,15 @@ Optimizers = Mapping[str, optax.GradientTransformation]
 
 
 class Learner(struct.PyTreeNode):
-    """The parts of an agent: what is trained, slow copies of some, what stays as it is, and the optimizers' states.
+    """The parts of an agent: trained parameters, target networks, frozen parameters, and the optimizers' states.
 
     Fields:
-      params: what is trained, by part, such as "policy" and "critic".
-      targets: slow copies of those parts that have a target network.
-      frozen: what is used and not trained, by name: a base policy, a reference model. It is here, and not a constant of
-        the compiled program, so that it is saved with the state and may be as large as the memory.
+      params: trained parameters, by part, such as "policy" and "critic".
+      targets: slow copies of the parts that have a target network.
+      frozen: parameters that are not trained, by name: a base policy, a reference model. They are not constants of the
+        compiled program, so that they are saved with the state and may be as large as the memory.
       optimizer_state: by part.
-      extras: what else an agent carries from update to update, such as a count or a step size that adapts.
+      extras: further values that change from update to update, such as a count or an adaptive step size.
     """
 
     params: dict[str, PyTree]
@@ -54,7 +54,7 @@ class Learner(struct.PyTreeNode):
         optimizer: optax.GradientTransformation,
         project: Callable[[PyTree], PyTree] = lambda params: params,
     ) -> "Learner":
-        """One step of an optimizer on one part, after which `project` maps the parameters to what is allowed."""
+        """One step of an optimizer on one part, after which `project` maps the parameters to allowed ones."""
         updates, state = optimizer.update(gradient, self.optimizer_state[part], self.params[part])
         params = project(optax.apply_updates(self.params[part], updates))
         return self.replace(
@@ -62,7 +62,7 @@ class Learner(struct.PyTreeNode):
         )  # fmt: skip
 
     def move_target(self, part: str, rate: Any) -> "Learner":
-        """Moves a target network this share of the way, τ; 1 copies."""
+        """Moves a target network towards the trained part by the share `rate`, τ; 1 copies it."""
         moved = optax.incremental_update(self.params[part], self.targets[part], rate)
         return self.replace(targets=self.targets | {part: moved})
 
@@ -105,7 +105,7 @@ def delayed_updates(
 
 
 def scan_for_means(step: Callable[[Any, Any], tuple[Any, Metrics]], carry: Any, xs: PyTree) -> tuple[Any, Metrics]:
-    """`jax.lax.scan`, but with the means of what the steps give: a GPU takes a kernel to store each one of them."""
+    """`jax.lax.scan` with the means of the steps' metrics: to store each step's would take a GPU a kernel apiece."""
     count = jax.tree.leaves(xs)[0].shape[0]
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     metrics = jax.eval_shape(step, carry, one)[1]

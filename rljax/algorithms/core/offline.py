@@ -1,8 +1,8 @@
 """The loop of updates from a dataset.
 
 One iteration draws batches from the dataset, which is an argument of `step`, and learns from each; a step is one
-update. Online the same agent acts in the environment and learns from batches of which a share is the dataset's: the
-loop of experience.py, on the same learner (`continued`).
+update. Online, the same agent also acts in the environment, and a share of each batch is the dataset's: the loop of
+experience.py, on the same learner (`continued`).
 """
 
 import dataclasses
@@ -32,26 +32,26 @@ from rljax.types import Key, Metrics, PyTree, Refused
 class OfflineConfig(Config):
     """Settings of every offline algorithm; list it before a `ReplayConfig` among the bases of a `Config`.
 
-    Those of environments and replay hold where it continues online.
+    Settings of environments and replay apply online only.
     """
 
     normalize_observation: bool = True
-    """Observations are shifted and scaled by the dataset's mean and deviation."""
+    """Whether observations are shifted and scaled by the dataset's mean and deviation."""
     reward_scale: RewardScale = "none"
     """Factor of the rewards: a number, none for 1, or returns for 1000 / (highest - lowest return of an episode), as in
     IQL for MuJoCo."""
     reward_bias: float = 0.0
     """Offset of each (scaled) reward; -1 for AntMaze."""
     offline_updates: int = 0
-    """Updates of an iteration offline, for which batches are drawn together: 100 are a fifth faster on a GPU. 0 uses
-    num_updates, which also counts online."""
+    """Updates per offline iteration, whose batches are drawn together; 100 are a fifth faster on a GPU. 0 uses
+    num_updates, which always applies online."""
     offline_share: BelowOne = 0.5
     """Share of the dataset in each batch online (a half in Cal-QL and RLPD)."""
     n_step: Annotated[int, Must("1", lambda x: x == 1)] = 1
-    """Rewards summed before the value of what follows; offline always 1."""
+    """Rewards summed before bootstrapping from a value; always 1 offline."""
 
     calibrated: ClassVar[bool] = False
-    """Whether values are bounded by returns-to-go, which then count what may follow where an episode was cut."""
+    """Whether returns-to-go bound the values; they then include what may follow where an episode was cut."""
     learns_from_rewards: ClassVar[bool] = True
     """Whether a dataset without rewards is refused."""
 
@@ -72,7 +72,7 @@ class OfflineConfig(Config):
 
 
 class State(struct.PyTreeNode):
-    """All of training but the data: save it, and it resumes bit for bit."""
+    """The whole state of training but the data; once saved and restored, it resumes bit for bit."""
 
     iteration: jax.Array
     key: Key
@@ -108,10 +108,10 @@ class Loop:
     """Draws from a dataset and learns. Holds constants; what changes is in `State`.
 
     Args:
-      name: of the algorithm.
+      name: name of the algorithm.
       env: one environment, with actions in the agent's units.
-      agent: what learns.
-      statistics: of the dataset's observations.
+      agent: the agent that learns.
+      statistics: mean and variance of the dataset's observations.
     """
 
     def __init__(self, name: str, env: Environment, agent: Agent, statistics: running_statistics.Statistics):
@@ -152,7 +152,7 @@ def assemble(
 
     Args:
       agent_type: `(config, observation_space, action_space) -> Agent`.
-      make: what made it, `(env, config, dataset, …)`.
+      make: the function that made it, `(env, config, dataset, …)`.
       dataset: what to learn from; None is enough to load a policy.
       online: act and learn in the environment as well.
       random_start: online, the first `learning_starts` actions are random; else they are the agent's.
@@ -190,7 +190,7 @@ def continued(state: Any) -> Callable[[Any], Any]:
 
 
 def in_batches(function: Callable[..., jax.Array], size: int, *arrays: Any) -> np.ndarray:
-    """A compiled function of rows [N, …], `size` at a time, all of one shape: what it gives for each row, [N, …]."""
+    """The results [N, …] of a compiled function for rows [N, …], applied to `size` rows at a time in one shape."""
     rows = len(arrays[0])
     padded = [np.resize(np.asarray(x), (-(-rows // size) * size, *np.shape(x)[1:])) for x in arrays]
     parts = [np.asarray(function(*(x[i : i + size] for x in padded))) for i in range(0, len(padded[0]), size)]

@@ -1,8 +1,8 @@
-"""The loop of what learns from what it has just done, once: settings, acting, scaling rewards, and when to learn.
+"""The loop of agents that learn once from each fresh rollout: settings, acting, scaling rewards, and when to learn.
 
 One iteration: `num_envs` environments make `rollout_length` steps each, the agent learns from them, and they are
-forgotten. Statistics of observations move only afterwards: with others than those that acted, the policy that learns
-would not be the one that acted.
+forgotten. Statistics of observations are updated only afterwards: with newer ones, the policy that learns would not be
+the policy that acted.
 """
 
 import dataclasses
@@ -49,13 +49,13 @@ class OnPolicyConfig(Config):
     anneal_steps: Whole = 0
     """Environment steps over which the learning rate falls linearly to 0; 0 keeps it constant."""
     max_grad_norm: Positive = 0.5
-    """Gradients are scaled down to this global norm."""
+    """Largest global norm of the gradients; larger ones are scaled down."""
     discount: Fraction = 0.99
-    """Discount γ of the rewards that follow."""
+    """Discount γ of future rewards."""
     normalize_observation: bool = False
-    """Observations are shifted and scaled by running statistics (vectors only)."""
+    """Whether observations are shifted and scaled by running statistics (vectors only)."""
     normalize_reward: bool = False
-    """Rewards are divided by the running deviation of the discounted return (37 details, cont. no. 7)."""
+    """Whether rewards are divided by the running deviation of the discounted return (37 details, cont. no. 7)."""
     reset_policy: ResetPolicy = "pool"
     """Where auto-reset takes fresh states from (see AutoReset)."""
 
@@ -66,12 +66,12 @@ class OnPolicyConfig(Config):
 
 
 class State(struct.PyTreeNode):
-    """All of training: save it, and it resumes bit for bit.
+    """The whole state of training; once saved and restored, it resumes bit for bit.
 
     Fields:
-      memory: what the agent remembers, leaves [num_envs, …].
+      memory: the agent's memory, leaves [num_envs, …].
       fresh: bool [num_envs], whether the next step is the first of its episode.
-      discounted_return: f32 [num_envs], of the episode so far, by which rewards are scaled.
+      discounted_return: f32 [num_envs], of the episode so far; its deviation scales rewards.
     """
 
     iteration: jax.Array
@@ -91,12 +91,12 @@ class State(struct.PyTreeNode):
 
 
 class Rollout(NamedTuple):
-    """What acting leaves behind; leaves are [rollout_length, num_envs, …].
+    """Experience of one rollout; leaves are [rollout_length, num_envs, …].
 
     Fields:
       transition: observations normalised, rewards scaled, actions in the agent's units, and the agent's extras.
-      first_memory: what was remembered before the first step, leaves [num_envs, …].
-      memory: what was remembered after each step, before any reset.
+      first_memory: the memory before the first step, leaves [num_envs, …].
+      memory: the memory after each step, before any reset.
       fresh: bool, whether the step was the first of an episode, so that memory was cleared before it.
     """
 
@@ -111,7 +111,7 @@ class Loop:
 
     Args:
       env: one environment, with actions in the agent's units.
-      agent: what learns, from a `Rollout`; its config is an `OnPolicyConfig`.
+      agent: the agent, which learns from a `Rollout`; its config is an `OnPolicyConfig`.
     """
 
     def __init__(self, env: Environment, agent: Agent):
@@ -147,7 +147,7 @@ class Loop:
         return state, metrics | of_updates
 
     def collect(self, state: State, key: Key, hyper: Any) -> tuple[State, Rollout, PyTree, Metrics]:
-        """One rollout; the observations as they were seen; and what the environments report."""
+        """One rollout, the observations before normalisation, and the environments' metrics."""
         agent, envs = self.agent, self._envs()
         variables = agent.acting(state.learner, hyper)
 
@@ -209,7 +209,7 @@ def assemble(
     Args:
       env: the task, in which policies act.
       acts_in: the same with actions in the agent's units, where `env` has others.
-      network: one's own, that the agent was made with.
+      network: the custom network that the agent was made with.
       remake: see `Algorithm`.
     """
     loop = Loop(acts_in or env, agent)
@@ -229,7 +229,7 @@ def assemble(
 
 
 def shuffled(key: Key, epochs: int, minibatches: int, size: int) -> jax.Array:
-    """Places of `size` elements in shuffled minibatches, epoch after epoch: int32 [epochs * minibatches, n].
+    """Indices of `size` elements in shuffled minibatches, epoch after epoch: int32 [epochs * minibatches, n].
 
     One sort of random bits shuffles an epoch. `jax.random.permutation` sorts twice: a tenth of a step of PPO on a CPU.
     """
