@@ -1,4 +1,4 @@
-"""What the benchmarks share: where results go, runs of many seeds, and how time and memory are measured."""
+"""Shared code of the benchmarks: the place of results, runs of many seeds, and measurements of time and memory."""
 
 import concurrent.futures
 import json
@@ -32,7 +32,7 @@ def write(name: str, record: dict[str, Any]) -> None:
 
 
 def committed(name: str) -> dict[str, Any]:
-    """The file of a table in benchmarks/results, perhaps from another machine: its `runs`, and what else it holds."""
+    """The contents of a table's file in benchmarks/results, perhaps from another machine."""
     path = RESULTS / f"{name}-{jax.default_backend()}.json"
     return json.loads(path.read_text()) if path.exists() else {"runs": [], "datasets": {}}
 
@@ -43,7 +43,7 @@ def profile(
     """A table with where and how it was made, as `make tables` shows it; `module` is what was run."""
 
     def shortened(argument: str) -> str:
-        # Where a file lies outside of the repository means nothing elsewhere.
+        # A path outside of the repository means nothing elsewhere.
         path = Path(argument)
         if not path.is_absolute():
             return argument
@@ -103,7 +103,7 @@ def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> flo
 
 
 def peak_memory_mb() -> float:
-    """Of this process; on an accelerator, of its memory."""
+    """Peak memory of this process; on an accelerator, of the device."""
     statistics = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if statistics and "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"] / 2**20

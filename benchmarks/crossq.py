@@ -14,7 +14,7 @@ TARGETS = {"pendulum": -151.0}  # SAC's
 
 @dataclasses.dataclass(frozen=True)
 class Settings(off_policy.Settings):
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...] = tuple(TARGETS)
     """Tasks, with the defaults of experiments/crossq.py."""

@@ -16,7 +16,7 @@ TARGETS = {"cartpole": 488.0, "acrobot": -89.0, "gymnax:Breakout-MinAtar": None}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(off_policy.Settings):
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...] = ("cartpole", "acrobot")
     """Tasks, with the defaults of experiments/dqn.py."""

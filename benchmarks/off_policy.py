@@ -1,4 +1,4 @@
-"""What the benchmarks of off-policy algorithms share: seeds as processes that can be stopped and resumed, and records.
+"""Shared code of the off-policy benchmarks: seeds as processes that can be stopped and resumed, and records.
 
 Each seed is one run of `experiments/<algorithm>.py`, in `runs/benchmarks/<algorithm>/<task>-seed<n>`, on one core; as
 many run at once as there are cores. A benchmark that is interrupted goes on where it stopped, and one that is finished
@@ -31,16 +31,16 @@ ROOT = Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...]
     """Tasks, with the defaults of the experiment."""
     seeds: int | None = None
-    """Seeds of the returns: 5, and 3 where the physics is MuJoCo's."""
+    """Number of seeds of the returns; by default 5, or 3 where the physics is MuJoCo's."""
     speed: bool = True
-    """Also measure speed; without it a busy machine does no harm."""
+    """Whether to measure speed too; without it a busy machine does no harm."""
     runs: Path = ROOT / "runs" / "benchmarks"
-    """Where the runs of the seeds lie."""
+    """Folder of the seeds' runs."""
 
 
 def main(algorithm: str, targets: Mapping[str, float | None], settings: Settings) -> None:
@@ -82,7 +82,7 @@ def speed(algorithm: str, task: str, seconds: float = 15.0) -> dict[str, Any]:
 
 
 def returns(algorithm: str, task: str, seeds: int, settings: Settings, target: float | None) -> dict[str, Any]:
-    """Trains the seeds, or reads what they left, and makes the record of their returns."""
+    """Trains the seeds, or reads their results, and makes the record of their returns."""
     cores: queue.Queue[int] = queue.Queue()
     for core in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]:
         cores.put(core)
@@ -139,7 +139,7 @@ def _curve(folder: Path) -> list[list[float]]:
 
 
 def save(record: dict[str, Any]) -> None:
-    """Writes the record, and says what is in it."""
+    """Writes the record, and prints a summary."""
     write(f"{record['algorithm']}-{record['task'].replace(':', '-')}", record)
     returns = ", ".join(f"{value:.1f}" for value in record["returns_deterministic"])
     print(f"{record['algorithm']} {record['task']}: {returns}", flush=True)

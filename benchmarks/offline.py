@@ -8,7 +8,7 @@
     python -m benchmarks.offline --parts million --datasets half_cheetah-medium-replay     # on a GPU: five minutes
     python -m benchmarks.offline --parts table                      # of what is there, and benchmarks/offline.png
 
-Scores are those of the last state over 100 episodes. A seed is one run of `experiments/<algorithm>.py` on one core, as
+Scores are the last state's over 100 episodes. A seed is one run of `experiments/<algorithm>.py` on one core, as
 many at a time as there are cores; on an accelerator all seeds of a dataset are one program. CORL runs for as many
 updates as ours with what it publishes for the kind of dataset, but for what `CORL` below changes on both sides.
 """
@@ -40,16 +40,16 @@ UPDATES = {
     "bc": 50_000, "bc_10": 50_000, "td3_bc": 50_000, "cql": 10_000, "cql_long": 80_000, "iql": 50_000,
     "iql_corl": 50_000, "iql_far": 50_000,
 }  # fmt: skip
-"""Of a run here, a hundredth to a twelfth of what is published with: on two cores a million of CQL's take a night,
-and of CORL's a day and a half."""
+"""Updates of a run here, a hundredth to a twelfth of the published numbers: on two cores a million updates take CQL a
+night, and CORL's a day and a half."""
 FIRST = ("iql_corl", "iql", "cql")
-"""The tables' first columns: what is set as CORL's, and what CORL has as well."""
+"""First columns of the tables: the algorithm with CORL's settings, and those that CORL has as well."""
 LABELS = {
     "bc": "BC", "bc_10": "BC, best 10 %", "td3_bc": "TD3+BC", "cql": "CQL", "cql_long": "CQL, longer", "iql": "IQL",
     "iql_corl": "IQL, set as CORL's", "iql_far": "IQL, γ = 0.997",
 }  # fmt: skip
 WHERE_NAMED = ("cql_long", "iql_far")
-"""Run only where they are named."""
+"""Algorithms that run only where they are named."""
 DISCOUNT = 0.99
 """γ of all but `iql_far`."""
 IQL = ("--learning-rate", "1e-3", "--critic-learning-rate", "1e-3")
@@ -74,7 +74,7 @@ IQL_OF_CORL = {
     "hopper-medium-replay": ("--deterministic-policy", "--target-rate", "1e-3"),
     "hopper-medium-expert": ("--reward-scale", "none", "--advantage-weight", "6", "--expectile", "0.5"),
 }
-"""What CORL publishes for Hopper, where ours differs; it leaves the rewards of the other two as they are."""
+"""Settings that CORL publishes for Hopper, where ours differ; it leaves the rewards of the other two as they are."""
 Run = tuple[str, str, str, int]
 """Implementation, algorithm, dataset and seed."""
 PLACE = "buffer_size=3000000"  # for medium-expert
@@ -84,27 +84,26 @@ CORL = {
     "cql": ("--set", "policy_lr=3e-4", "cql_n_actions=4", PLACE),
     "iql": ("--set", "actor_lr=1e-3", "qf_lr=1e-3", "vf_lr=1e-3", PLACE),
 }
-"""CORL's, with what differs from its published settings: the same rates as ours, so that so few updates suffice, and 4
-candidates."""
+"""Changes of CORL's published settings: our rates, with which few updates suffice, and 4 candidates."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(offline_speed.Settings):
-    """What to measure."""
+    """Settings of the measurements."""
 
     parts: tuple[str, ...] = ("scores", "peers", "speed", "table")
-    """scores: our seeds; peers: CORL's; speed: updates per second of both; table: results of all runs. Beyond these
-    million: IQL and CQL for a million updates, by the clock, hours on a CPU."""
+    """Parts of the benchmark: scores, our seeds; peers, CORL's; speed, updates per second of both; table, the results
+    of all runs; only if named, million, IQL and CQL for a million updates by the clock, hours on a CPU."""
     datasets: tuple[str, ...] = tuple(f"{task}-{kind}" for kind in KINDS for task in TASKS)
-    """Of experiments/collect.py, as <task>-<kind>."""
+    """Datasets of experiments/collect.py, as <task>-<kind>."""
     algorithms: tuple[str, ...] = tuple(name for name in UPDATES if name not in WHERE_NAMED)
-    """Which of ours, and of CORL's; beyond these cql_long, half an hour a seed on a core, and iql_far."""
+    """Algorithms, ours and CORL's; only if named, cql_long, half an hour a seed on a core, and iql_far."""
     seeds: int = 5
-    """Seeds of ours."""
+    """Number of our seeds."""
     peer_seeds: int = 1
-    """Seeds of CORL's, which take hours each."""
+    """Number of CORL's seeds, which take hours each."""
     committed: bool = False
-    """Seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
+    """Whether seeds in benchmarks/results, from other machines, are not run again, and stay in the table."""
 
 
 def main(settings: Settings) -> None:
@@ -134,7 +133,7 @@ def updates_of(settings: Settings, algorithm: str) -> int:
 
 
 def own_folder(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
-    """Of one seed; on an accelerator of all."""
+    """Folder of one seed; on an accelerator, of all."""
     own = "seeds" if training.expect_accelerator() else f"seed{seed}"
     experiment = {"bc_10": "bc", "cql_long": "cql", "iql_corl": "iql", "iql_far": "iql"}.get(algorithm, algorithm)
     return settings.runs / "offline" / experiment / f"{algorithm}-{name}-{own}"
@@ -220,7 +219,7 @@ def corl_result(settings: Settings, algorithm: str, name: str, seed: int) -> dic
 
 
 def facts(settings: Settings, name: str) -> dict[str, Any]:
-    """What experiments/collect.py says of a dataset; of one that was made elsewhere, what the committed file says."""
+    """Facts about a dataset from experiments/collect.py, or if it was made elsewhere, from the committed file."""
     task, _, kind = name.partition("-")
     path = settings.runs / "datasets" / f"{task}.json"
     if path.exists():
@@ -251,7 +250,7 @@ def key_of(run: dict[str, Any]) -> Run:
 
 
 def results(settings: Settings) -> list[dict[str, Any]]:
-    """In order: of datasets, algorithms, ours before CORL's, seeds."""
+    """All results, ordered by dataset, algorithm, ours before CORL's, and seed."""
     before = earlier(settings)
     found = [
         of(settings, algorithm, name, seed) or before.get((implementation, algorithm, name, seed))
@@ -264,7 +263,7 @@ def results(settings: Settings) -> list[dict[str, Any]]:
 
 
 def record(settings: Settings) -> dict[str, Any]:
-    """What benchmarks/results keeps: the tables, the runs that they were made of, and what is known of the datasets."""
+    """Record for benchmarks/results: the tables, the runs that they were made of, and facts about the datasets."""
     found, data = results(settings), {name: facts(settings, name) for name in settings.datasets}
     tables = [table(settings, found, data)]
     if any(recorded(run) for run in found):
@@ -273,7 +272,7 @@ def record(settings: Settings) -> dict[str, Any]:
 
 
 def commits(runs: list[dict[str, Any]]) -> str:
-    """Of the code that made the runs of a row, marked where it came before the mends of 0.2."""
+    """Commits of the code that made the runs of a row, marked where they came before the mends of 0.2."""
     return ", ".join(sorted({run_by(run.get("versions")) for run in runs if run["implementation"] == "rljax"}))
 
 
@@ -320,7 +319,7 @@ def recorded(run: dict[str, Any]) -> bool:
 
 
 def discounted_table(settings: Settings, found: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
-    """Datasets in rows; in columns what the algorithms maximise, of the data's episodes and of our runs."""
+    """Datasets in rows; in columns the discounted returns, which algorithms maximise, of the data and of our runs."""
     kinds = [a for a in UPDATES if any(run["algorithm"] == a for run in found)]
     rows = []
     for name in (n for n in settings.datasets if any(run["dataset"] == n for run in found)):

@@ -29,20 +29,20 @@ from rljax.training.program import build
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Where it is measured, and on what."""
+    """Settings of the measurements of speed."""
 
     datasets: tuple[str, ...] = ()
-    """Of experiments/collect.py, as <task>-<kind>; speed is measured on the first."""
+    """Datasets of experiments/collect.py, as <task>-<kind>; speed is measured on the first."""
     algorithms: tuple[str, ...] = ()
-    """Which."""
+    """Algorithms to measure."""
     updates: int | None = None
-    """Updates of a run, where not those of UPDATES (million: a million)."""
+    """Updates of a run; where not given, UPDATES (million: a million)."""
     seconds: float = 20.0
-    """speed: how long each is measured."""
+    """Seconds for which each speed is measured."""
     runs: Path = ROOT / "runs"
-    """Where the datasets and the runs lie."""
+    """Folder of the datasets and the runs."""
     corl: Path = ROOT.parent / "CORL"
-    """A clone of github.com/corl-team/CORL."""
+    """Folder with a clone of github.com/corl-team/CORL."""
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
     """The interpreter of the peers."""
 
@@ -162,7 +162,7 @@ def million(settings: Settings) -> dict[str, Any]:
 
 
 def row_of_million(folder: Path, algorithm: str, task: str, elapsed: float) -> list[Any]:
-    """What a finished run's folder says, with a score."""
+    """A row of a finished run's results, with a score."""
     with (folder / "metrics.csv").open() as file:
         logged = list(csv.DictReader(file))
     values = {int(row["step"]): float(row["value/mean"]) for row in logged}

@@ -64,16 +64,16 @@ CASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurements."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    """Which of the cases."""
+    """Cases to run."""
     seeds: int = 5
-    """Seeds of each case, from first_seed on."""
+    """Number of seeds of each case, from first_seed on."""
     first_seed: int = 0
     """The first seed."""
     output: Path = RESULTS / "parts-cpu.json"
-    """File of the results; those of other cases in it stay."""
+    """File of the results; other cases in it stay."""
 
 
 def scores_of(case: Case, seeds: list[int]) -> tuple[list[float], float]:

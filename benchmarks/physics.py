@@ -58,22 +58,22 @@ ON_CPU = ("half_cheetah", "reacher", "inverted_pendulum")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    """Tasks of rljax."""
+    """Tasks of rljax to measure."""
     num_envs: tuple[int, ...] = ()
     """Numbers of environments; by default 16, 64 and 256 on a CPU, 1024, 4096 and 8192 on an accelerator."""
     sources: tuple[str, ...] = ()
-    """Engines and libraries; by default all that make sense here and are installed."""
+    """Engines and libraries; by default all that are installed and suit this machine."""
     seconds: float = 4.0
-    """How long to measure each."""
+    """Seconds for which each is measured."""
     soak: float = 0.0
     """Minutes of continuous stepping with 256 native environments, instead of the table."""
     resets: bool = False
     """Whether to measure what auto-reset adds to a step of 32 pendulums, instead of the table."""
     child: str = ""
-    """One measurement, in this process."""
+    """Arguments, as JSON, of one measurement to make in this process."""
 
 
 def main(settings: Settings) -> None:
@@ -273,7 +273,7 @@ TASK_OF_OTHERS = (
 
 
 def merged(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With what this machine measured before and not now, in the order of the tasks, sources and sizes."""
+    """The measurements, with this machine's earlier ones that were not repeated, ordered by task, source and size."""
 
     def place(m: dict[str, Any]) -> tuple[int, int, int]:
         return list(TASKS).index(m["task"]), list(SOURCES).index(m["source"]), m["num_envs"]

@@ -41,18 +41,18 @@ EPSILON = 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurements."""
 
     parts: tuple[Part, ...] = ("peers", "grid", "growth", "together", "certificates")
     """Parts of the benchmark; each has a result file of its own."""
     cells: int = 10_000_000
-    """Of the large grid."""
+    """Number of cells of the large grid."""
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
     """The interpreter of the peers."""
     patience: float = 300.0
     """Seconds after which a peer is stopped."""
     processes: int = 700
-    """How many random processes the certificates are checked on, for each discount and method."""
+    """Number of random processes on which certificates are checked, for each discount and method."""
 
 
 def main(settings: Settings) -> None:
@@ -146,7 +146,7 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
 
 
 def peer(settings: Settings, mdp: MDP, library: str, method: str) -> dict[str, Any]:
-    """What the peer's driver printed, or the "error" that kept it from doing so."""
+    """The output of the peer's driver, or its "error"."""
     # Terminal states as the peers know them: they lead to themselves, for nothing.
     ends, own = np.asarray(mdp.terminal), np.arange(mdp.num_states, dtype=np.int32)
     first = np.arange(mdp.probabilities.shape[1])[:, None] == 0

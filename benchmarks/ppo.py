@@ -61,22 +61,22 @@ KNOWN = TARGETS | MUJOCO | LARGE | ADAPTED
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...] = (*TARGETS, *MUJOCO)
     """Tasks, with the defaults of experiments/ppo.py."""
     seeds: int | None = None
-    """Seeds of the returns: 10, and 4 where the physics is MuJoCo's or Brax's."""
+    """Number of seeds of the returns; by default 10, or 4 where the physics is MuJoCo's or Brax's."""
     together: int | None = None
-    """Seeds trained together for the speed: 64, and 8 where the physics is MuJoCo's or Brax's."""
+    """Number of seeds trained together for the speed; by default 64, or 8 where the physics is MuJoCo's or Brax's."""
     engine: str = "auto"
-    """Of MuJoCo tasks: native, mjx or warp."""
+    """Physics of MuJoCo tasks: auto, native, mjx or warp."""
     speed: bool = True
-    """Also measure speed; without it a busy machine does no harm."""
+    """Whether to measure speed too; without it a busy machine does no harm."""
     profile: bool = True
-    """Also say where the time goes."""
+    """Whether to profile too, where the time goes."""
     child: bool = False
-    """Measure here instead of in a process for each task."""
+    """Whether to measure in this process instead of one for each task."""
 
 
 def main(settings: Settings) -> None:
@@ -264,7 +264,7 @@ def profile(settings: Settings) -> dict[str, Any]:
 
 
 def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
-    """What using several devices brings to one run and to many, in words."""
+    """The gain from several devices for one run and for many, in words."""
     devices = jax.device_count()
     if devices == 1:
         return ""

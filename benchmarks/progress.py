@@ -27,8 +27,8 @@ from rljax.envs.manipulation import demonstrators
 
 GR_RL = Pipeline()
 COMMON: dict[str, Any] = {"precision": "bfloat16"}
-"""Of all critics, besides what experiments/gr_rl.py has: they evaluate the policy that imitates the data, and their
-targets follow fast, for a value has as many steps to go back as a demonstration is long."""
+"""Settings of all critics, besides those of experiments/gr_rl.py: they evaluate the policy that imitates the data, and
+their targets follow fast, since values propagate back over a whole demonstration."""
 TD3_BC: dict[str, Any] = {"value_weight": 2.5}
 CRITICS: dict[str, dict[str, Any]] = {
     "distributional": {},
@@ -41,13 +41,13 @@ CRITICS: dict[str, dict[str, Any]] = {
     "no distribution, TD3+BC": TD3_BC | {"num_atoms": 0},
     "distributional, TD3+BC, slow": TD3_BC | {"target_rate": 0.005},
 }
-"""What differs from COMMON. Relative is the same critic, with δ as a share of the progress made; joint the
+"""Differences from COMMON. Relative is the same critic, with δ as a share of the progress made; joint the
 distributional one of all tasks at once. TD3+BC's evaluate a policy that also maximises their value, as GR-RL's does;
 slow are targets that follow as slowly as TD3's."""
 DROPS = np.geomspace(0.001, 0.9, 45)
-"""δ."""
+"""Thresholds δ."""
 SURE = 0.9
-"""What a precision may be asked for."""
+"""Precision that may be asked for."""
 KINDS = {
     demonstrators.SLIP: ("slip", "tab:red"),
     demonstrators.HESITATION: ("hesitation", "tab:grey"),
@@ -57,22 +57,22 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """Settings of the measurements."""
 
     parts: tuple[str, ...] = ("critics", "table")
-    """critics: train them; table: results of all that are trained."""
+    """Parts of the benchmark: critics, their training; table, the results of all that are trained."""
     tasks: tuple[str, ...] = ("lace", "pick_and_place")
-    """Of scripted demonstrators."""
+    """Tasks with scripted demonstrators."""
     critics: tuple[str, ...] = tuple(CRITICS)
-    """Which of CRITICS."""
+    """Critics to train, of CRITICS."""
     seeds: int = 3
-    """Each with demonstrations of its own."""
+    """Number of seeds, each with its own demonstrations."""
     demonstrations: int = 150
-    """Of a task and a seed."""
+    """Number of demonstrations per task and seed."""
     updates: int = 6_000
-    """Of a critic; the joint one has as many for each task."""
+    """Updates of a critic; the joint one has as many for each task."""
     runs: Path = ROOT / "runs"
-    """Where demonstrations and progress are kept."""
+    """Folder of the demonstrations and the progress."""
 
 
 def main(settings: Settings) -> None:
@@ -94,7 +94,7 @@ def folder(settings: Settings, task: str, seed: int) -> Path:
 
 
 def demonstrations(settings: Settings, task: str, seed: int) -> tuple[Dataset, np.ndarray]:
-    """Those of a seed, and the label of each step's fault."""
+    """The demonstrations of a seed, and the label of each step's fault."""
     env, key = rljax.make(task, reward=GR_RL.reward), jax.random.key(seed)
     return pipeline.scripted(env, task, pipeline.FAULTS, key, settings.demonstrations, folder(settings, task, seed))
 
@@ -106,7 +106,7 @@ def progress_path(settings: Settings, name: str, task: str, seed: int) -> Path:
 
 
 def learn(settings: Settings, name: str, data: dict[str, Any], seed: int) -> None:
-    """Trains a critic, for each task or for all, and keeps what it says of each step."""
+    """Trains a critic, for each task or for all, and saves its progress at each step."""
     tasks = list(data)
     for group in [tasks] if name.startswith("joint") else [[task] for task in tasks]:
         paths = [progress_path(settings, name, task, seed) for task in group]
@@ -134,7 +134,7 @@ def learn(settings: Settings, name: str, data: dict[str, Any], seed: int) -> Non
 
 
 def results(settings: Settings) -> dict[tuple[str, str], list[np.ndarray]]:
-    """Of each task and critic, for each seed: a `Measure` for each δ, as rows [δ, field]."""
+    """Results by task and critic, for each seed: a `Measure` for each δ, as rows [δ, field]."""
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for task in settings.tasks:
         for seed in range(settings.seeds):
@@ -150,7 +150,7 @@ def results(settings: Settings) -> dict[tuple[str, str], list[np.ndarray]]:
 
 
 class Measure(NamedTuple):
-    """Of one δ: F1, precision, recall, the share of dropped steps, and the recall of each kind of fault."""
+    """Measures of one δ: F1, precision, recall, the share of dropped steps, and the recall of each kind of fault."""
 
     f1: float
     precision: float
@@ -170,12 +170,12 @@ def measure(values: np.ndarray, ends: np.ndarray, fault: np.ndarray, drop: float
 
 
 def best(runs: list[np.ndarray]) -> int:
-    """Which δ has the highest F1, on average over the seeds."""
+    """The index of the δ with the highest F1, on average over the seeds."""
     return int(np.nanargmax(np.mean([run[:, 0] for run in runs], 0)))
 
 
 def table(settings: Settings, found: dict[tuple[str, str], list[np.ndarray]]) -> dict[str, Any]:
-    """Tasks and critics in rows, and what dropping everything gives."""
+    """Tasks and critics in rows, and a row for dropping everything."""
     rows: list[list[Any]] = []
     for task in settings.tasks:
         of = [(name, found[task, name]) for name in settings.critics if (task, name) in found]

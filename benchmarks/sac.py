@@ -52,7 +52,7 @@ ROUNDS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Settings(off_policy.Settings):
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...] = tuple(TARGETS)
     """Tasks, with the defaults of experiments/sac.py."""
@@ -67,7 +67,7 @@ def main(settings: Settings) -> None:
 
 
 def speed(settings: Settings) -> dict[str, Any]:
-    """Where the time of a step goes, what the choices of the update bring, and the ratio to the peers."""
+    """The parts of a step's time, the gains of the update's choices, and the ratio to the peers."""
     config = sac.Config(learning_starts=ITERATIONS)
     narrow = dataclasses.replace(config, precision="bfloat16")
     programs = {
@@ -151,7 +151,7 @@ def timed(function: Callable[[PyTree], PyTree], state: PyTree) -> Callable[[], f
 
 
 def whole(config: sac.Config, steps: int = 1) -> Callable[[], float]:
-    """The algorithm as it is: seconds of one of its steps in the environment, of which an iteration has so many."""
+    """The whole algorithm: seconds of one of its `steps` environment steps per iteration."""
     algorithm = sac.make(rljax.make("half_cheetah"), config)
     run = timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(jax.random.key(0)))
     return lambda: run() / steps
@@ -198,7 +198,7 @@ def sampled(config: sac.Config) -> Callable[[], float]:
 
 
 def one_by_one(function: Any, members: int, _: str) -> Any:
-    """As `over_ensemble` has it for bfloat16."""
+    """One member after the other, as `over_ensemble` does for bfloat16."""
     return over_ensemble(function, members, "bfloat16")
 
 
@@ -236,7 +236,7 @@ def matmul_rate() -> float:
 
 
 def memory_note() -> str:
-    """What the compiled step allocates beside the state, at a million transitions."""
+    """The memory that the compiled step allocates beside the state, at a million transitions."""
     algorithm = sac.make(rljax.make("half_cheetah"), sac.Config())
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.experience.replay))

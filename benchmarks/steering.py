@@ -47,26 +47,26 @@ from rljax.types import Key
 
 MODES = {"sampled": False, "deterministic": True}
 UPDATES_TIMED = 4
-"""Of an iteration's: a short program is timed often, and the best counts; a busy machine only makes it longer."""
+"""Updates of an iteration that are timed: a short program is timed often, and the best counts."""
 QUANTITIES = {"coverage": ".3f", "success": ".1%"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(steering_scores.Settings):
-    """What to measure."""
+    """Settings of the measurements."""
 
     parts: tuple[str, ...] = ("gym_pusht", "speed", "scores")
-    """gym_pusht: policies in PushT's two engines; speed; scores: what is missing is run, then the table and curves;
-    film: one episode of the lace, by the first and the last policy of a pipeline."""
+    """Parts of the benchmark: gym_pusht, policies in PushT's two engines; speed; scores, which runs missing seeds and
+    makes the table and the curves; film, one episode of the lace by a pipeline's first and last policy."""
     policies: tuple[Path, ...] = (
         ROOT / "runs" / "diffusion_policy" / "push_t-seed0",
         ROOT / "runs" / "steer" / "push_t-dsrl_sac-seed0",
     )
-    """gym_pusht: run folders of policies of PushT."""
+    """Run folders of PushT's policies, for gym_pusht."""
     episodes: int = 100
-    """gym_pusht: episodes in each engine."""
+    """Episodes in each engine, for gym_pusht."""
     seconds: float = 2.0
-    """speed: of one timing, at least."""
+    """Least seconds of one timing, for speed."""
 
 
 def main(settings: Settings) -> None:
@@ -142,7 +142,7 @@ def theirs(starts: dict[int, np.ndarray]) -> Environment:
 
 
 def start_of(qpos: np.ndarray) -> np.ndarray:
-    """What gym-pusht's reset_to_state takes so that it begins as ours does: [..., 5] of positions [..., 5].
+    """The argument of gym-pusht's reset_to_state to begin as ours does: [..., 5] of positions [..., 5].
 
     It places the block upright, and turns it about its centre of mass.
     """
@@ -256,7 +256,7 @@ def speed(settings: Settings) -> dict[str, Any]:
 
 
 def milliseconds(program: Callable[..., Any], arguments: tuple, seconds: float, chained: bool = False) -> list[float]:
-    """Of each call of a compiled program in so many seconds, at least one; chained, each begins with what came out."""
+    """Milliseconds of each call of a compiled program within `seconds`; chained, a call takes the last result."""
     times: list[float] = []
     while sum(times) < 1e3 * seconds:
         begin = time.perf_counter()

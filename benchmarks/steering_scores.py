@@ -29,10 +29,10 @@ STEERED: dict[str, dict[str, Any]] = {
     "grrl_steer": {},
     "residual": {},
 }
-"""What a method of steering is given beyond its defaults; no CPU can afford the width of dsrl_na's networks."""
+"""Flags of a steering method beyond its defaults; no CPU can afford the width of dsrl_na's networks."""
 ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
 FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
-"""Flags of what learns single actions; of PushT the demonstrations have the sparse reward, and so has RLPD."""
+"""Flags of methods with single actions; PushT's demonstrations have the sparse reward, and so has RLPD."""
 IN_CHUNKS = {
     "rlpd_chunks": (
         "--history", str(Pipeline().policy.history), "--executed", str(Pipeline().policy.executed), "--mirror",
@@ -43,54 +43,54 @@ IN_CHUNKS = {
 those of the policy that is steered, with the 20 updates for each decision that are RLPD's own."""
 METHODS = (*STEERED, *FROM_NOTHING, *IN_CHUNKS, "gr_rl")
 MISMATCH = Pipeline().mismatch
-"""Of the lace: the pipeline's, for all that learn online."""
+"""Mismatch of the lace: the pipeline's, for all that learn online."""
 REWARDS = {"push_t": "dense", "lace": "staged", "lace_either_hand": "staged"}
 LEFT_FIRST = {"lace": 1.0, "lace_either_hand": 0.5}
 """Of the demonstrations of a lace. Policies start with either hand: what a mirror adds to those of one hand is the half
 that they do not show, which is a gain by construction; what it adds to those of either hand is not."""
 STEERED_STAGE = "and RL in its noise"
-"""Of a pipeline, the last."""
+"""Name of a pipeline's last stage."""
 COVERAGE = "highest_coverage"
-"""Of an episode of PushT, as runs call it."""
+"""Name in the runs of the highest coverage in an episode of PushT."""
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Which runs."""
+    """Settings that choose the runs."""
 
     seeds: int = 3
-    """scores: seeds of each method; 0 runs nothing."""
+    """Number of seeds of each method, for scores; 0 runs nothing."""
     tasks: tuple[str, ...] = tuple(REWARDS)
-    """scores: on which; the lace's demonstrations are of one hand, those of lace_either_hand of both. Policies and
-    demonstrations of a lace are those of gr_rl, whose last stage is dsrl_sac there."""
+    """Tasks, for scores; the lace's demonstrations are of one hand, lace_either_hand's of both. Policies and
+    demonstrations of a lace are gr_rl's, whose last stage is dsrl_sac there."""
     methods: tuple[str, ...] = METHODS
-    """Which to run for the scores; of speed, whose loop."""
+    """Methods to run for scores, or whose loop to time for speed."""
     demos: Path | None = None
-    """scores: PushT's demonstrations (Chi et al. 2023); without them only sac runs there."""
+    """File of PushT's demonstrations (Chi et al. 2023), for scores; without it only sac runs there."""
     policy_updates: int = 30_000
-    """scores: updates of PushT's diffusion policy."""
+    """Updates of PushT's diffusion policy, for scores."""
     online_steps: int = 300_000
-    """scores: environment steps of what learns online."""
+    """Environment steps of online learning, for scores."""
     reward: str = REWARDS["push_t"]
-    """scores: of PushT, for all but rlpd: dense, staged or sparse. A lace's is staged."""
+    """Reward of PushT, for scores of all but rlpd: dense, staged or sparse. A lace's is staged."""
     precision: Precision = "bfloat16"
-    """Of the products of hidden layers, in these runs, and in the loop whose speed is measured."""
+    """Precision of the hidden layers' matrix products, in the runs and in the timed loop."""
     runs: Path = ROOT / "runs"
-    """Where the runs of the seeds lie."""
+    """Folder of the seeds' runs."""
     pattern: str = "*-seed*"
-    """scores: which run folders count, by name."""
+    """Pattern of the names of the run folders that count, for scores."""
     committed: bool = False
-    """scores: seeds that benchmarks/results has, from other machines, are not run again, and stay in the table."""
+    """Whether seeds in benchmarks/results, from other machines, are not run again, and stay in the table."""
 
 
 def pipeline_folder(settings: Settings, task: str, seed: int) -> Path:
-    """Of a lace's stages."""
+    """Folder of a lace's stages."""
     return settings.runs / "gr_rl" / f"{task}-seed{seed}"
 
 
 def base_folder(settings: Settings, task: str, seed: int) -> Path:
-    """Of the policy that is steered."""
+    """Folder of the steered policy."""
     if task in LEFT_FIRST:
         return pipeline_folder(settings, task, seed) / "3-mirrored"
     return settings.runs / "diffusion_policy" / f"push_t-seed{seed}"
@@ -108,7 +108,7 @@ def left(settings: Settings, task: str, seed: int) -> list[str]:
 
 
 def base_jobs(settings: Settings) -> Iterator[list[str]]:
-    """What the methods below begin from and is not finished: PushT's diffusion policies, the lace's pipelines."""
+    """Unfinished bases of the other methods: PushT's diffusion policies, the lace's pipelines."""
     for seed in range(settings.seeds):
         methods = {task: left(settings, task, seed) for task in settings.tasks}
         if set(methods.get("push_t", ())) & set(STEERED):
@@ -128,7 +128,7 @@ def base_jobs(settings: Settings) -> Iterator[list[str]]:
 
 
 def own_jobs(settings: Settings) -> Iterator[list[str]]:
-    """What learns online, seed after seed."""
+    """Commands of the online methods, seed after seed."""
     steps, common = settings.online_steps, ["--precision", settings.precision, "--evaluation-episodes", "50"]
     common += ["--evaluate-every", str(max(1, steps // 20))]
     for seed, task in itertools.product(range(settings.seeds), settings.tasks):
@@ -156,7 +156,7 @@ def own_jobs(settings: Settings) -> Iterator[list[str]]:
 
 
 def flags_of(settings: dict[str, Any]) -> list[str]:
-    """As a command line has them."""
+    """The settings as flags of a command line."""
     flags: list[str] = []
     for name, value in settings.items():
         flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
@@ -189,7 +189,7 @@ def key_of(run: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Of the run folders."""
+    """The finished seeds among the run folders."""
     for experiment in ("diffusion_policy", "steer", *FROM_NOTHING):
         for folder in sorted((settings.runs / experiment).glob(settings.pattern)):
             if (folder / "evaluation.json").exists():
@@ -252,7 +252,7 @@ def ran_by(folder: Path) -> dict[str, Any]:
 
 
 def _seconds(folder: Path) -> float:
-    """That a run trained, with compilation and evaluations."""
+    """Seconds that a run trained, with compilation and evaluations."""
     with (folder / "metrics.csv").open() as file:
         return float(list(csv.DictReader(file))[-1]["seconds"])
 
@@ -275,7 +275,7 @@ def reached(points: list[list[float]], level: float) -> int | None:
 
 
 def groups(found: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """By task, method, stage, reward and whether they were run before 0.2, in the order in which they were found."""
+    """Results by task, method, stage, reward and whether they were run before 0.2, in the order of discovery."""
     kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in found:
         before = run_by(r.get("versions")).endswith("†")
@@ -290,7 +290,7 @@ def bases(found: list[dict[str, Any]]) -> dict[tuple[str, bool], float]:
 
 
 def record(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What benchmarks/results keeps: the tables and the runs that they were made of."""
+    """Record for benchmarks/results: the tables and the runs that they were made of."""
     return {"records": [table(found), gains(found)], "runs": found}
 
 
@@ -351,7 +351,7 @@ def steered(found: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[list[str],
 
 
 def gains(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What each stage of the pipeline adds to the one before it, and steering to a policy, seed by seed."""
+    """The gains of each stage of the pipeline over the one before, and of steering over a policy, seed by seed."""
     from scipy import stats
 
     rows = []

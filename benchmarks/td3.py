@@ -23,7 +23,7 @@ TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings(off_policy.Settings):
-    """What to measure."""
+    """Settings of the measurements."""
 
     tasks: tuple[str, ...] = tuple(TARGETS)
     """Tasks, with the defaults of experiments/td3.py."""

@@ -1,4 +1,4 @@
-"""What every driver of a peer shares: what it hands back, its machine, and the record. Needs nothing of rljax."""
+"""Shared code of all peers' drivers: their results, their machine, and the record. Needs nothing of rljax."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ EVALUATION_SEED = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a driver hands back: the trained policy and what training it took."""
+    """Result of a driver: the trained policy and the training that it took."""
 
     act: Callable[..., Any]
     """The deterministic policy, as the driver's own evaluation takes it."""
@@ -30,10 +30,10 @@ class Trained:
     """Environment steps really executed, over all environments; updates, if it learnt from a dataset."""
     compile_seconds: float | None
     training_seconds: float
-    """Without compilation."""
+    """Seconds of training, without compilation."""
     config: dict[str, Any]
     timed_steps: int | None = None
-    """The steps that `training_seconds` took, where those are not all."""
+    """Steps that `training_seconds` covers, where not all."""
     curve: list[tuple[int, float]] | None = None
     """Steps done, and the mean deterministic return then."""
 

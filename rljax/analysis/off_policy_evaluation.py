@@ -1,4 +1,4 @@
-"""Which of several policies is the best, told from a dataset alone: off-policy evaluation.
+"""Off-policy evaluation: ranks policies from a dataset alone.
 
     from rljax.algorithms import bc, fqe
     from rljax.analysis import off_policy_evaluation as ope
@@ -68,18 +68,18 @@ def rank(
     Args:
       dataset: as it was read, observations and actions in the environment's units.
       policies: by name, of one kind or of several.
-      config: of the fits; `discount` is that of importance sampling, too. What the latter evaluates draws its actions,
-        as the fits do with `deterministic=False`.
-      total_updates: of each fit.
-      log_probs: of those policies that have densities, by name.
-      behavior_log_prob: of what acted in the dataset.
+      config: settings of the fits; importance sampling uses the same `discount`. It evaluates stochastic policies, as
+        the fits do with `deterministic=False`.
+      total_updates: updates of each fit.
+      log_probs: log-densities of the policies that have them, by name.
+      behavior_log_prob: log-densities of the policy that acted in the dataset.
 
     Returns:
       Rows with "policy" and "episodes"; "fqe" and, where log-probabilities are known, "wis" and "per_decision_wis",
       each with "…_low" and "…_high"; and "effective_sample_size". None where they are not known.
 
     Raises:
-      ValueError: no policies; log-probabilities of a policy that is not there, or without those of what acted.
+      ValueError: no policies; log-probabilities of an unknown policy, or none of the policy that acted.
     """
     log_probs = dict(log_probs or {})
     if not policies:
@@ -176,7 +176,7 @@ def importance_sampling(
 def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     """The log-density of a trained policy that is a normal distribution: of bc with policy="gaussian", or of iql.
 
-    As an estimate of what acted in the data, it is the maximum of their likelihood. Hanna, Niekum and Stone 2019,
+    As an estimate of the policy that acted, it maximises the data's likelihood. Hanna, Niekum and Stone 2019,
     "Importance sampling policy evaluation with an estimated behavior policy" (arXiv 1806.01347), section 3. One for an
     observation is exact as far as the data are a normal distribution that nothing clipped.
 
@@ -205,14 +205,14 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
 
 
 def log_prob_of_data(log_prob: LogProb, dataset: Dataset) -> np.ndarray:
-    """What the dataset did, as a policy has it: f32 [N]; on the device, a part at a time."""
+    """Log-probabilities of the dataset's actions under a policy, f32 [N]; on the device, a part at a time."""
     function, starts = jax.jit(log_prob), range(0, dataset.size, _CHUNK)
     parts = [(dataset.obs[i : i + _CHUNK], dataset.action[i : i + _CHUNK]) for i in starts]
     return np.concatenate([np.asarray(function(*part), np.float32) for part in parts])
 
 
 def padded(dataset: Dataset, x: PyTree) -> np.ndarray:
-    """Of transitions [N, …] an array [episodes, time, …] with 0 after the end of each episode."""
+    """An array [episodes, time, …] of transitions [N, …], with 0 after the end of each episode."""
     x, lengths = np.asarray(x), dataset.ends - dataset.starts
     result = np.zeros((len(lengths), lengths.max(), *x.shape[1:]), x.dtype)
     result[np.arange(lengths.max()) < lengths[:, None]] = x

@@ -164,7 +164,7 @@ def _beside(places: np.ndarray, x: np.ndarray, shift: float, log: bool) -> np.nd
 
 
 def _describe(most: int, statistic: Statistic, confidence: float, fewest: int | None = None) -> str:
-    """What line and band are, in words: "interquartile mean of 8 seeds, 95% interval"."""
+    """A description of line and band: "interquartile mean of 8 seeds, 95% interval"."""
     if most == 1:
         return "1 seed"
     name = "mean" if statistic is interquartile_mean and most < 4 else _STATISTICS.get(statistic, "statistic")

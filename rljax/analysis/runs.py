@@ -17,7 +17,7 @@ from rljax.training.folder import run_folder
 from rljax.types import Refused
 
 RETURN_METRICS = ("evaluation/return", "episode/return")
-"""What a plot shows unless told otherwise: the first of these that a run has."""
+"""Metrics for a plot without a chosen one: the first of these that a run has."""
 
 _NOT_METRICS = ("step", "member", "seed", "seconds")
 
@@ -186,7 +186,7 @@ def return_metric(runs: list[Run]) -> str:
 
 
 def final_values(run: Run, metric: str | None = None) -> tuple[np.ndarray, str]:
-    """How the members ended, [members], and where the figures come from, in words.
+    """The members' final values, [members], and their source, in words.
 
     Without a metric: the mean returns of evaluation.json (deterministic where it has them), else the last logged
     return. With one: the last value that was logged of it.

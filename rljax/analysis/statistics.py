@@ -63,7 +63,7 @@ def bootstrap_interval(
 
 
 def spread(x: Any, statistic: Statistic = np.mean, confidence: float = 0.95) -> tuple[float, float]:
-    """What is shown beside a statistic of scores [seeds]: its bootstrap interval, or their range below `FEWEST` seeds.
+    """The spread beside a statistic of scores [seeds]: its bootstrap interval, or their range below `FEWEST` seeds.
 
     (NaN, NaN) for one seed, and where a score is not finite.
     """

@@ -275,7 +275,7 @@ def _implementation(record: Record) -> str:
 
 
 def _commit(record: Record) -> str:
-    """Of the code of rljax that ran, marked where it was run before the mends."""
+    """The commit of the rljax code that ran, marked where it came before the mends."""
     return run_by(record.get("versions")) if _name(record) == OWN else _NOTHING
 
 

@@ -81,7 +81,7 @@ def animate(
 
 
 def show(path: str | Path) -> Any:
-    """What shows an MP4 or GIF in a notebook, as the last line of a cell. The file itself is put into the notebook."""
+    """Shows an MP4 or GIF in a notebook, as the last line of a cell. The notebook then contains the file itself."""
     path = local(path)
     if path.suffix.lower() not in _MOST_FPS:
         raise Refused(f"show takes .mp4 and .gif files, got {path.name!r}")

@@ -14,12 +14,12 @@ ResetPolicy = Literal["pool", "full", "first"]
 
 
 class Pool(struct.PyTreeNode):
-    """Reset states, each to be used once. It may be split anywhere, over as many devices as the environments are.
+    """Reset states, each to be used once; split over devices like the environments.
 
     Fields:
       states: [pool_size].
       used: bool [pool_size], whether a state has started its episode, or was never drawn.
-      key: [num_envs], of the states to be drawn; all but the first are for other devices.
+      key: [num_envs], keys of the states to be drawn; all but the first are for other devices.
     """
 
     states: State
@@ -41,13 +41,13 @@ class AutoReset(Wrapper):
     Unlike other environments it is batched already: `reset(key)` takes ONE key and every leaf of the state has a
     leading axis [num_envs]. After a step, `obs` is what to act on next, `reward`, `terminated`, `truncated` and
     `metrics` belong to the step just made, and `info["next_obs"]` is its successor observation from before the reset.
-    What breaks is truncated before it is seen (see `Guard`). A task that adds to the metrics that it is given is given
-    those of the reset (`info["first_metrics"]`) at the first step of an episode.
+    A broken simulation is truncated before it is seen (see `Guard`). A task that accumulates metrics gets those of the
+    reset (`info["first_metrics"]`) at the first step of an episode.
 
     Where fresh states come from:
       pool: from `pool_size` reset states, drawn some at a time where they run short. Each starts one episode, so every
         episode is new, for one reset an episode.
-      full: every environment calls `reset` at every step; as exact, and costly where resets are.
+      full: every environment calls `reset` at every step; just as exact, but costly where resets are.
       first: each environment returns to its own first state for ever, as in Brax, but with noise of its own in each
         episode where the task can `rekey`; for comparison only.
     """
@@ -83,7 +83,7 @@ class AutoReset(Wrapper):
         own = state.info["fresh"]
         own_names = ("fresh", "next_obs", "first_metrics")
         inner = {name: value for name, value in state.info.items() if name not in own_names}
-        # The flags and metrics of a last step belong to an episode that is over: what adds to them must not see them.
+        # The flags and metrics of a last step belong to an episode that is over: accumulation must not see them.
         going = jnp.zeros_like(state.done)
         metrics = _chosen(state.done, state.info["first_metrics"], state.metrics)
         before = state.replace(terminated=going, truncated=going, metrics=metrics, info=inner)
@@ -118,7 +118,7 @@ class AutoReset(Wrapper):
         )
 
     def _taken(self, pool: Pool, done: jax.Array) -> tuple[State, Pool]:
-        """For each environment that is done a state [num_envs, …] that none has had, and the pool without them."""
+        """An unused state [num_envs, …] for each environment that is done, and the pool without these."""
         pool = self._filled(pool)
         (unused,) = jnp.nonzero(~pool.used, size=self.num_envs)
         index = unused[jnp.cumsum(done) - done]
@@ -128,7 +128,7 @@ class AutoReset(Wrapper):
         return fresh, pool.replace(states=states, used=pool.used | (jnp.cumsum(~pool.used) <= done.sum()))
 
     def _filled(self, pool: Pool) -> Pool:
-        """The pool with an unused state for every environment, were all done at once."""
+        """The pool with unused states for all environments, should all be done at once."""
 
         def draw(pool: Pool) -> Pool:
             # All are split, and one is drawn from: JAX's checker of keys does not see into an array that is written to.
@@ -141,7 +141,7 @@ class AutoReset(Wrapper):
         return jax.lax.while_loop(lambda pool: (~pool.used).sum() < self.num_envs, draw, pool)
 
     def _nothing(self, x: jax.Array) -> jax.Array:
-        """A leaf of a pool that holds no state to begin with: copies of some, which nobody takes."""
+        """A leaf of a pool without states yet: copies of some, which nobody takes."""
         some = jax.random.clone(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
         return jnp.broadcast_to(some[:1], (self.pool_size, *x.shape[1:]))
 

@@ -1,4 +1,4 @@
-"""What is wrong with an environment of one's own, in words."""
+"""Checks of custom environments, which report problems in words."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def check_env(env: Environment, key: Key | None = None) -> None:
 def check_types(env: Environment) -> None:
     """The part of `check_env` that computes nothing: it traces a reset and a step, once for each environment.
 
-    Of what is rljax's own nothing is traced: its tests check it, and a trace of MJX takes seconds.
+    rljax's own environments are not traced: its tests check them, and a trace of MJX takes seconds.
 
     Raises:
       ValueError: something is wrong; the message has a line for each problem.
@@ -60,7 +60,7 @@ def _name(env: Environment) -> str:
 
 
 def _of_types(env: Environment) -> list[str]:
-    """The problems of the innermost environment that has any: what is around it only passes them on."""
+    """The problems of the innermost environment that has any: wrappers only pass them on."""
     try:
         if not (found := _of_layer(env)):
             return []
@@ -134,7 +134,7 @@ def _of_state(env: Environment, where: str, state: State) -> Iterator[str]:
 
 
 def _of_obs(name: str, where: str, obs: PyTree, space: Space) -> Iterator[str]:
-    """What does not fit of an observation, part by part."""
+    """The misfits of an observation, part by part."""
     if isinstance(space, Dict):
         if not isinstance(obs, dict) or set(obs) != set(space.spaces):
             has = ", ".join(obs) if isinstance(obs, dict) else type(obs).__name__
@@ -172,12 +172,12 @@ def _space(space: ArraySpace) -> str:
 
 
 def _kind(dtype: Any) -> Any:
-    """Bytes are images and numbers of one precision or another are numbers."""
+    """The kind of a type: bytes are images, and numbers of any precision are numbers."""
     return dtype if dtype == np.uint8 else np.dtype(dtype).kind
 
 
 def _of_values(env: Environment, key: Key) -> list[str]:
-    """Of one episode of random actions, and of the same once more, traced anew."""
+    """The problems of one episode of random actions, and of the same once more, traced anew."""
     try:
         jax.eval_shape(jax.vmap(env.reset), jax.eval_shape(lambda key: jax.random.split(key, 2), key))
     except Exception as error:

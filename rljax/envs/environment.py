@@ -16,16 +16,16 @@ class State(struct.PyTreeNode):
     """One environment between two steps. Batch it with `jax.vmap`.
 
     Fields:
-      physics: what is integrated (arrays, mjx.Data, …).
-      obs: an array or a dict of arrays; what the agent sees.
+      physics: the integrated quantities (arrays, mjx.Data, …).
+      obs: the observation, an array or a dict of arrays.
       reward: f32 [], of the step that led here; 0 after a reset.
       terminated: bool [], the task ended: the future is worth 0.
       truncated: bool [], the clock ended: the future is worth V(obs).
       metrics: named quantities of the last step, worth plotting; the same names from the reset on.
-      info: what wrappers carry from step to step, each under a name of its own; a step hands on what it does not know.
+      info: values that wrappers carry from step to step, each under its own name; a step hands on unknown entries.
         `info["elapsed"]`, where it is there, counts the steps of the underlying task in this episode.
-      context: what an episode is about and does not change in it: a task, a goal, parameters of its physics, a learned
-        model's weights. Auto-reset takes it with a fresh state, or keeps it (see `Environment.keeps_context`).
+      context: values that are constant in an episode: a task, a goal, parameters of its physics, a learned model's
+        weights. Auto-reset takes it with a fresh state, or keeps it (see `Environment.keeps_context`).
     """
 
     physics: PyTree
@@ -56,7 +56,7 @@ class Environment:
     terminates_at_success: bool = False
     """Whether episodes terminate where `metrics["success"]` is 1, and nowhere else; ask `unwrapped` for it."""
     keeps_context: bool = False
-    """Whether auto-reset keeps the context, since it was put there from outside; else each episode has its own."""
+    """Whether auto-reset keeps the context, which was set from outside; else each episode has its own."""
     _spec: dict[str, Any] | None = None
 
     @property
@@ -80,7 +80,7 @@ class Environment:
         raise NotImplementedError
 
     def rekey(self, state: State, key: Key) -> State:
-        """The same state with other chance to come: an environment that keeps a random key in it puts `key` there.
+        """The same state with other randomness to come: an environment with a random key in it puts `key` there.
 
         A state that is used twice is rekeyed in between, for a copied key repeats its noise. Nothing else changes.
         """
@@ -89,8 +89,8 @@ class Environment:
     def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
         """The value of a metric over two successive stretches of an episode, where one action lasts several steps.
 
-        Parts of the reward (`reward…`) add up, as the reward does. Of `success`, `unstable`, `overflow` and of what is
-        boolean the larger value is kept, which a later step must not erase. Of all others the later value is kept.
+        Parts of the reward (`reward…`) add up, as the reward does. Of `success`, `unstable`, `overflow` and booleans
+        the larger value is kept, so that later steps do not erase it; of all others the later value.
         """
         if name.startswith("reward"):
             return earlier + later

@@ -1,4 +1,4 @@
-"""Whole episodes of whatever acts, side by side in one compiled program: the data of demonstrators and of policies."""
+"""Whole episodes of any policy, side by side in one compiled program: the data of demonstrators and of policies."""
 
 import functools
 from collections.abc import Callable
@@ -24,11 +24,11 @@ def play(
     """Plays episodes from their beginning, each cut at its own end.
 
     Args:
-      policy: acts as it does when it is not deterministic.
-      noted: what is kept of each step's memory.
+      policy: the policy, which acts stochastically.
+      noted: function of each step's memory, whose result is kept.
 
     Returns:
-      The steps [N, …] of one episode after the other, as NumPy arrays; what was noted of them, [N, …]; and where each
+      The steps [N, …] of one episode after the other, as NumPy arrays; the results of `noted`, [N, …]; and where each
       episode ends, exclusive, [episodes].
 
     Raises:
@@ -46,7 +46,7 @@ def play(
 
 @functools.partial(jax.jit, static_argnames=("env", "noted", "episodes"))
 def _play(env: Environment, noted: Callable, episodes: int, policy: Policy, key: Key) -> Any:
-    """Steps and what was noted, [episodes, limit, …]; after its end an episode goes on."""
+    """Steps and results of `noted`, [episodes, limit, …]; after its end an episode goes on."""
     guarded = Guard.around(env)
 
     def step(acting: Acting, key: Key) -> tuple[Acting, Any]:

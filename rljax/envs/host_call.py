@@ -1,6 +1,6 @@
 """Calls from a compiled program to a Python function on the host, batched under vmap.
 
-What `jax.pure_callback` does, with two differences that matter to a simulator called at every step. It hands the
+Like `jax.pure_callback`, with two differences that matter to a simulator called at every step. It hands the
 function NumPy views of the program's own buffers, where `pure_callback` first makes JAX arrays of them: on a CPU that
 costs more than small physics does, and needs threads that the waiting program may hold. And under any number of vmaps
 the function sees one flat batch.
@@ -70,7 +70,7 @@ def _flattened(function: HostFunction, batch: tuple[int, ...], results: tuple) -
 def _call_now(
     *operands: Any, function: HostFunction, event_ndims: tuple[int, ...], results: tuple, effect: bool
 ) -> list[jax.Array]:
-    """Outside a compiled program. No jit: its cache would keep `function`, and what that holds, for ever."""
+    """The call outside a compiled program. No jit: its cache would keep `function` and all that it holds for ever."""
     batch = operands[0].shape[: operands[0].ndim - event_ndims[0]]
     return [jax.numpy.array(x) for x in _flattened(function, batch, results)(*operands)]
 

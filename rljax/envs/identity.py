@@ -1,4 +1,4 @@
-"""What an object is, as plain JSON types: two that differ in a setting are told apart, in another process too."""
+"""Descriptions of objects as plain JSON types, which tell settings apart, in another process too."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ from rljax.spaces import Box
 
 
 def identity(instance: Any) -> dict[str, Any]:
-    """The class of an object that holds constants only, and those of its public attributes that can be described.
+    """The class of an object that holds constants only, and its public attributes that can be described.
 
     Numbers, text, arrays, functions, trees and dataclasses of them, and environments (by their `spec`) can be. Anything
-    else, such as a simulator, is left out; so is what a wrapper took over from its `env`.
+    else, such as a simulator, is left out; so are attributes that a wrapper took over from its `env`.
     """
     inner = getattr(instance, "env", None)
     own = {
@@ -34,20 +34,20 @@ def identity(instance: Any) -> dict[str, Any]:
 
 
 def describe(function: Any) -> Any:
-    """What a function is, as plain JSON types: its name, and what it holds besides its code.
+    """A function as plain JSON types: its name, and the values that it holds besides its code.
 
-    That are the arguments of a partial, what a closure has captured, defaults, the object of a method, and the
-    attributes of an object that can be called, as far as they can be described (see `identity`). Of a lambda, whose
-    name says nothing, it is its text as well. Global variables that it reads are not part of it.
+    These are the arguments of a partial, the variables of a closure, defaults, the object of a method, and the
+    attributes of a callable object, as far as they can be described (see `identity`). A lambda, whose name says
+    nothing, is described by its text as well. Global variables that it reads are not part of it.
     """
     return _held(function)
 
 
 _UNKNOWN = object()
 _SHOWN = 16
-"""Elements of an array that is written out; a larger one is told by its hash."""
+"""Most elements of an array that is written out; a larger one is described by its hash."""
 _open: ContextVar[tuple[int, ...]] = ContextVar("_open", default=())
-"""Of what is being described: an environment may hold a function that holds it."""
+"""The objects being described: an environment may hold a function that holds it."""
 
 
 def _describe(value: Any) -> Any:
@@ -96,7 +96,7 @@ def _describe_array(value: Any) -> Any:
 
 
 def _describe_callable(function: Any) -> Any:
-    """Its name alone, or with what it holds where it holds something."""
+    """The name of a callable, with the values that it holds if there are any."""
     if isinstance(function, functools.partial):
         arguments, keywords = [_held(x) for x in function.args], _all_held(function.keywords)
         return {"partial": _held(function.func), "arguments": arguments, "keywords": keywords}
@@ -122,7 +122,7 @@ def _all_held(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held(value: Any) -> Any:
-    """What a function holds: an object, such as an agent with its config, by its class and its attributes."""
+    """A value that a function holds; an object, such as an agent with its config, by its class and attributes."""
     if isinstance(value, types.ModuleType):
         return value.__name__
     described = _describe(value)
@@ -136,7 +136,7 @@ def _known(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(function: Any) -> str:
-    """Its name; of a lambda, whose name says nothing, its text as well."""
+    """The name of a function; for a lambda, whose name says nothing, its text as well."""
     if getattr(function, "__name__", "") != "<lambda>":
         return _name(function)
     try:

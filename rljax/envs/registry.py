@@ -18,7 +18,7 @@ Factory = Callable[..., Environment]
 
 
 class Task(NamedTuple):
-    """What `make` knows of a task."""
+    """An entry of the registry."""
 
     name: str
     factory: Factory | str
@@ -56,7 +56,7 @@ def register(
 def register_adapter(prefix: str, factory: Factory | str) -> None:
     """Hands every name "prefix:rest" to `factory(rest, **kwargs)`, which applies its library's own time limit.
 
-    Of `make`'s keyword arguments it gets all that the caller gave, `max_episode_steps` too.
+    It gets all of the caller's keyword arguments, `max_episode_steps` too.
     """
     _adapters[prefix.lower()] = factory
 
@@ -91,11 +91,11 @@ def make(
     or one of the current folder, and a subclass of `Environment`. Its class may have a `max_episode_steps`.
 
     Args:
-      action_repeat: holds each action for that many steps (see `ActionRepeat`).
-      mismatch: arguments of `ExecutionMismatch`, which is then between the actions and the task.
+      action_repeat: number of steps for which each action is held (see `ActionRepeat`).
+      mismatch: arguments of an `ExecutionMismatch` between the actions and the task.
       check: whether to play a few steps and to say in words what is wrong with the task (see `check_env`).
       max_episode_steps: replaces the task's own time limit; None or 0 for no limit.
-      **kwargs: whatever else the task takes.
+      **kwargs: further arguments of the task.
 
     Raises:
       ValueError: an unknown name, an argument that the task does not take, or what `check` found.
@@ -137,7 +137,7 @@ def _make_adapted(name: str, kwargs: dict[str, Any]) -> Environment:
 
 
 def make_recorded(spec: Mapping[str, Any]) -> Environment:
-    """`make` of what a file says: a run folder, a dataset. It imports no module, for a file must not choose what runs.
+    """`make` for the spec in a run folder or a dataset. It imports no module: a file must not choose which code runs.
 
     Raises:
       Refused: as `make`; or an environment of a module.
@@ -147,7 +147,7 @@ def make_recorded(spec: Mapping[str, Any]) -> Environment:
 
 
 def check_recorded(name: str) -> None:
-    """Refuses a name that a file says, and for which `make` would import a module."""
+    """Refuses a name from a file for which `make` would import a module."""
     prefix, colon, _ = name.partition(":")
     if colon and prefix.lower() not in _adapters:
         raise Refused(

@@ -1,4 +1,4 @@
-"""The one loop in which a policy acts: evaluation, episodes, films and the collection of data are made of it."""
+"""The one loop in which a policy acts: evaluation, episodes, films and the collection of data use it."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from rljax.types import Key, PyTree
 
 
 class Acting(struct.PyTreeNode):
-    """Environments side by side, and what a policy remembers of each; leaves are [n, …]."""
+    """Environments side by side, and a policy's memory of each; leaves are [n, …]."""
 
     state: State
     memory: PyTree
 
 
 def begin(env: Environment, policy: Policy, key: Key, count: int) -> Acting:
-    """`count` environments after their reset, and a policy that remembers nothing yet.
+    """`count` environments after their reset, and a policy's initial memory.
 
     Args:
       env: one environment, or an `AutoReset` of `count`.
@@ -33,7 +33,7 @@ def begin(env: Environment, policy: Policy, key: Key, count: int) -> Acting:
 def advance(
     env: Environment, policy: Policy, acting: Acting, key: Key, deterministic: bool = True
 ) -> tuple[Acting, jax.Array, PyTree]:
-    """One step of all: where they are then, the actions [n, …], and the policy's extras.
+    """One step of all environments: their new states, the actions [n, …], and the policy's extras.
 
     Under `AutoReset` a policy begins anew where an episode has ended.
     """

@@ -13,7 +13,7 @@ Blocks = Mapping[str, slice]
 
 
 class Image(NamedTuple):
-    """What a part becomes: `matrix` times the part called `of`, plus `offset`.
+    """The image of a part: `matrix` times the part called `of`, plus `offset`.
 
     Fields:
       matrix: [m, n]; or [n], a diagonal; or a number.
@@ -39,11 +39,11 @@ class Affine(NamedTuple):
 
 
 class Symmetry(NamedTuple):
-    """What leaves a task as it is: s, a → s' becomes S(s), A(a) → S(s').
+    """Maps that leave a task unchanged: s, a → s' becomes S(s), A(a) → S(s').
 
     Fields:
-      observation, action: of what the agent sees and does.
-      position: of the simulator's positions, by which it can be tested.
+      observation, action: maps of observations and actions.
+      position: map of the simulator's positions, with which the symmetry can be tested.
     """
 
     observation: Affine
@@ -52,7 +52,7 @@ class Symmetry(NamedTuple):
 
 
 def affine(blocks: Blocks, images: Mapping[str, Image]) -> Affine:
-    """The map of a whole vector, from what each of its parts becomes.
+    """The map of a whole vector, from the images of its parts.
 
     Raises:
       ValueError: a part is missing or unknown, or a matrix does not fit.

@@ -64,7 +64,7 @@ class Wrapper(Environment):
 class TimeLimit(Wrapper):
     """Truncates an episode after `max_steps` steps. A step that terminates is not truncated as well.
 
-    Its clock is `info["elapsed"]`, unless what it wraps counts there already, in steps of its own.
+    Its clock is `info["elapsed"]`, unless the wrapped environment already counts its own steps there.
     """
 
     def __init__(self, env: Environment, max_steps: int):
@@ -86,12 +86,12 @@ class TimeLimit(Wrapper):
 
 
 class Guard(Wrapper):
-    """Ends an episode whose simulation broke, and keeps what is not finite from all that would learn of it.
+    """Ends an episode whose simulation broke, and keeps values that are not finite away from learners.
 
     Where the next observation or the reward is not finite, the episode is truncated at the last good observation, with
-    a reward of 0, and `metrics["unstable"]` is 1. Where the task terminated on that step, which is then its own affair,
-    it stays terminated, with its reward if that is finite. An episode whose first observation is not finite begins with
-    zeros in its place, and breaks at its first step, whatever that is.
+    a reward of 0, and `metrics["unstable"]` is 1. If the task itself terminated on this step, it stays terminated, with
+    its reward if that is finite. An episode whose first observation is not finite begins with zeros in its place, and
+    breaks at its first step, whatever the step gives.
     """
 
     @classmethod
@@ -239,7 +239,7 @@ class ActionRepeat(Wrapper):
 
 
 class ActionChunk(Wrapper):
-    """Takes `size` actions at once, [size * d], and does one after the other; rewards are summed.
+    """Takes `size` actions at once, [size * d], and executes one after the other; rewards are summed.
 
     It stops early where the episode ends. Returns, steps and metrics are counted as under `ActionRepeat`.
     """
@@ -286,14 +286,14 @@ class ObservationHistory(Wrapper):
 
 
 class ExecutionMismatch(Wrapper):
-    """Executes not what is asked for: each action is delayed, smoothed and limited in its rate, as on a real robot.
+    """Executes other actions than commanded: each is delayed, smoothed and limited in its rate, as on a real robot.
 
     For actions that are targets (of a position): before the first, the first itself counts as executed.
 
     Args:
       delay: steps until an action has an effect.
       smoothing: share of the last executed action in the next one, in [0, 1).
-      rate_limit: most that it changes in a step, as a share of the action's range.
+      rate_limit: largest change of the executed action in a step, as a share of the action's range.
     """
 
     def __init__(self, env: Environment, delay: int = 0, smoothing: float = 0.0, rate_limit: float = 1.0):
@@ -346,7 +346,7 @@ def step_all(env: Environment, state: State, actions: jax.Array) -> State:
         over = ~first & state.done
         return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), None
 
-    # A wrapper outside may have added metrics, which a step of `env` does not hand on.
+    # An outer wrapper may have added metrics, which a step of `env` does not hand on.
     own = jax.eval_shape(env.step, state, actions[0]).metrics
     state = state.replace(metrics={name: state.metrics[name] for name in own})
     return jax.lax.scan(body, state, (actions, jnp.arange(len(actions)) == 0))[0]

@@ -14,7 +14,7 @@ from rljax.spaces import Box, Dict
 from rljax.types import Key, PyTree, Refused
 
 _EPISODE_LENGTH = 1000
-"""Of `brax.envs.create` and of Brax's own training."""
+"""Time limit in `brax.envs.create` and in Brax's own training."""
 
 
 class BraxEnvironment(Environment):
@@ -48,7 +48,7 @@ class BraxEnvironment(Environment):
         return state.replace(physics=rekey(state.physics, key))
 
     def _observe(self, physics: Any) -> PyTree:
-        """The observation; of a dict with "state" alone that, else all parts."""
+        """The observation: all parts, or of a dict with "state" alone, its array."""
         obs = physics.obs
         if isinstance(obs, Mapping):
             obs = obs["state"] if set(obs) == {"state"} else dict(obs)
@@ -77,7 +77,7 @@ def make(
     Args:
       backend: "generalized", "spring", "positional" or "mjx"; the task's own choice where None.
       max_episode_steps: None or 0 for none.
-      **kwargs: of the Brax environment.
+      **kwargs: arguments of the Brax environment.
 
     Raises:
       ValueError: Brax is missing, or does not know the task or an argument.

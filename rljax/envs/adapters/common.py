@@ -25,7 +25,7 @@ def import_package(prefix: str, package: str, install: str) -> Any:
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> Refused:
-    """The error for a task that the library does not have, in one line, with the near ones first."""
+    """The error for a task that the library does not have, in one line, with similar names first."""
     names = {other.lower(): other for other in known}
     near = [names[other] for other in difflib.get_close_matches(name.lower(), names)]
     suggestion = f"did you mean {' or '.join(near)}? " if near else ""
@@ -43,10 +43,10 @@ def like(new: PyTree, old: PyTree) -> PyTree:
 
 
 def box(name: str, low: Any, high: Any, shape: Any, dtype: Any = jnp.float32) -> Box:
-    """A library's bounds as a `Box`, which are not a fact before they were looked at.
+    """A library's bounds as a `Box`, after they were checked.
 
     Raises:
-      Refused: they are no bounds; `name` is that of the environment and of its space.
+      Refused: they are no bounds; `name` names the environment and its space.
     """
     try:
         return Box(low, high, tuple(shape), dtype)
@@ -55,7 +55,7 @@ def box(name: str, low: Any, high: Any, shape: Any, dtype: Any = jnp.float32) ->
 
 
 def check_observation(name: str, declared: Any, observed: Any) -> None:
-    """Raises `Refused` where what a reset shows has another shape than the observation space."""
+    """Raises `Refused` where a reset's observation has another shape than the observation space."""
     if tuple(declared) != tuple(observed):
         raise Refused(
             f"{name}: a reset shows {list(observed)}, but the observation space is {list(declared)}; they must agree"

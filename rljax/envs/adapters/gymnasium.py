@@ -48,8 +48,8 @@ class GymnasiumEnvironment(Environment):
 
     Args:
       make: makes one Gymnasium environment; or the name of a registered one.
-      max_live: simulations kept alive; past it (or twice the largest batch, if that is more), the one that was not
-        used for the longest time is given up. It must hold all that is trained and evaluated at once.
+      max_live: number of simulations kept alive; beyond it (or twice the largest batch, if that is more), the one
+        unused for the longest time is given up. It must suffice for all that is trained and evaluated at once.
 
     Raises:
       Refused: Gymnasium is missing, or a space is neither Box nor Discrete, or observations are not of their space.
@@ -206,7 +206,7 @@ class GymnasiumEnvironment(Environment):
         return [np.zeros((count, *seen.shape), seen.dtype) for seen in self._seen.values()]
 
     def _see(self, env: Any, obs: Any, seen: list[np.ndarray], i: int) -> None:
-        """Writes what there is to see after a reset or a step."""
+        """Writes the observation, and the frame if it is drawn, after a reset or a step."""
         if self._discrete is not None:
             seen[0][i, int(obs) - int(self._discrete.start)] = 1.0
         else:
@@ -216,11 +216,11 @@ class GymnasiumEnvironment(Environment):
             seen[1][i] = env.render()
 
     def _number(self) -> tuple[int, int]:
-        """Of an episode; no other has it."""
+        """The number of an episode; no other has it."""
         return self._process, next(self._numbers) % 2**32
 
     def _take(self, batch: int) -> Any:
-        """An environment that is free, new, or was not used for the longest time."""
+        """An environment that is free, new, or the one unused for the longest time."""
         if self._free:
             return self._free.pop()
         if len(self._live) >= max(self.max_live, 2 * batch):
@@ -261,7 +261,8 @@ def make(name: str, *, max_live: int = 1024, **kwargs: Any) -> Environment:
     Args:
       max_live: see `GymnasiumEnvironment`.
       max_episode_steps: replaces the time limit; None or 0 for none.
-      **kwargs: of `gymnasium.make`. With render_mode="rgb_array" every step is drawn: for videos, not for training.
+      **kwargs: arguments of `gymnasium.make`. With render_mode="rgb_array" every step is drawn: for videos, not for
+        training.
 
     Raises:
       ValueError: Gymnasium or what the task needs is missing, or it does not know the task or an argument.

@@ -15,7 +15,7 @@ _INSTALL = '"rljax[playground]"'
 
 
 class PlaygroundEnvironment(BraxEnvironment):
-    """A raw Playground environment; its state and its functions are shaped like Brax's, and so is what holds of them.
+    """A raw Playground environment; its state and functions are Brax's, and the same holds for them.
 
     Its `done` is `terminated`. That includes a simulation that has diverged, which Playground ends at its first NaN; of
     such a step no NaN reaches a value target (see `Guard`). The repetition of actions that Playground's training

@@ -22,7 +22,7 @@ class GymnasiumEnv(gymnasium.Env):
     Observations are NumPy arrays of the type of `env.observation_space`; `terminated` and `truncated` are those of
     `env`, whose time limit stays its own; `info` holds its metrics. A simulation that breaks ends its episode as in
     training, and `info["unstable"]` is 1 (see `Guard`). The generator that `reset(seed=…)` seeds draws the key of each
-    episode. It can be copied and pickled in the middle of an episode, as far as `env` can: what `rljax.make` made can.
+    episode. It can be copied and pickled in the middle of an episode if `env` can, as all of `rljax.make` can.
     """
 
     def __init__(self, env: Environment, render_mode: str | None = None, render_fps: int | None = None):
@@ -40,7 +40,7 @@ class GymnasiumEnv(gymnasium.Env):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Sets what can neither be copied nor pickled."""
+        """Sets the attributes that can neither be copied nor pickled."""
         env, render_fps = self.env, self.metadata["render_fps"]
         self.spec = _Spec(
             "rljax/" + (env.name or type(env).__name__).replace("/", "-"),
@@ -90,7 +90,7 @@ class GymnasiumEnv(gymnasium.Env):
 
 
 class _Spec(EnvSpec):
-    """Makes environments on the very `env` it is of; as JSON, on one like it, where `rljax.make` made that."""
+    """Makes environments on its own `env`; from JSON, on an equal one, if `rljax.make` made it."""
 
     recipe: dict[str, Any] | None
 

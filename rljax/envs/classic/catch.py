@@ -1,4 +1,4 @@
-"""Catch: a ball falls, and a paddle must be under it; all that is seen are 32 × 32 pixels."""
+"""Catch: a ball falls, and a paddle must be under it; observations are 32 × 32 pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,14 @@ class Catch(Environment):
     """Observations are images uint8 [32, 32, 1]; actions f32 [1] in [-1, 1] move the paddle by up to 3 pixels a step.
 
     The ball begins at the top in a random column and falls by 2 pixels a step. The episode terminates when it reaches
-    the paddle's row: with a reward of 1 where it is caught, and 0 else. All other rewards are 0.
+    the paddle's row: with a reward of 1 if it is caught, else 0. All other rewards are 0.
     """
 
     name = "catch"
     size = 32
     fall, speed = 2.0, 3.0
     reach = 3.5
-    """How far the ball may be from the paddle's middle, in pixels."""
+    """Distance from the paddle's middle within which the ball is caught, in pixels."""
     observation_space = Box(0, 255, (32, 32, 1), np.uint8)
     action_space = Box(-1.0, 1.0, (1,))
 

@@ -15,7 +15,7 @@ from rljax.types import Key
 
 
 class Valley(Environment):
-    """What both mountain cars share: the road, the physics f32 [2] (position, velocity) and the drawing.
+    """Base of both mountain cars: the road, the physics f32 [2] (position, velocity) and the drawing.
 
     The observation is the physics. The left end of the road is a wall; a car that reaches it stops.
     """

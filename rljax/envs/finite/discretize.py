@@ -30,7 +30,7 @@ def discretize(
     Args:
       axes: the points of each dimension, evenly spaced. States are their products, the last dimension fastest; one more
         state, the last, is where episodes end.
-      actions: what is given to the environment's step, [A, …].
+      actions: the actions given to the environment's step, [A, …].
       periodic: dimensions that run in a circle, whose axis leaves its end out; none by default.
 
     Outside of the grid the nearest point of its edge counts.

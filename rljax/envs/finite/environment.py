@@ -16,10 +16,10 @@ from rljax.types import Key, Refused
 
 
 class Finite(Environment):
-    """States of an `MDP`; the reward is the expected one of the state and the action.
+    """The states of an `MDP`; the reward is the expected reward of the state and the action.
 
     Args:
-      mdp: the process; its discount is the learner's affair.
+      mdp: the process; its discount is left to the learner.
       observation: "index", int32 [], for tables; or "one_hot", f32 [S], for networks.
 
     Raises:
@@ -67,7 +67,7 @@ def world(name: str, **kwargs: Any) -> MDP:
     """The world of that name, with the arguments of its function in `worlds`.
 
     Raises:
-      Refused: an unknown name, an argument that the world does not take, or one that it needs and that is not given.
+      Refused: an unknown name, an argument that the world does not take, or a missing one that it needs.
     """
     if name not in WORLDS:
         near = difflib.get_close_matches(name, WORLDS, n=1)

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rljax.types import Key, Refused
 
 TOLERANCE = 1e-4
-"""How far from 1 the probabilities of a transition may sum; they are divided by their sum."""
+"""Largest distance of a transition's probability sum from 1; probabilities are divided by their sum."""
 UNROLLED = 24
 """Pairs of an action and a successor up to which a backup is written out; beyond, it is a loop, which compiles at once
 and is as fast. (Many small processes under vmap are faster without one.)"""
@@ -85,7 +85,7 @@ class MDP(struct.PyTreeNode):
         return self.rewards + self.discount * self.expected(values)
 
     def backup(self, values: jax.Array) -> jax.Array:
-        """The largest of them, [S]: one application of Bellman's optimality operator."""
+        """The largest action values, [S]: one application of Bellman's optimality operator."""
         if self.successors is None:
             return self.action_values(values).max(0)
 
@@ -95,7 +95,7 @@ class MDP(struct.PyTreeNode):
         return self._over_actions(values, larger, jnp.full_like(self.rewards[0], -jnp.inf))[0]
 
     def greedy(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The largest of them, [S], and which action has it, int32 [S]; of equal ones the first."""
+        """The largest action values, [S], and their actions, int32 [S]; of equal ones the first."""
         if self.successors is None:
             q = self.action_values(values)
             return q.max(0), q.argmax(0).astype(jnp.int32)
@@ -128,7 +128,7 @@ class MDP(struct.PyTreeNode):
         return jax.lax.scan(one, start, xs, unroll=actions if few else 1)
 
     def under(self, policy: jax.Array) -> "MDP":
-        """The process with one action left, that of a deterministic policy, int [S]."""
+        """The process with one action left, the deterministic policy's, int [S]."""
 
         def chosen(x: jax.Array) -> jax.Array:
             index = policy.reshape((1,) * (x.ndim - 1) + (-1,))
@@ -140,7 +140,7 @@ class MDP(struct.PyTreeNode):
         )
 
     def refuse_missing(self, who: str) -> None:
-        """Sampling needs every action in every state; a traced process, of which nothing can be seen, passes.
+        """Refuses missing actions, since sampling needs every action in every state; a traced process passes unseen.
 
         Raises:
           Refused: a missing action.
@@ -196,7 +196,7 @@ def sparse(
     start: Any = None,
     dtype: Any = np.float32,
 ) -> MDP:
-    """From padded lists of successors.
+    """Makes an MDP from padded lists of successors.
 
     Args:
       successors: int [A, K, S]; where the probability is 0 any state will do.
@@ -233,7 +233,7 @@ def sparse(
 def dense(
     probabilities: Any, rewards: Any, discount: float, terminal: Any = None, start: Any = None, dtype: Any = np.float32
 ) -> MDP:
-    """From matrices P[a, s, s'], [A, S, S]; rewards r(s, a) [A, S], r(s) [S] or r(s, a, s') [A, S, S].
+    """Makes an MDP from P[a, s, s'] [A, S, S] and rewards r(s, a) [A, S], r(s) [S] or r(s, a, s') [A, S, S].
 
     All else as for `sparse`.
     """
@@ -251,7 +251,7 @@ def from_lists(
     start: Any = None,
     dtype: Any = np.float32,
 ) -> MDP:
-    """From `{state: {action: [(probability, successor, reward, terminated), …]}}`, as Gymnasium's toy texts have it.
+    """Makes an MDP from Gymnasium's `{state: {action: [(probability, successor, reward, terminated), …]}}`.
 
     A state that is only reached by terminated transitions is terminal. Where one is reached by others too (Gymnasium's
     Taxi has such, out of reach from its start), terminated transitions lead to one more state, the last, instead.
@@ -274,7 +274,7 @@ def from_lists(
                 successors[place], probabilities[place], rewards[place] = successor, probability, reward
                 terminated[place] = ended
     used = probabilities > 0
-    # A terminal state may be written as one that leads to itself, or as if one could go on from it.
+    # A terminal state may be written as leading to itself, or as if it could be left.
     terminal, went_on = np.zeros(states, bool), np.zeros(states, bool)
     terminal[successors[used & terminated]] = True
     elsewhere = successors != np.arange(states)
@@ -377,7 +377,7 @@ def _rows(
 
 
 def _split_discount(discount: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """γ as the float nearest to it and what that leaves."""
+    """γ as the nearest float and the remainder."""
     discount = float(discount)
     if not 0 <= discount <= 1:
         raise Refused(f"mdp: discount must be in [0, 1], got {discount}")
@@ -389,7 +389,7 @@ def _split_discount(discount: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _can_end(successors: np.ndarray | None, probabilities: np.ndarray, terminal: np.ndarray) -> np.ndarray:
-    """Which states can reach a terminal one, bool [S]: then, and only then, some policy ends from everywhere."""
+    """The states that can reach a terminal one, bool [S]: some policy ends from everywhere only if all can."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order
 

@@ -40,7 +40,7 @@ def gridworld(
 ) -> MDP:
     """A grid of cells from a drawing, one letter a cell; actions: left, down, right, up.
 
-    Free cells are "F", "." or a space; other letters are only those that an argument names.
+    Free cells are "F", "." or a space; all other letters must be named by an argument.
 
     Args:
       rows: lines of one length, as a sequence or as one string.
@@ -51,7 +51,7 @@ def gridworld(
       walls: letters of cells that cannot be entered, as what lies outside cannot.
       start: letter of the cells to start from, all as likely; without such a cell, all that are free.
       back_to_start: letters of cells that lead back to the (one) start as soon as they are entered.
-      wind: for each column, by how many cells a step that begins there is blown up (Sutton and Barto 2018, example
+      wind: for each column, the cells by which a step that begins there is blown up (Sutton and Barto 2018, example
         6.5).
 
     Raises:
@@ -128,7 +128,7 @@ def gridworld_of_cells(
     returning = np.isin(letters, list(back_to_start))
 
     def paid(target: np.ndarray) -> np.ndarray:
-        # Who is against a wall has not entered anything, but no one stays in a cell that leads back.
+        # A step against a wall enters nothing, but no step stays in a cell that leads back.
         return np.where((target == cell) & ~returning, step_reward, gain[target])
 
     expected = np.stack([sum(p * paid(s) for p, s in zip(shares, of_move, strict=True)) for of_move in successors])
@@ -242,7 +242,7 @@ def inventory(
 ) -> MDP:  # fmt: skip
     """A shop that orders at the end of each day (Puterman 1994, section 3.2): states are the stock, actions the order.
 
-    Demand is Poisson; what is not there is not sold. An order above the capacity is cut down to it.
+    Demand is Poisson; demand beyond the stock is lost. An order above the capacity is cut down to it.
     """
     from scipy.stats import poisson
 
@@ -270,4 +270,4 @@ WORLDS: dict[str, Callable[..., MDP]] = {
     "mountain_car": mountain_car,
     "pendulum": pendulum,
 }
-"""By name, for `rljax.make("finite:taxi")` and experiments/planning.py."""
+"""Worlds by name, for `rljax.make("finite:taxi")` and experiments/planning.py."""

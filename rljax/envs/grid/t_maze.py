@@ -39,7 +39,7 @@ class TMaze(Environment):
         self.length = length
 
     def observe(self, physics: Physics) -> jax.Array:
-        """f32 [4]."""
+        """The observation, f32 [4]."""
         start, junction = physics.position == 0, physics.position == self.length
         flags = (start & physics.goal_north, start & ~physics.goal_north, ~start & ~junction, junction)
         return jnp.stack(flags).astype(jnp.float32)

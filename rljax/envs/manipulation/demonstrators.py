@@ -1,8 +1,8 @@
 """Scripted demonstrators with human faults: they slip, hesitate, miss, go back and try again, and sometimes give up.
 
 A demonstrator is a policy with memory, which can be evaluated as any other; deterministic, it has neither noise nor
-faults. Each task's script says what to do next, from an observation and what it remembers; how hands move, and what
-goes wrong, is the same for all.
+faults. Each task's script says what to do next, from an observation and its memory; how hands move, and faults, are the
+same for all.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _JITTER = 0.002
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
-    """How a demonstrator moves, and how often what goes wrong.
+    """How a demonstrator moves, and how often each fault occurs.
 
     Raises:
       ValueError: a value that is not allowed.

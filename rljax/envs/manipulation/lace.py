@@ -15,15 +15,15 @@ from rljax.envs.symmetry import Image, Symmetry, affine, blocks_of
 from rljax.types import Key, Refused
 
 THICKNESS = 0.008
-"""Of the lace, in metres, which are all lengths here; x is forwards, y to the left, z upwards."""
+"""Thickness of the lace; all lengths here are in metres, x is forwards, y to the left, z upwards."""
 HOLE = 0.012
 """Radius of the eyelet's hole: between its middle and the lace's is room for 8 mm."""
 OPENING = 0.04
-"""Of open jaws."""
+"""Opening of open jaws."""
 THROUGH = 0.12
-"""How far beyond the eyelet the tip must be pulled; 2.5 cm of the lace are left before it."""
+"""Distance beyond the eyelet to which the tip must be pulled; 2.5 cm of the lace are left before it."""
 FRONT, SEGMENT, TAIL, TIP = 0.02, 0.025, 0.05, 0.02
-"""From the lace's middle to its soft part and to its rear; the length of a soft segment, and where the last is held."""
+"""Distance from the lace's middle to its soft part; length of a soft segment; distance to the rear; last one's hold."""
 SAG = np.array([0.109, 0.048, 0.012])
 """Angles of the soft segments' joints at rest, when the middle is held."""
 _MIRROR = np.array([1.0, -1.0, 1.0])
@@ -48,16 +48,16 @@ class Threading(NamedTuple):
 class Lace(ManipulationTask):
     """Observation [43], action [8]; 20 control steps a second. Mirrored exactly by y → -y, which swaps the hands.
 
-    Observation: of both hands position, velocity, opening, and whether it holds; position and velocity of the lace's
-    tip, and of its middle and two points between; x and z of the eyelet (y is 0); and to which side the lace points.
-    Action: for each hand where it is to go, and the opening.
+    Observation: both hands' position, velocity, opening and hold; position and velocity of the lace's tip,
+    its middle and two points between; x and z of the eyelet (y is 0); and the side to which the lace points. Action:
+    each hand's target position and opening.
 
     One hand, left or right, starts with the lace, which points away from it and keeps its heading. The stages: the tip
     is straight before the hole; through it; held by the other hand; and pulled `THROUGH`, which the first hand has let
     go of. Which stage it is shows in the present state alone.
 
     Args:
-      left_first: how often the left hand starts with it.
+      left_first: probability that the left hand starts with the lace.
     """
 
     observation_blocks = _OBSERVATION

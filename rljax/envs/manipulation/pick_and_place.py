@@ -15,11 +15,11 @@ from rljax.envs.symmetry import Image, Symmetry, affine, blocks_of
 from rljax.types import Key
 
 BLOCK = 0.04
-"""Side of the block, in metres, which are all lengths here; x is forwards, y to the left, z upwards."""
+"""Side of the block; all lengths here are in metres, x is forwards, y to the left, z upwards."""
 OPENING = 0.08
-"""Of the open jaws."""
+"""Opening of open jaws."""
 NEAR = 0.05
-"""How near to its place the block must be."""
+"""Largest distance of the block from its place at success."""
 _MIRROR = np.array([1.0, -1.0, 1.0])
 _OBSERVATION = blocks_of(hand=7, opening=1, block=6, angle=3, target=2)
 
@@ -27,7 +27,7 @@ _OBSERVATION = blocks_of(hand=7, opening=1, block=6, angle=3, target=2)
 class PickAndPlace(ManipulationTask):
     """Observation [19]: hand (position, velocity), opening, block (position, velocity), its angle, and the target.
 
-    Action [4]: where the hand is to go, and the opening. 20 control steps a second. It is done when the block lies
+    Action [4]: the hand's target position, and the opening. 20 control steps a second. It is done when the block lies
     within 5 cm of the target, at rest and let go. The stages: reached, grasped, carried, placed.
     """
 

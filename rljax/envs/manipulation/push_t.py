@@ -14,18 +14,18 @@ from rljax.envs.symmetry import Image, Symmetry, affine, blocks_of
 from rljax.types import Key
 
 BOARD = 512.0
-"""Side of the board, in pixels, which are all lengths here; x is to the right, y downwards."""
+"""Side of the board; all lengths here are in pixels, x is to the right, y downwards."""
 RADIUS = 15.0
-"""Of the agent."""
+"""Radius of the agent."""
 GOAL = (256.0, 256.0, np.pi / 4)
-"""x, y and angle at which the block is to lie."""
+"""Goal of the block: x, y and angle."""
 LOW, HIGH = np.array([[-60.0, 0.0], [-15.0, 30.0]]), np.array([[60.0, 30.0], [15.0, 120.0]])
 """Corners [2, 2] of the block's bar and stem, in its own frame: its origin is the middle of the bar's outer side."""
 CENTRE = np.array([0.0, 45.0])
-"""Its centre of mass."""
+"""Centre of mass of the block, in its own frame."""
 AREA = float((HIGH - LOW).prod(1).sum())
 SUCCESS = 0.95
-"""Coverage from which on it is done."""
+"""Least coverage at success."""
 STAGES = (0.25, 0.5, 0.75)
 
 # (x, y) → (512 - y, 512 - x), θ → π/2 - θ: over the diagonal, which the goal lies on.
@@ -75,14 +75,14 @@ class PushT(ManipulationTask):
         return jnp.concatenate([agent, centre, angle]), jnp.zeros(5)
 
     def place(self, pose: jax.Array) -> State:
-        """At rest in a pose [5] as gym-pusht gives it: agent x, y, block x, y, angle."""
+        """A state at rest in a pose [5] of gym-pusht's: agent x, y, block x, y, angle."""
         centre = pose[2:4] + _rotation(pose[4]) @ CENTRE
         physics = self.engine.reset(jnp.concatenate([pose[:2], centre, pose[4:5]]), jnp.zeros(5))
         fresh = self.reset(jax.random.key(0))
         return fresh.replace(physics=physics, obs=self.observe(physics))
 
     def pose(self, physics: Physics) -> jax.Array:
-        """[5] as gym-pusht gives it; the angle in [0, 2π)."""
+        """The pose [5] in gym-pusht's form; the angle in [0, 2π)."""
         angle = physics.qpos[4]
         block = physics.qpos[2:4] - _rotation(angle) @ CENTRE
         return jnp.concatenate([physics.qpos[:2], block, jnp.mod(angle, 2 * np.pi)[None]])
@@ -110,14 +110,14 @@ class PushT(ManipulationTask):
 
 
 def progress_of(pose: jax.Array) -> Progress:
-    """How far the task is in a pose [5]."""
+    """The progress of the task in a pose [5]."""
     covered = coverage(pose[2:])
     stages = (covered > jnp.array([*STAGES, SUCCESS])).mean()
     return Progress(covered / SUCCESS, stages, covered > SUCCESS, {"coverage": covered})
 
 
 def observation_of(pose: jax.Array) -> jax.Array:
-    """[..., 6] of poses [..., 5]."""
+    """Observations [..., 6] of poses [..., 5]."""
     angle = pose[..., 4:]
     return jnp.concatenate([pose[..., :4], jnp.cos(angle), jnp.sin(angle)], axis=-1)
 

@@ -1,4 +1,4 @@
-"""What a demonstrator of each task does next: phases, and where the hands go in each."""
+"""Scripts of the tasks' demonstrators: phases, and where the hands go in each."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,18 +13,18 @@ from rljax.envs.manipulation.task import ManipulationTask
 
 
 class Memory(struct.PyTreeNode):
-    """What a demonstrator remembers.
+    """The memory of a demonstrator.
 
     Fields:
       fresh: bool [], nothing yet.
       phase: i32 [], of the script; -1 before the first step.
       since: i32 [], steps in this phase.
       place, opening: f32 [hands, 3] and [hands], where it has sent the hands.
-      offset: f32 [3], what the script has to remember of a thing in its hand.
-      wrong: f32 [3], by how far the present approach goes to a wrong place.
+      offset: f32 [3], the script's memory of a thing in its hand.
+      wrong: f32 [3], offset of the present approach towards a wrong place.
       fault: i32 [], the label of the last step.
       left: i32 [], steps that a slip or a hesitation still takes.
-      gives_up: bool [], after the present fault.
+      gives_up: bool [], whether it gives up after the present fault.
     """
 
     fresh: jax.Array
@@ -40,12 +40,12 @@ class Memory(struct.PyTreeNode):
 
 
 class Plan(NamedTuple):
-    """What to do next.
+    """The next thing to do.
 
     Fields:
       phase: i32 [].
       goal, opening: f32 [hands, 3] and [hands], where hands go.
-      slippery: bool [hands], which hold something that they may let slip.
+      slippery: bool [hands], whether a hand holds something that it may let slip.
       offset: f32 [3], to remember.
     """
 
@@ -57,16 +57,16 @@ class Plan(NamedTuple):
 
 
 class Script(NamedTuple):
-    """What differs between tasks.
+    """The differences between tasks.
 
     Fields:
       phases: their names, in order.
-      approach: the phase with whose begin an approach begins, which may go to a wrong place.
+      approach: the phase that begins an approach, which may go to a wrong place.
       approaching: phases that belong to an approach.
-      wrong: least and most distance of a wrong place, and in which directions, [3].
+      wrong: least and largest distance of a wrong place, and its directions, [3].
       open: opening of a hand that slips.
       speed: of the hands, metres per step.
-      hands: from an observation, where they are [hands, 3], and their openings [hands].
+      hands: function of an observation to the hands' positions [hands, 3] and openings [hands].
       plan: `(obs, memory) -> Plan`.
     """
 
@@ -218,7 +218,7 @@ def _lace_plan(obs: jax.Array, memory: Memory) -> Plan:
     )
 
     def sides(other: Any, first: Any) -> jax.Array:
-        """As the action has them: left, right."""
+        """Values in the action's order: left, right."""
         both = jnp.stack([jnp.asarray(other), jnp.asarray(first)])
         return jnp.where(direction > 0, both, both[::-1])
 

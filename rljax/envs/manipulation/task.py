@@ -1,4 +1,4 @@
-"""What the manipulation tasks have in common: named parts, three kinds of reward, success."""
+"""Base of the manipulation tasks: named parts, three kinds of reward, success."""
 
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -15,7 +15,7 @@ Reward = Literal["dense", "staged", "sparse"]
 
 
 class Progress(NamedTuple):
-    """How far a task is: `quality` and `stages`, f32 [] in [0, 1] and 1 at success; success bool []; what to plot."""
+    """Progress of a task: `quality` and `stages`, f32 [] in [0, 1] and 1 at success; success bool []; metrics."""
 
     quality: jax.Array
     stages: jax.Array
@@ -26,21 +26,21 @@ class Progress(NamedTuple):
 class ManipulationTask(MujocoTask):
     """A task that is done or not. Subclasses say how it starts, what is observed and how far it is (`progress`).
 
-    A reward is what is missing, between -1 and 0: of the quality (dense), of the stages (staged), or all until success
-    (sparse). So an agent gains by ending, and its return without a discount is, where the reward is sparse, minus the
-    steps that it took. Success terminates, and is `metrics["success"]`.
+    A reward lies between -1 and 0: quality - 1 (dense), stages - 1 (staged), or -1 until success (sparse). So an agent
+    gains by ending, and with the sparse reward the return without a discount is minus the number of steps. Success
+    terminates, and is `metrics["success"]`.
 
     Args:
-      reward: which of the three.
-      terminate_on_success: else the episode goes on to its time limit.
+      reward: kind of the reward.
+      terminate_on_success: whether success ends the episode; else it goes on to its time limit.
     """
 
     observation_blocks: ClassVar[Blocks] = {}
     """The named parts of an observation."""
     action_blocks: ClassVar[Blocks] = {}
-    """And of an action."""
+    """The named parts of an action."""
     symmetry: ClassVar[Symmetry | None] = None
-    """What mirrors the task, if anything does."""
+    """The mirror symmetry of the task, if it has one."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class ManipulationTask(MujocoTask):
         super().__init__(model, frame_skip, outputs, **engine)
 
     def progress(self, physics: Physics) -> Progress:
-        """How far the task is."""
+        """The progress of the task."""
         raise NotImplementedError
 
     def score(self, before: Physics, after: Physics, action: jax.Array) -> Score:
@@ -71,7 +71,7 @@ class ManipulationTask(MujocoTask):
 
 
 def reward_of(progress: Progress, kind: Reward) -> jax.Array:
-    """What is missing, in [-1, 0] and of the shape of the progress's leaves."""
+    """The reward in [-1, 0], of the shape of the progress's leaves."""
     done = {"dense": progress.quality, "staged": progress.stages, "sparse": progress.success.astype(jnp.float32)}[kind]
     # Success is all of it, whatever rounding leaves missing.
     return jnp.where(progress.success, 0.0, jnp.clip(done, 0.0, 1.0) - 1.0)

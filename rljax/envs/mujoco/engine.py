@@ -1,4 +1,4 @@
-"""What a MuJoCo task sees of its simulator, whichever of the three engines runs it."""
+"""The interface of MuJoCo tasks to their simulator, on any of the three engines."""
 
 import importlib
 import importlib.util
@@ -21,9 +21,9 @@ ENGINES = ("auto", "native", "mjx", "warp")
 class Physics(struct.PyTreeNode):
     """One simulation between two steps, with fields named and shaped as in `mjData`.
 
-    It holds what the next step depends on, and of what can be derived from it only the fields that the task asked for,
-    read as attributes too (`physics.xpos`). After a step these describe the state before the last substep, as in
-    `mjData` after `mj_step`; after a reset, the state itself.
+    It holds all that the next step depends on, and of derived fields only those that the task asked for, which are read
+    as attributes too (`physics.xpos`). After a step these describe the state before the last substep, as in `mjData`
+    after `mj_step`; after a reset, the state itself.
     """
 
     time: jax.Array
@@ -54,8 +54,8 @@ class Engine:
       model: compiled MJCF; the engine works on a copy.
       substeps: physics steps of one control step.
       outputs: derived fields of `mjData` that the task reads, such as "xpos", "site_xpos", "cfrc_ext", "sensordata";
-        and "qpos_change", which is not of `mjData`: how far `qpos` moved, from before it was rounded to single
-        precision. Far from the origin a velocity from two rounded positions is mostly rounding.
+        and "qpos_change", which is not in `mjData`: the movement of `qpos` before rounding to single precision. Far
+        from the origin a velocity from two rounded positions is mostly rounding.
     """
 
     name: str
@@ -80,14 +80,14 @@ class Engine:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends what runs in the background, which starts again when needed."""
+        """Ends background threads, which start again when needed."""
 
 
 def make_engine(name: str, model: mujoco.MjModel, substeps: int, outputs: Sequence[str] = (), **options: Any) -> Engine:
     """The engine called `name`; "auto" is native on CPUs and MJX on accelerators.
 
     Args:
-      options: of that engine: `threads` (native), `iterations` and `ls_iterations` (mjx, warp), `contacts`,
+      options: options of the engine: `threads` (native), `iterations` and `ls_iterations` (mjx, warp), `contacts`,
         `constraints` and `worlds` (warp).
 
     Raises:

@@ -88,7 +88,7 @@ class NativeEngine(Engine):
 
     def _run(self, rows: Sequence[np.ndarray], substeps: int) -> list[np.ndarray]:
         fields = dict(zip(self._carried, rows, strict=True))
-        # Those that have gone unstable are over: they cost nothing until they are reset.
+        # Unstable simulations are over: they cost nothing until they are reset.
         going = np.isfinite(fields["qpos"]).all(axis=1) & np.isfinite(fields["qvel"]).all(axis=1)
         with self._simulators.borrow(len(going)) as simulator:
             ids = None if simulator.capacity == len(going) and going.all() else np.flatnonzero(going)
@@ -210,7 +210,7 @@ class _Pool:
 
     @contextlib.contextmanager
     def borrow(self, count: int) -> Iterator[_Simulator]:
-        """One with room for `count`; what was too small is replaced."""
+        """Lends a simulator with room for `count`; a smaller one is replaced."""
         with self._lock:
             fitting = [s for s in self._free if s.capacity >= count]
             chosen = min(fitting, key=lambda s: s.capacity, default=None) or (self._free[-1] if self._free else None)

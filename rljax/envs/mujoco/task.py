@@ -1,4 +1,4 @@
-"""What all MuJoCo tasks do alike: reset and step an engine, end unstable episodes, and draw."""
+"""Base of all MuJoCo tasks: resets and steps an engine, ends unstable episodes, and draws."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,7 @@ _LARGEST = 1e10  # MuJoCo's own bound for what it calls unstable (mjMAXVAL)
 
 
 class Score(NamedTuple):
-    """What a step was worth: reward f32 [], terminated bool [], and the reward's terms and what else to plot."""
+    """The score of a step: reward f32 [], terminated bool [], and the reward's terms and other metrics to plot."""
 
     reward: jax.Array
     terminated: jax.Array
@@ -24,7 +24,7 @@ class Score(NamedTuple):
 
 
 class MujocoTask(Environment):
-    """A task on one MuJoCo model. Subclasses say how it starts, what is observed and what it is worth.
+    """A task on one MuJoCo model. Subclasses define its start, its observations and its score.
 
     A simulation that goes unstable (NaN or beyond 1e10 in position or velocity) ends its episode with reward 0 and the
     last good observation: terminated where the task's own rule says so, else truncated, so that its value is neither
@@ -37,11 +37,11 @@ class MujocoTask(Environment):
       frame_skip: physics steps of one control step.
       outputs: derived fields of `mjData` that the task reads (see `Engine`).
       engine: "native" (C library, CPU), "mjx", "warp", or "auto", which picks by backend.
-      engine_options: what that engine takes (see `make_engine`).
+      engine_options: options of the engine (see `make_engine`).
     """
 
     camera: ClassVar[dict[str, Any]] = {"trackbodyid": 1, "distance": 4.0}
-    """How to film it: as Gymnasium's default_camera_config."""
+    """Camera of films, as in Gymnasium's default_camera_config."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class MujocoTask(Environment):
         raise NotImplementedError
 
     def observe(self, physics: Physics) -> jax.Array:
-        """What the agent sees."""
+        """The observation."""
         raise NotImplementedError
 
     def score(self, before: Physics, after: Physics, action: jax.Array) -> Score:
-        """What the step from `before` to `after` was worth."""
+        """The score of the step from `before` to `after`."""
         raise NotImplementedError
 
     def reset(self, key: Key) -> State:
