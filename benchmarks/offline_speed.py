@@ -68,7 +68,7 @@ def speed(settings: Settings) -> dict[str, Any]:
     name, rows, ratios = settings.datasets[0], [], {}
 
     def measured(algorithm: str, kind: str, members: int) -> tuple[float, float]:
-        """In a process of its own, as a user has it: how many devices a CPU is can be said but once in a process."""
+        """Measures in a process of its own: a CPU's number of devices can be set only once per process."""
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             path = dataset_path(settings, name)
             return process.submit(rate_of, path, algorithm, kind, members, settings.seconds).result()

@@ -110,7 +110,7 @@ class OfflineRun(FromDataset):
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """How executed actions differ from commanded ones (see rljax.envs.ExecutionMismatch)."""
+    """Difference between executed and commanded actions (see rljax.envs.ExecutionMismatch)."""
 
     delay: int = 0
     """Steps until an action has an effect."""

@@ -49,7 +49,7 @@ class Replay:
 
 
 class Agent(Protocol):
-    """What each of the three is to the loop."""
+    """Interface of the three agents to the loop."""
 
     def explore(self, observations: Tensor, random: np.ndarray, progress: float) -> np.ndarray:
         """Actions [1, ...] to learn from, given random ones and what part of the steps is done."""

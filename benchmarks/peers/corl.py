@@ -218,13 +218,13 @@ def _config(train_config: type, published: Path, overrides: dict[str, Any], argu
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """As pyrallis does: by the field's type, since YAML reads 3e-4 as a string."""
+    """Converts a value by the field's type, as pyrallis does, since YAML reads 3e-4 as a string."""
     kind = next(iter(typing.get_args(kind)), kind)  # Optional[float] -> float
     return value if value is None or isinstance(value, bool) else kind(value)
 
 
 def _recorded(config: Any) -> dict[str, Any]:
-    """What there is to know of it, as JSON has it, which has no infinity."""
+    """The config as JSON, which has no infinity."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in FIXED[2:]}
     infinite = {name: str(x) for name, x in values.items() if isinstance(x, float) and not math.isfinite(x)}
     return values | infinite

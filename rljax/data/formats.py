@@ -29,7 +29,7 @@ _MAIN, _METADATA = "main_data.hdf5", "metadata.json"
 _MINARI_NAME = re.compile(r"(?:[-\w/]+/)?[-\w]+-v\d+")
 _MINARI_VERSION = "0.5.0"  # the first release with this layout, which later ones read
 _MARKED = "ends_are_marked"  # the attribute of files of our own, whose episodes have no further ends
-_GAP = 1e-6  # how far apart two observations are that are not the same, as IQL's and RLPD's loaders have it
+_GAP = 1e-6  # distance beyond which two observations differ, as in IQL's and RLPD's loaders
 
 Layout = Literal["d4rl", "ogbench", "minari", "push_t"]
 Rewards = Literal["required", "optional"]

@@ -15,7 +15,7 @@ from jax import lax
 from rljax.types import Key, Refused
 
 _BLOCK = 32  # rows orthogonalised together in a large matrix: products of matrices, and a block fits in the cache
-_SMALL = 256  # up to so many rows one block is as quick to run, and compiles in half the time
+_SMALL = 256  # up to this many rows one block is as quick to run, and compiles in half the time
 
 
 def _project_out(rows: jax.Array, basis: jax.Array, mask: jax.Array | None = None) -> jax.Array:

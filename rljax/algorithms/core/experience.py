@@ -78,7 +78,7 @@ class ReplayConfig(Config):
     normalize_observation: bool = False
     """Whether observations are shifted and scaled by running statistics (vectors only)."""
     reset_policy: ResetPolicy = "pool"
-    """Where auto-reset takes fresh states from (see AutoReset)."""
+    """Source of auto-reset's fresh states (see AutoReset)."""
     learning_rate: Positive = 3e-4
     """Initial step size of the optimizer."""
     discount: Fraction = 0.99

@@ -57,7 +57,7 @@ class OnPolicyConfig(Config):
     normalize_reward: bool = False
     """Whether rewards are divided by the running deviation of the discounted return (37 details, cont. no. 7)."""
     reset_policy: ResetPolicy = "pool"
-    """Where auto-reset takes fresh states from (see AutoReset)."""
+    """Source of auto-reset's fresh states (see AutoReset)."""
 
     @property
     def steps_per_iteration(self) -> int:
