@@ -6,6 +6,7 @@ from types import ModuleType
 from rljax.types import Refused
 
 NAMES = (
+    "a2c",
     "bc",
     "cql",
     "crossq",

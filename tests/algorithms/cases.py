@@ -47,6 +47,12 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
     "sac of parts": ("sac", SMALL | PARTS | {"normalize_observation": True, "n_step": 2}, LOOKING, None, {}),
     "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,)}, LOOKING, None, {}),
+    "a2c": ("a2c", {
+        "num_envs": 2, "rollout_length": 4, "hidden": (4,), "normalize_observation": True, "anneal_steps": 50,
+    }, "cartpole", None, {}),
+    "a2c of actions in a box": ("a2c", {
+        "num_envs": 2, "rollout_length": 4, "hidden": (4,), "normalize_observation": True, "normalize_reward": True,
+    }, DRIFT, None, {}),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
     "dqn": ("dqn", SMALL | {
         "prioritized": True, "double": True, "n_step": 2, "storage": "bfloat16", "anneal_steps": 50,

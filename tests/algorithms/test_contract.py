@@ -17,6 +17,7 @@ from tests.algorithms.cases import CASES, PIXELS, made
 ITERATIONS = 4
 # Of each online algorithm a case, and a hyperparameter that can be swept, with a value for it.
 ONLINE = {
+    "a2c": ("a2c", ("learning_rate", 0.05)),
     "ppo": ("ppo", ("learning_rate", 0.05)),
     "pqn": ("pqn", ("learning_rate", 0.05)),
     "dqn": ("dqn", ("learning_rate", 0.05)),
@@ -28,6 +29,8 @@ ONLINE = {
 
 def test_every_algorithm_is_tested():
     assert {name for name, *_ in CASES.values()} >= set(NAMES)
+    # Steering needs a base, and is split, swept and resumed in test_steering.py.
+    assert {name for name, *_, data, _ in CASES.values() if data is None} - {"steering"} == set(ONLINE)
 
 
 @pytest.mark.parametrize("case", [case for case, (_, _, env, *_) in CASES.items() if env is not PIXELS])

@@ -142,7 +142,7 @@ class Agent:
         raise NotImplementedError
 
     def learn(self, learner: Learner, batches: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics, PyTree]:
-        """All updates of an iteration, from batches [num_updates, batch, …].
+        """All updates of an iteration, from batches [num_updates, batch, …]; on-policy, from one `Rollout`.
 
         Returns:
           The learner; the means of the metrics over all devices; and feedback for the source of the batches, such as
