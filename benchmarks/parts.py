@@ -54,8 +54,8 @@ BLIND, CATCH = {"name": "pendulum", "blind": True}, {"name": "catch"}
 CASES = {
     "SAC, blind": Case(sac, SAC, BLIND, 30_000),
     "SAC, blind, values see all": Case(sac, dataclasses.replace(SAC, value_obs=PRIVILEGED), BLIND, 30_000),
-    "PPO with memory, blind": Case(ppo, PPO, BLIND, 400_000),
-    "PPO with memory, blind, values see all": Case(ppo, dataclasses.replace(PPO, value_obs=PRIVILEGED), BLIND, 400_000),
+    "PPO with memory, blind": Case(ppo, PPO, BLIND, 100_000),
+    "PPO with memory, blind, values see all": Case(ppo, dataclasses.replace(PPO, value_obs=PRIVILEGED), BLIND, 100_000),
     "PPO, pixels": Case(ppo, PPO_OF_PIXELS, CATCH, 150_000),
     "SAC, pixels": Case(sac, SAC_OF_PIXELS, CATCH, 15_000),
 }
