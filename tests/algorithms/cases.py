@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ppo of images": ("ppo", ROLLOUT | {"cnn_channels": (2,), "hidden": (4, 4), "target_kl": 0.1}, PIXELS, None, {}),
     "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
     "sac of parts": ("sac", SMALL | PARTS | {"normalize_observation": True, "n_step": 2}, LOOKING, None, {}),
-    "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,)}, LOOKING, None, {}),
+    "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,), "image_shift": 1}, LOOKING, None, {}),
     "a2c": ("a2c", {
         "num_envs": 2, "rollout_length": 4, "hidden": (4,), "normalize_observation": True, "anneal_steps": 50,
     }, "cartpole", None, {}),

@@ -35,6 +35,7 @@ from rljax.envs import AutoReset, Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
+from rljax.ops.augment import shift_images
 from rljax.policy import Policy
 from rljax.spaces import Box, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
@@ -47,6 +48,9 @@ Storage = Annotated[
 OFFLINE_STREAM = 0xDA7A
 """Keys of a dataset's share are `fold_in(key, this)`: `split` folds in small numbers, and a large one cannot collide
 with them."""
+
+SHIFT_STREAM = 0x5417
+"""Likewise for the shifts of images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,8 @@ class ReplayConfig(Config):
     """Rewards summed before bootstrapping from a value (Sutton and Barto 2018, eq. 7.1)."""
     normalize_observation: bool = False
     """Whether observations are shifted and scaled by running statistics (vectors only)."""
+    image_shift: Whole = 0
+    """Most pixels by which each image of a batch is shifted at random (DrQ: 4); 0 leaves images as they are."""
     reset_policy: ResetPolicy = "pool"
     """Source of auto-reset's fresh states (see AutoReset)."""
     learning_rate: Positive = 3e-4
@@ -144,6 +150,7 @@ class Remembered:
       replay, state: the buffer and its state.
       num_updates, batch_size: how many batches, and how many transitions of each this device draws.
       normalize: maps observations to normalised ones.
+      image_shift: most pixels by which images are shifted.
     """
 
     replay: Replay
@@ -151,12 +158,17 @@ class Remembered:
     num_updates: int
     batch_size: int
     normalize: Callable[[PyTree], PyTree]
+    image_shift: int = 0
 
     def sample(self, key: Key, discount: Any, importance_exponent: Any = 0.0) -> Batch:
         """Batches of windows of n steps, leaves [num_updates, batch_size, …], with observations normalised."""
         number, size = self.num_updates, self.batch_size
         batch = self.replay.sample(self.state, key, number * size, discount, importance_exponent, number)
         batch = batch.replace(obs=self.normalize(batch.obs), next_obs=self.normalize(batch.next_obs))
+        if self.image_shift:
+            keys = jax.random.split(jax.random.fold_in(key, SHIFT_STREAM))
+            shifted = (shift_images(k, x, 1, self.image_shift) for k, x in zip(keys, (batch.obs, batch.next_obs)))
+            batch = batch.replace(**dict(zip(("obs", "next_obs"), shifted)))
         # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
         return jax.tree.map(lambda x: x.reshape(size, number, *x.shape[1:]).swapaxes(0, 1), batch)
 
@@ -268,6 +280,7 @@ class Loop:
             num_updates=c.num_updates,
             batch_size=devices.share("batch_size", c.batch_size - self.offline),
             normalize=lambda obs: self.normalize(experience.obs_statistics, obs),
+            image_shift=c.image_shift,
         )
         batches = self.agent.sample(learner, source, devices.local(key), hyper)
         if prepared is not None:
