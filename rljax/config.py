@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from rljax.types import Refused
 
 
@@ -80,23 +82,46 @@ def _musts_of_fields(config_type: type) -> dict[str, list[Must]]:
 def _musts(hint: Any) -> list[Must]:
     """The constraints of a type: the annotated ones, and then the type's own."""
     kind, parts = get_origin(hint), get_args(hint)
-    if kind is Annotated:
-        return [part for part in parts[1:] if isinstance(part, Must)] + _musts(parts[0])
+    if kind is Annotated:  # the type first: what else is asked of a number fails for a text
+        return _musts(parts[0]) + [part for part in parts[1:] if isinstance(part, Must)]
     if kind in (Union, UnionType) and len(parts) == 2 and NoneType in parts:
         return [must.or_none() for part in parts for must in _musts(part)]
     if kind is Literal:
         return [one_of(parts)]
-    return [Must("whole, as an int is", _is_whole)] if hint in (int, tuple[int, ...]) else []
+    return _TYPES.get(hint, [])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one number, of Python, NumPy or JAX, and no truth value; infinity and NaN are numbers, too."""
+    if value is None or isinstance(value, bool | str | bytes | np.bool_):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether these are whole numbers: JAX would refuse 2.0 only later, far from its cause."""
+    """Whether it is a whole number: JAX would only refuse 2.0 in the middle of something else."""
     try:
-        for number in value if isinstance(value, tuple | list) else (value,):
-            operator.index(number)
+        return _is_number(operator.index(value)) and not isinstance(value, bool)
     except TypeError:
         return False
-    return True
+
+
+def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, tuple | list) and all(holds(value) for value in values)
+
+
+_TYPES: dict[Any, list[Must]] = {
+    bool: [Must("True or False", lambda x: isinstance(x, bool))],
+    float: [Must("a number", _is_number)],
+    int: [Must("whole, as an int is", _is_whole)],
+    tuple[int, ...]: [Must("whole, as an int is", _each(_is_whole))],
+    tuple[str, ...]: [Must("a tuple of names", _each(lambda x: isinstance(x, str)))],
+}
+"""Constraints of types that have no annotation."""
 
 
 def _where(config: Any) -> str:

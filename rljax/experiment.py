@@ -23,7 +23,7 @@ from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
-from rljax.envs.registry import canonical, check_recorded, time_limit
+from rljax.envs.registry import canonical, check_recorded, is_module, time_limit
 from rljax.training.lock import locked
 from rljax.training.progress import shielded_output
 from rljax.training.runner import Result
@@ -495,6 +495,14 @@ def _film(folder: Path, env: Environment, settings: Run) -> Path | None:
     return path
 
 
+def _code_of(folder: Path | None) -> str:
+    """What else `rljax.load` must be told of a run whose environment is code of the user's."""
+    if folder is None or not (folder / "config.json").exists():
+        return ""
+    name = str(json.loads((folder / "config.json").read_text())["env"].get("name"))
+    return f", env=rljax.make({name!r})" if is_module(name) else ""
+
+
 def _summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -523,7 +531,7 @@ def _summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) 
     # Not by the console, which takes the brackets and colons of a name for markup.
     print(
         f"trained {result.seconds:.1f} s (and {result.compile_seconds:.1f} s to get ready) on {result.placement}\n"
-        f"run folder: {result.folder}   policy: rljax.load({str(result.folder)!r})"
+        f"run folder: {result.folder}   policy: rljax.load({str(result.folder)!r}{_code_of(result.folder)})"
         + (f"\nvideo: {film}" if film else "")
     )
 

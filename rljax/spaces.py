@@ -128,8 +128,8 @@ class Dict:
         if not self.spaces:
             raise Refused("Dict: a space needs one part at least")
         for name, space in self.spaces.items():
-            if not isinstance(name, str) or not isinstance(space, Box | Discrete | Dict):
-                raise Refused(f"Dict: parts are spaces by name, got {name!r}: {type(space).__name__}")
+            if not isinstance(name, str) or "/" in name or not isinstance(space, Box | Discrete | Dict):
+                raise Refused(f"Dict: parts are spaces by name (without /), got {name!r}: {type(space).__name__}")
         object.__setattr__(self, "spaces", {name: self.spaces[name] for name in sorted(self.spaces)})
 
     def __hash__(self) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from rljax.algorithms import ppo
 from rljax.config import Config, Count, Fraction, Positive, Widths, config_from_dict, config_to_dict, require
 from rljax.types import Refused
 
@@ -59,3 +60,20 @@ def test_what_the_types_allow_is_taken_and_written_and_read():
     config = Both(number=np.int64(9), size=3, hidden=(), output=(1, 2), rate=0.5, share=0)
     assert config_from_dict(Both, config_to_dict(config)) == config
     assert Both().number == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"squash": "no"}, "squash = 'no' is not allowed; it must be True or False"),
+        ({"initial_log_std": "x"}, "initial_log_std = 'x' is not allowed; it must be a number"),
+        ({"learning_rate": True}, "learning_rate = True is not allowed; it must be a number"),
+        ({"num_envs": True}, "num_envs = True is not allowed; it must be whole"),
+        ({"num_envs": "8"}, "num_envs = '8' is not allowed; it must be whole"),
+        ({"hidden": 64}, "hidden = 64 is not allowed; it must be whole"),
+        ({"policy_obs": "state"}, "policy_obs = 'state' is not allowed; it must be a tuple of names"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(settings, message):
+    with pytest.raises(Refused, match=message):
+        ppo.Config(**settings)

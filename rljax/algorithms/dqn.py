@@ -32,7 +32,7 @@ from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.config import Atoms, Count, Fraction, Must, NonNegative, Positive, Share, Whole, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
-from rljax.nn.encoder import encode, is_image, layers_after, seen
+from rljax.nn.encoder import check_network, encode, is_image, layers_after, seen
 from rljax.nn.networks import MLP, Activation, activation
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
@@ -268,7 +268,9 @@ class Agent(core.Agent):
         network: nn.Module | None = None,
     ):
         super().__init__(config, observation_space, action_space)
-        self.network = Network(config, self.action_space.n, seen(observation_space, ()), network)
+        space = seen(observation_space, ())
+        check_network(network, space)
+        self.network = Network(config, self.action_space.n, space, network)
         self.prioritized = config.prioritized
 
     def init(self, key: Key) -> Learner:
@@ -381,7 +383,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     Args:
       env: one environment; actions `Discrete`, observations of any kind.
       config: settings; the defaults where None.
-      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow.
+      network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
+        convolutions; the hidden layers follow.
 
     Raises:
       Refused: the environment's spaces do not fit.

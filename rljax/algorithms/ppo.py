@@ -29,7 +29,7 @@ from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, s
 from rljax.config import Count, Fraction, Must, NonNegative, Positive, Whole, Widths, require
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.distributions import Categorical, Gaussian
-from rljax.nn.encoder import encode, is_image, layers_after
+from rljax.nn.encoder import check_network, encode, is_image, layers_after
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import GRU, MLP, Activation
 from rljax.ops.metrics import approximate_kl, explained_variance
@@ -205,6 +205,8 @@ class Agent(core.Agent):
         spaces = (self.seen(), self.seen(values=True))
         if config.shared_torso and spaces[0] != spaces[1]:
             raise Refused("ppo.Config: shared_torso = True is not allowed where policy_obs and value_obs differ")
+        for space in spaces:
+            check_network(network, space)
         self.network = ActorCritic(config, action_space, spaces, network)
         self.squash = config.squash and isinstance(action_space, Box)
         self.initial_memory = self.network.initial_memory()
@@ -337,7 +339,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     Args:
       env: one environment; actions `Discrete` or a one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
-      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow.
+      network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
+        convolutions; the hidden layers follow.
         Policy and value have one each.
 
     Raises:

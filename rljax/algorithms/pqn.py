@@ -24,7 +24,7 @@ from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.config import Count, Fraction, Positive, Whole, Widths, require
 from rljax.envs import Environment
-from rljax.nn.encoder import encode, is_image, layers_after, seen
+from rljax.nn.encoder import check_network, encode, is_image, layers_after, seen
 from rljax.nn.networks import MLP, Activation
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.metrics import explained_variance
@@ -114,7 +114,9 @@ class Agent(core.Agent):
         network: nn.Module | None = None,
     ):
         super().__init__(config, observation_space, action_space)
-        self.network = Network(config, self.action_space.n, seen(observation_space, ()), network)
+        space = seen(observation_space, ())
+        check_network(network, space)
+        self.network = Network(config, self.action_space.n, space, network)
 
     def init(self, key: Key) -> Learner:
         return Learner.init({"value": self.network.init(key, self.example_obs)}, self.optimizers(self.hyper()))
@@ -184,7 +186,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     Args:
       env: one environment; actions `Discrete`, observations of any kind.
       config: settings; the defaults where None.
-      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow.
+      network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
+        convolutions; the hidden layers follow.
 
     Raises:
       Refused: the environment's spaces do not fit.

@@ -30,7 +30,7 @@ from rljax.config import BelowOne, Count, Positive, Share, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.distributions import TanhGaussian
-from rljax.nn.encoder import encode
+from rljax.nn.encoder import check_network, encode
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import MLP
 from rljax.nn.precision import dot_general_of
@@ -152,6 +152,8 @@ class Agent(ActorCritic):
     ):
         super().__init__(config, observation_space, action_space)
         self.action_size = action_space.shape[0]
+        for space in (self.seen(), self.seen(values=True)):
+            check_network(network, space)
         self.actor = Actor(config, self.action_size, self.seen(), network)
         self.critic = Critic(config, self.seen(values=True), network)
 
@@ -256,7 +258,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     Args:
       env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
-      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow. The
+      network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
+        convolutions; the hidden layers follow. The
         policy and each critic have one of their own.
 
     Raises:

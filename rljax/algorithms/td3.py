@@ -27,7 +27,7 @@ from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.config import Count, Must, NonNegative, Positive, Share, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
-from rljax.nn.encoder import encode
+from rljax.nn.encoder import check_network, encode
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import MLP
 from rljax.nn.precision import dot_general_of
@@ -185,6 +185,8 @@ class Agent(ActorCritic):
         network: nn.Module | None = None,
     ):
         super().__init__(config, observation_space, action_space)
+        for space in (self.seen(), self.seen(values=True)):
+            check_network(network, space)
         self.actor = Actor(config, action_space.shape[0], self.seen(), network)
         self.critic = Critic(config, self.seen(values=True), network)
 
@@ -325,7 +327,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     Args:
       env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
-      network: maps observations [..., …] to features [..., d], in place of convolutions; the hidden layers follow. The
+      network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
+        convolutions; the hidden layers follow. The
         policy and each critic have one of their own.
 
     Raises:

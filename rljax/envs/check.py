@@ -114,6 +114,7 @@ def _of_traces(env: Environment) -> list[str]:
         ("obs", first.obs, after.obs),
         ("metrics", first.metrics, after.metrics),
         ("info", first.info, info),
+        ("context", first.context, after.context),
     ):
         found += _differences(field, old, new)
     return found

@@ -56,7 +56,8 @@ class Environment:
     terminates_at_success: bool = False
     """Whether episodes terminate where `metrics["success"]` is 1, and nowhere else; ask `unwrapped` for it."""
     keeps_context: bool = False
-    """Whether auto-reset keeps the context, which was set from outside; else each episode has its own."""
+    """Whether auto-reset keeps the context, which was set from outside, and on which `reset` must not depend then; else
+    each episode has its own."""
     _spec: dict[str, Any] | None = None
 
     @property

@@ -142,17 +142,25 @@ def make_recorded(spec: Mapping[str, Any]) -> Environment:
     Raises:
       Refused: as `make`; or an environment of a module.
     """
-    check_recorded(str(spec.get("name", "")))
+    if not isinstance(spec.get("name"), str):
+        raise Refused(f"an environment needs a name, and {dict(spec)!r} has none")
+    check_recorded(spec["name"])
     return make(**spec)
 
 
 def check_recorded(name: str) -> None:
     """Refuses a name from a file for which `make` would import a module."""
-    prefix, colon, _ = name.partition(":")
-    if colon and prefix.lower() not in _adapters:
+    if is_module(name) or name.count(":") > 1:  # "gymnasium:module:Task-v0" imports the module as well
         raise Refused(
-            f"{name!r} is code of a module, which a file may not choose: say --env {name}, or pass env=rljax.make(...)"
+            f"{name!r} is code of a module, which a file may not choose: pass env=rljax.make({name!r}), "
+            f"or say --env {name}"
         )
+
+
+def is_module(name: str) -> bool:
+    """Whether a name is that of an environment in a module of the user's, "module:Class"."""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix.lower() not in _adapters
 
 
 def _make_of_module(name: str, module: str, rest: str, kwargs: dict[str, Any]) -> Environment:

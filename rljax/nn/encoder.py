@@ -22,6 +22,8 @@ def seen(space: Space, names: Sequence[str]) -> Space:
         if not isinstance(space, Dict) or PRIVILEGED not in space.spaces:
             return space
         names = [name for name in space.spaces if name != PRIVILEGED]
+        if not names:
+            raise Refused(f"all of the observation is privileged: name {PRIVILEGED} to see it (policy_obs)")
     known = tuple(space.spaces) if isinstance(space, Dict) else ()
     if unknown := [name for name in names if name not in known]:
         has = f"has the parts {', '.join(known)}" if known else "has no parts"
@@ -73,3 +75,36 @@ def encode(
 def layers_after(space: Space, hidden: tuple[int, ...], network: nn.Module | None = None) -> tuple[int, ...]:
     """Widths of the hidden layers after `encode`: of a single image, the first of them follows its convolutions."""
     return hidden[1:] if is_image(space) and network is None else hidden
+
+
+def check_network(network: Any, space: Space) -> None:
+    """Refuses what cannot take the place of convolutions, before anything is trained with it.
+
+    Args:
+      network: a flax module, or None.
+      space: what it is given.
+
+    Raises:
+      Refused: it is no module, or does not map [time, batch, shape of the space] to features [time, batch, d].
+    """
+    if network is None:
+        return
+    if not isinstance(network, nn.Module):
+        made = f"{network.__name__}() and not {network.__name__}" if isinstance(network, type) else "such as MyCNN()"
+        raise Refused(f"network must be a flax module, {made}; got {network!r}")
+
+    def of(space: Space) -> PyTree:
+        if isinstance(space, Dict):
+            return {name: of(inner) for name, inner in space.spaces.items()}
+        return jnp.zeros((2, 3, *space.shape), space.dtype)
+
+    found, variables = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), of(space)))
+    if others := sorted(set(variables) - {"params"}):
+        raise Refused(
+            f"network must have parameters alone, and {type(network).__name__} has {', '.join(others)} as well"
+        )
+    if getattr(found, "shape", ())[:-1] != (2, 3):
+        got = getattr(found, "shape", type(found).__name__)
+        raise Refused(
+            f"network must map observations [2, 3, …] to features [2, 3, d], for any leading axes; it gives {got}"
+        )

@@ -24,7 +24,6 @@ FREE_SETTINGS = frozenset(
         "checkpoint_every",
         "devices",
         "evaluate_every",
-        "evaluate_in",
         "evaluation_episodes",
         "final_episodes",
         "log_every",

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 
 from rljax import algorithms
+from rljax.algorithms.core.contract import in_words
 from rljax.config import config_from_dict, from_plain
 from rljax.envs import Environment
 from rljax.envs.registry import make_recorded
@@ -47,6 +48,8 @@ def load(
     own = (description.get("settings") or {}).get("network")
     if own and network is None:
         raise Refused(f"{folder} was trained with a network that is not rljax's: pass network={own}")
+    if own and network is not None and in_words(network) != own:
+        raise Refused(f"{folder} was trained with network={own}, and this is {in_words(network)}")
     config = config_from_dict(algorithm.Config, description["config"])
     made = algorithm.make(env, config) if network is None else algorithm.make(env, config, network)
     keys = description["keys"]

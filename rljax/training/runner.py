@@ -166,7 +166,13 @@ def train(
     """
     enable_compilation_cache()
     plan = _Plan.make(algorithm.per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
+    if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
+        raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")
     evaluate_in = algorithm.env if evaluate_in is None else evaluate_in
+    for which in ("observation_space", "action_space"):
+        ours, theirs = (repr(getattr(env, which)) for env in (algorithm.env, evaluate_in))
+        if ours != theirs:
+            raise Refused(f"evaluate_in must have the {which} of the algorithm's environment, {ours}; it has {theirs}")
     if (plan.evaluate or final_episodes) and evaluate_in.max_episode_steps is None:
         raise Refused(f"{evaluate_in!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
     out = None if folder is None else run_folder(folder)
@@ -343,7 +349,8 @@ class _Runner:
         if self.saved != self.iteration:
             self.save(None)
         if self.stopped:
-            self.bar.line(f"stopped at step {self.steps:,}, all saved: {self.stopped}")
+            saved = ", all saved" if self.checkpointer else ""
+            self.bar.line(f"stopped at step {self.steps:,}{saved}: {self.stopped}")
         if interrupt:
             name = signal.Signals(interrupt[0]).name
             self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")

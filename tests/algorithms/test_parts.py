@@ -104,6 +104,8 @@ def test_a_network_of_ones_own_takes_the_place_of_convolutions(module, tmp_path)
     result = training.train(algorithm, jax.random.key(0), 16, **options)
     with pytest.raises(Refused, match=r"a network that is not rljax's: pass network=Flat\( # attributes width = 5"):
         rljax.load(folder, env=PIXELS)
+    with pytest.raises(Refused, match=r"was trained with network=Flat\(.* 5.*, and this is Flat\(.* 6"):
+        rljax.load(folder, env=PIXELS, network=Flat(6))
     obs = jnp.zeros((6, 6, 1), jnp.uint8)
     loaded = rljax.load(folder, env=PIXELS, network=Flat(5))
     assert loaded(jax.random.key(1), obs) == result.policy(jax.random.key(1), obs)
@@ -118,3 +120,34 @@ def test_policy_and_critics_have_a_network_of_ones_own_each(module):
     params = jax.eval_shape(agent.init, jax.random.key(0)).params
     for part, members in (("policy", ()), ("critic", (2,))):
         assert kernels(params[part])["['params']['encoder']['Dense_0']['kernel']"] == (*members, 1024, 5)
+
+
+class Lost(nn.Module):
+    """Features without the leading axes of the observations."""
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return nn.Dense(4)(obs.reshape(-1))
+
+
+class Normed(nn.Module):
+    """Features that are normalised over a batch."""
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return nn.BatchNorm(use_running_average=True)(obs.reshape(*obs.shape[:-3], -1))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Normed(), "network must have parameters alone, and Normed has batch_stats as well"),
+        (Flat, r"network must be a flax module, Flat\(\) and not Flat; got <class"),
+        (3, r"network must be a flax module, such as MyCNN\(\); got 3"),
+        (Lost(), r"network must map observations \[2, 3, …\] to features \[2, 3, d\], .* it gives \(4,\)"),
+    ],
+)
+def test_what_is_no_network_is_refused_before_anything_is_trained(network, message):
+    for module, env in ((ppo, PIXELS), (dqn, PIXELS), (sac, rljax.make("catch"))):
+        with pytest.raises(Refused, match=message):
+            module.make(env, None, network)

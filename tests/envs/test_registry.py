@@ -188,6 +188,10 @@ def test_a_file_does_not_choose_which_module_is_imported(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'evil_tasks:Task' is code of a module, which a file may not choose") as error:
         registry.make_recorded({"name": "evil_tasks:Task"})
     assert one_line(error)
+    with pytest.raises(ValueError, match="'gymnasium:evil_tasks:Task-v0' is code of a module"):
+        registry.make_recorded({"name": "gymnasium:evil_tasks:Task-v0"})
+    with pytest.raises(ValueError, match="an environment needs a name"):
+        registry.make_recorded({})
     assert registry.make_recorded({"name": "cartpole"}).name == "cartpole"
 
 

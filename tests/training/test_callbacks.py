@@ -9,6 +9,7 @@ import pytest
 import rljax
 from rljax import training
 from rljax.training import Callback, StopAtReturn
+from rljax.types import Refused
 from tests.toys import counter
 
 KEY = jax.random.key(0)
@@ -73,3 +74,15 @@ def test_policies_are_evaluated_in_the_environment_that_is_given():
     assert member["mean_length"] == 5
     assert [row["evaluation/return"] for row in result.rows if "evaluation/return" in row] == [5.0, 5.0]
     np.testing.assert_array_equal(result.state.params, train().state.params)
+
+
+def test_an_evaluation_with_other_spaces_is_refused():
+    with pytest.raises(Refused, match="evaluate_in must have the observation_space of the algorithm's environment"):
+        train(evaluate_in=rljax.make("pendulum"))
+
+
+def test_what_is_no_callback_is_refused_before_anything_is_written(tmp_path):
+    for callbacks in ([print], StopAtReturn(1.0)):
+        with pytest.raises(Refused, match="callbacks must be a list of objects of subclasses"):
+            train(callbacks, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -466,8 +466,11 @@ def test_a_config_may_hold_numbers_of_numpy_and_jax_and_infinity(tmp_path):
     ("config", "message"),
     [
         (CounterConfig(size=2.0), r"toys\.CounterConfig: size = 2\.0 is not allowed; it must be whole"),
-        (CounterConfig(limit=np.zeros(2)), r"toys\.CounterConfig\.limit is a ndarray, which config\.json cannot hold"),
-        (CounterConfig(limit={1}), r"toys\.CounterConfig\.limit is a set"),
+        (
+            CounterConfig(limit=np.zeros(2)),
+            r"toys\.CounterConfig: limit = array.* must be a number",
+        ),
+        (CounterConfig(limit={1}), r"toys\.CounterConfig: limit = \{1\} is not allowed; it must be a number"),
     ],
 )
 def test_a_config_that_cannot_be_written_down_is_refused_by_its_field(config, message, tmp_path):

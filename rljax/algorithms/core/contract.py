@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -103,9 +104,14 @@ def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy) -> 
     return AutoReset(EpisodeStatistics(Guard.around(env)), num_envs // devices.count(), reset_policy, pool_size)
 
 
+def in_words(network: nn.Module) -> str:
+    """A network's class and settings on one line; without addresses, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(network).split()))
+
+
 def identity_of(network: nn.Module | None) -> Callable[[], dict[str, str]] | None:
     """The `Algorithm.identity` of a custom network: its class and settings in words, since folders hold no code."""
-    return None if network is None else lambda: {"network": " ".join(repr(network).split())}
+    return None if network is None else lambda: {"network": in_words(network)}
 
 
 def for_each(memory: PyTree, count: int) -> PyTree:

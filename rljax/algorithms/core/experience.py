@@ -196,7 +196,9 @@ class Loop:
         self.offline = 0 if prepared is None else round(self.config.offline_share * self.config.batch_size)
         self.per_iteration = self.config.steps_per_iteration * env.steps_per_action
         for space in parts(env.observation_space).values() if self.config.storage == "uint8" else ():
-            low, high = (np.min(space.low), np.max(space.high)) if isinstance(space, Box) else (0, space.n - 1)
+            if not isinstance(space, Box):
+                continue
+            low, high = np.min(space.low), np.max(space.high)
             if low < 0 or high > 255:
                 raise Refused(
                     f"storage = 'uint8' keeps whole numbers from 0 to 255; observations are from {low} to {high}"
