@@ -15,7 +15,7 @@ Hessel et al. 2018, "Rainbow" (arXiv 1710.02298): most of them together.
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ from rljax.algorithms.core.blocks import Images
 from rljax.algorithms.core.contract import Algorithm, discrete
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
-from rljax.config import Atoms, Count, Fraction, Must, NonNegative, Positive, Share, Whole, Widths, require
+from rljax.config import Atoms, Count, Fraction, NonNegative, Positive, Share, Whole, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.encoder import check_network, encode, is_image, layers_after, seen
@@ -56,7 +56,7 @@ class Config(Images, ReplayConfig):
     """Adam's ε (Rainbow: 1.5e-4; QR-DQN: 0.01 / 32)."""
     max_grad_norm: Positive | None = None
     """Largest global norm of the gradients; larger ones are scaled down (Wang et al. 2016: 10). None sets no limit."""
-    loss: Annotated[Literal["huber", "squared"], Must("huber or squared", ("huber", "squared").__contains__)] = "huber"
+    loss: Literal["huber", "squared"] = "huber"
     """Loss of the TD error, for a scalar head (2015: the gradient is clipped to [-1, 1], which is Huber's)."""
     target_period: Count = 1_000
     """Gradient updates between two updates of the target network (2015: 10,000), across iterations."""

@@ -12,7 +12,7 @@ sequences of length one, and that of a recurrent agent `num_envs` sequences of l
 """
 
 import dataclasses
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ from rljax.algorithms.core.blocks import Images, Parts
 from rljax.algorithms.core.contract import Algorithm, observable
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
-from rljax.config import Count, Fraction, Must, NonNegative, Positive, Whole, Widths, require
+from rljax.config import Count, Fraction, NonNegative, Positive, Whole, Widths, require
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.distributions import Categorical, Gaussian
 from rljax.nn.encoder import check_network, encode, is_image, layers_after
@@ -36,11 +36,6 @@ from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
 from rljax.spaces import ArraySpace, Box, Discrete, Space, batch_shape
 from rljax.types import Key, Metrics, PyTree, Refused
-
-KLResponse = Annotated[
-    Literal["stop", "adapt_learning_rate"],
-    Must("stop or adapt_learning_rate", ("stop", "adapt_learning_rate").__contains__),
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Config(Images, Parts, OnPolicyConfig):
     minibatches of single steps, the whole rollout's are."""
     target_kl: Positive | None = None
     """Target of the approximate KL per iteration (see kl_response); None for no target."""
-    kl_response: KLResponse = "stop"
+    kl_response: Literal["stop", "adapt_learning_rate"] = "stop"
     """Response to the KL: stop ends an iteration's updates at 1.5 times target_kl; adapt_learning_rate steers towards
     it, within [1e-5, 1e-2] (as rsl_rl)."""
     hidden: Widths = (64, 64)

@@ -73,7 +73,7 @@ class Config(DenseNetwork, Images, Parts, ReplayConfig):
     """Lower end of the range from which each episode draws its σ."""
     noise_max: float = 0.0
     """Upper end of the range from which each episode draws its σ (FastTD3); 0 uses exploration_noise."""
-    policy_value: Annotated[Literal["first", "min"], Must("first or min", ("first", "min").__contains__)] = "first"
+    policy_value: Literal["first", "min"] = "first"
     """Objective of the policy: the first critic (first; the paper), or the smaller of both (min; FastTD3)."""
     num_atoms: NumAtoms = 0
     """Number of atoms of critics that give distributions (C51; FastTD3: 101); 0 for critics that give values."""

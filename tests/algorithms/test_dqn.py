@@ -338,7 +338,7 @@ def test_evaluation_is_greedy_or_as_random_as_training_ends():
         ("exploration", "boltzmann", "one of .*noisy"),
         ("exploration_end", 1.5, r"in \[0, 1\]"),
         ("head", "expectile", "one of .*quantile"),
-        ("loss", "absolute", "huber or squared"),
+        ("loss", "absolute", "one of huber, squared"),
         ("value_max", -20.0, "above value_min = -10"),
         ("num_atoms", 1, "at least 2"),
         ("max_grad_norm", 0.0, "positive, or None"),

@@ -194,7 +194,7 @@ def test_a_policy_with_memory_says_how_to_call_it():
         ("num_minibatches", 7, "divisor of num_envs . rollout_length = 2048"),
         ("num_envs", 0, "at least 1"),
         ("target_kl", -1.0, "positive, or None"),
-        ("kl_response", "pause", "stop or adapt_learning_rate"),
+        ("kl_response", "pause", "one of stop, adapt_learning_rate"),
         ("hidden", (64, 0), "at least 1 in each layer"),
         ("activation", "sine", "one of .*tanh"),
         ("cnn_kernels", (3, 3), "of one length with cnn_channels, 1"),

@@ -283,7 +283,7 @@ def test_a_compiled_step_holds_one_copy_of_the_buffer():
         ("num_target_critics", 3, "from 1 to num_critics = 2"),
         ("target_rate", 0.0, r"in \(0, 1\]"),
         ("precision", "float16", "one of"),
-        ("storage", "int4", "None or one of"),
+        ("storage", "int4", "one of bfloat16, uint8, or None"),
         ("dropout", 1.0, r"in \[0, 1\)"),
         ("initial_temperature", 0.0, "positive"),
     ],

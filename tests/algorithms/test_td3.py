@@ -257,7 +257,7 @@ def test_over_devices_each_has_its_own_experience_and_all_learn_the_same():
         ("num_atoms", 1, "0, or at least 2"),
         ("value_max", -10.0, "more than value_min = -10.0"),
         ("critic_hidden", (8, 0), "at least 1 in each layer"),
-        ("policy_value", "mean", "first or min"),
+        ("policy_value", "mean", "one of first, min"),
         ("activation", "sine", "one of .*tanh"),
         ("precision", "float16", "one of"),
     ],

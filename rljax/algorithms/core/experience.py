@@ -7,7 +7,7 @@ saves samples; a thousand environments and eight updates suit GPUs and save time
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ from rljax.algorithms.core.contract import (
     policy_of,
 )
 from rljax.algorithms.core.learner import Learner
-from rljax.config import Config, Count, Fraction, Must, Positive, Whole, require
+from rljax.config import Config, Count, Fraction, Positive, Whole, require
 from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
 from rljax.data.prepared import Prepared
 from rljax.data.replay import narrow
@@ -40,10 +40,7 @@ from rljax.policy import Policy
 from rljax.spaces import Box, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
 
-Storage = Annotated[
-    Literal["bfloat16", "uint8"] | None,
-    Must("None or one of bfloat16, uint8", (None, "bfloat16", "uint8").__contains__),
-]
+Storage = Literal["bfloat16", "uint8"] | None
 
 OFFLINE_STREAM = 0xDA7A
 """Keys of a dataset's share are `fold_in(key, this)`: `split` folds in small numbers, and a large one cannot collide
