@@ -93,6 +93,68 @@ def policy_of(agent: Agent, env: Environment, state: Any) -> Policy:
     return Policy(variables, agent.initial_memory, act)
 
 
+class Loop:
+    """What the loops share. They hold constants; what changes is in their `State`.
+
+    Args:
+      name: name of the algorithm.
+      env: one environment, with actions in the agent's units: for a bounded `Box`, in [-1, 1].
+      agent: what learns.
+      per_iteration, unit: see `Algorithm`.
+    """
+
+    def __init__(
+        self, name: str, env: Environment, agent: Agent, per_iteration: int, unit: Literal["steps", "updates"] = "steps"
+    ):
+        self.name, self.env, self.agent, self.per_iteration, self.unit = name, env, agent, per_iteration, unit
+        self.config: Any = agent.config
+
+    def init(self, key: Key) -> Any:
+        raise NotImplementedError
+
+    def step(self, state: Any, *data: Any) -> tuple[Any, Metrics]:
+        raise NotImplementedError
+
+    def policy(self, state: Any) -> Policy:
+        return policy_of(self.agent, self.env, state)
+
+    def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
+        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
+
+    def environments(self) -> AutoReset:
+        """This device's share of the config's environments."""
+        return environments(self.env, self.config.num_envs, self.config.reset_policy)
+
+    def algorithm(
+        self,
+        env: Environment,
+        remake: Callable[[Any], Algorithm],
+        data: Any = None,
+        network: nn.Module | None = None,
+    ) -> Algorithm:
+        """The algorithm of this loop.
+
+        Args:
+          env: the task, in which policies act.
+          remake, data: see `Algorithm`.
+          network: the custom network that the agent was made with.
+        """
+        return Algorithm(
+            init=self.init,
+            step=self.step,
+            policy=self.policy,
+            agent=self.agent,
+            name=self.name,
+            env=env,
+            config=self.config,
+            per_iteration=self.per_iteration,
+            unit=self.unit,
+            remake=remake,
+            data=data,
+            identity=identity_of(network),
+        )
+
+
 def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy) -> AutoReset:
     """This device's share of `num_envs` environments, which report their episodes.
 

@@ -16,27 +16,24 @@ import numpy as np
 from flax import struct
 
 from rljax import devices
+from rljax.algorithms.core import contract
 from rljax.algorithms.core.agent import Agent
 from rljax.algorithms.core.contract import (
     Algorithm,
     cleared,
-    environments,
     episode_metrics,
     for_each,
-    identity_of,
-    policy_of,
 )
 from rljax.algorithms.core.learner import Learner
 from rljax.config import Config, Count, Fraction, Positive, Whole, require
 from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
 from rljax.data.prepared import Prepared
 from rljax.data.replay import narrow
-from rljax.envs import AutoReset, Environment
+from rljax.envs import Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.augment import shift_images
-from rljax.policy import Policy
 from rljax.spaces import Box, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
 
@@ -170,7 +167,7 @@ class Remembered:
         return jax.tree.map(lambda x: x.reshape(size, number, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
-class Loop:
+class Loop(contract.Loop):
     """Acts in environments, fills the replay buffer, and learns. Holds constants; what changes is in `State`.
 
     Args:
@@ -188,10 +185,9 @@ class Loop:
     def __init__(
         self, name: str, env: Environment, agent: Agent, prepared: Prepared | None = None, random_start: bool = True
     ):
-        self.name, self.env, self.agent, self.prepared, self.random_start = name, env, agent, prepared, random_start
-        self.config: Any = agent.config
+        super().__init__(name, env, agent, agent.config.steps_per_iteration * env.steps_per_action)
+        self.prepared, self.random_start = prepared, random_start
         self.offline = 0 if prepared is None else round(self.config.offline_share * self.config.batch_size)
-        self.per_iteration = self.config.steps_per_iteration * env.steps_per_action
         for space in parts(env.observation_space).values() if self.config.storage == "uint8" else ():
             if not isinstance(space, Box):
                 continue
@@ -203,7 +199,7 @@ class Loop:
 
     def init(self, key: Key) -> State:
         key, learner_key, env_key = jax.random.split(key, 3)
-        env_state = self._envs().reset(devices.local(env_key))
+        env_state = self.environments().reset(devices.local(env_key))
         count = env_state.reward.shape[0]
         if self.prepared is None:
             statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
@@ -247,7 +243,7 @@ class Loop:
     def collect(self, state: State, key: Key, hyper: Any, trained: jax.Array) -> tuple[Experience, Metrics]:
         """One rollout, and the environments' metrics."""
         agent, experience = self.agent, state.experience
-        envs, replay = self._envs(), self._replay(experience.env_state)
+        envs, replay = self.environments(), self._replay(experience.env_state)
         variables = agent.acting(state.learner, hyper)
 
         def env_step(carry: tuple[EnvState, ReplayState, PyTree, jax.Array], key: Key) -> tuple[tuple, tuple]:
@@ -291,12 +287,6 @@ class Loop:
             batches = _joined(batches, drawn, c.num_updates)
         return batches
 
-    def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
-        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
-
-    def policy(self, state: State) -> Policy:
-        return policy_of(self.agent, self.env, state)
-
     def _like_dataset(self, source: Remembered, batches: Batch, prepared: Prepared, hyper: Any) -> OfflineBatch:
         """Batches of the replay in the dataset's form: rewards scaled, and returns-to-go where they are needed.
 
@@ -314,9 +304,6 @@ class Loop:
             horizon, beyond = self.env.max_episode_steps or 1000, prepared.after_truncation
             following = source.replay.returns_to_go(source.state, flat, hyper.discount, horizon, scaled, beyond)
         return OfflineBatch(**own, next_action=batches.action, return_to_go=following.reshape(batches.index.shape))
-
-    def _envs(self) -> AutoReset:
-        return environments(self.env, self.config.num_envs, self.config.reset_policy)
 
     def _replay(self, env_state: EnvState) -> Replay:
         """This device's share of the buffer, for these environments' transitions."""
@@ -348,21 +335,7 @@ def assemble(
       remake, prepared, random_start: see `Algorithm` and `Loop`.
     """
     loop = Loop(name, acts_in or env, agent, prepared, random_start)
-    data = None if prepared is None else prepared.dataset
-    return Algorithm(
-        init=loop.init,
-        step=loop.step,
-        policy=loop.policy,
-        agent=agent,
-        name=name,
-        env=env,
-        config=agent.config,
-        per_iteration=loop.per_iteration,
-        unit="steps",
-        remake=remake,
-        data=data,
-        identity=identity_of(network),
-    )
+    return loop.algorithm(env, remake, None if prepared is None else prepared.dataset, network)
 
 
 def when(

@@ -15,16 +15,15 @@ import numpy as np
 from flax import struct
 
 from rljax import devices
-from rljax.algorithms.core import experience
+from rljax.algorithms.core import contract, experience
 from rljax.algorithms.core.agent import Agent
-from rljax.algorithms.core.contract import Algorithm, continuous, policy_of
+from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.learner import Learner
 from rljax.config import BelowOne, Config, Must, require
 from rljax.data import Dataset
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
 from rljax.ops import running_statistics
-from rljax.policy import Policy
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -104,7 +103,7 @@ class Drawn:
         return jax.tree.map(lambda x: x.reshape(self.num_updates, self.batch_size, *x.shape[1:]), rows)
 
 
-class Loop:
+class Loop(contract.Loop):
     """Draws from a dataset and learns. Holds constants; what changes is in `State`.
 
     Args:
@@ -115,9 +114,8 @@ class Loop:
     """
 
     def __init__(self, name: str, env: Environment, agent: Agent, statistics: running_statistics.Statistics):
-        self.name, self.env, self.agent, self.statistics = name, env, agent, statistics
-        self.config: Any = agent.config
-        self.per_iteration = self.config.offline_updates or self.config.num_updates
+        super().__init__(name, env, agent, agent.config.offline_updates or agent.config.num_updates, "updates")
+        self.statistics = statistics
 
     def init(self, key: Key) -> State:
         key, learner_key = jax.random.split(key)
@@ -133,9 +131,6 @@ class Loop:
         batches = self.agent.sample(state.learner, source, devices.local(sample_key), hyper)
         learner, metrics, _ = self.agent.learn(state.learner, batches, devices.local(learn_key), hyper)
         return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
-
-    def policy(self, state: State) -> Policy:
-        return policy_of(self.agent, self.env, state)
 
 
 def assemble(
@@ -168,20 +163,7 @@ def assemble(
 
     if online:
         return experience.assemble(name, env, agent, remake, prepared, random_start, acts_in)
-    loop = Loop(name, acts_in, agent, prepared.statistics)
-    return Algorithm(
-        init=loop.init,
-        step=loop.step,
-        policy=loop.policy,
-        agent=agent,
-        name=name,
-        env=env,
-        config=config,
-        per_iteration=loop.per_iteration,
-        unit="updates",
-        remake=remake,
-        data=prepared.dataset,
-    )
+    return Loop(name, acts_in, agent, prepared.statistics).algorithm(env, remake, prepared.dataset)
 
 
 def continued(state: Any) -> Callable[[Any], Any]:

@@ -15,24 +15,21 @@ import jax.numpy as jnp
 from flax import struct
 
 from rljax import devices
+from rljax.algorithms.core import contract
 from rljax.algorithms.core.agent import Agent
 from rljax.algorithms.core.contract import (
     Algorithm,
     cleared,
-    environments,
     episode_metrics,
     for_each,
-    identity_of,
-    policy_of,
 )
 from rljax.algorithms.core.learner import Learner
 from rljax.config import Config, Count, Fraction, Positive, Whole
-from rljax.envs import AutoReset, Environment
+from rljax.envs import Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.returns import accumulated_returns
-from rljax.policy import Policy
 from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
 
@@ -106,7 +103,7 @@ class Rollout(NamedTuple):
     fresh: jax.Array
 
 
-class Loop:
+class Loop(contract.Loop):
     """Acts in environments, and learns. Holds constants; what changes is in `State`.
 
     Args:
@@ -114,14 +111,12 @@ class Loop:
       agent: the agent, which learns from a `Rollout`; its config is an `OnPolicyConfig`.
     """
 
-    def __init__(self, env: Environment, agent: Agent):
-        self.env, self.agent = env, agent
-        self.config: Any = agent.config
-        self.per_iteration = self.config.steps_per_iteration * env.steps_per_action
+    def __init__(self, name: str, env: Environment, agent: Agent):
+        super().__init__(name, env, agent, agent.config.steps_per_iteration * env.steps_per_action)
 
     def init(self, key: Key) -> State:
         key, learner_key, env_key = jax.random.split(key, 3)
-        env_state = self._envs().reset(devices.local(env_key))
+        env_state = self.environments().reset(devices.local(env_key))
         count = env_state.reward.shape[0]
         return State(
             iteration=jnp.int32(0),
@@ -148,7 +143,7 @@ class Loop:
 
     def collect(self, state: State, key: Key, hyper: Any) -> tuple[State, Rollout, PyTree, Metrics]:
         """One rollout, the observations before normalisation, and the environments' metrics."""
-        agent, envs = self.agent, self._envs()
+        agent, envs = self.agent, self.environments()
         variables = agent.acting(state.learner, hyper)
 
         def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, tuple]:
@@ -186,15 +181,6 @@ class Loop:
         deviation = jnp.sqrt(running_statistics.variance(statistics) + 1e-8)
         return state, jnp.clip(reward / deviation, -10.0, 10.0)
 
-    def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
-        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
-
-    def policy(self, state: State) -> Policy:
-        return policy_of(self.agent, self.env, state)
-
-    def _envs(self) -> AutoReset:
-        return environments(self.env, self.config.num_envs, self.config.reset_policy)
-
 
 def assemble(
     name: str,
@@ -212,20 +198,7 @@ def assemble(
       network: the custom network that the agent was made with.
       remake: see `Algorithm`.
     """
-    loop = Loop(acts_in or env, agent)
-    return Algorithm(
-        init=loop.init,
-        step=loop.step,
-        policy=loop.policy,
-        agent=agent,
-        name=name,
-        env=env,
-        config=agent.config,
-        per_iteration=loop.per_iteration,
-        unit="steps",
-        remake=remake,
-        identity=identity_of(network),
-    )
+    return Loop(name, acts_in or env, agent).algorithm(env, remake, network=network)
 
 
 def shuffled(key: Key, epochs: int, minibatches: int, size: int) -> jax.Array:
