@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import itertools
 import json
 import sys
@@ -24,6 +23,7 @@ from rljax.algorithms.core.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.environment import Environment
 from rljax.envs.registry import canonical, check_recorded, is_module, time_limit
+from rljax.spaces import Dict
 from rljax.training.lock import locked
 from rljax.training.progress import shielded_output
 from rljax.training.runner import Result
@@ -206,39 +206,54 @@ def _main(
 
 @functools.lru_cache(maxsize=1)
 def load_dataset(
-    path: Path, rewards: Literal["required", "optional"] = "required", max_episode_steps: int | None = None
+    path: Path,
+    rewards: Literal["required", "optional"] = "required",
+    max_episode_steps: int | None = None,
+    flatten: bool = True,
 ) -> Dataset:
-    """The dataset of a path, read once, with vectors for observations and actions (see `vectors_of`).
+    """The dataset of a path, read once, with vectors for actions.
 
     Args:
       rewards: whether a file without them is refused.
       max_episode_steps: the time limit of D4RL's oldest files, which do not mark it.
+      flatten: whether observations with several parts become vectors (see `vectors_of`).
     """
     from rljax.data import formats
 
-    options: dict[str, Any] = {"rewards": rewards, "max_episode_steps": max_episode_steps, "flatten": True}
-    taken = inspect.signature(formats.load).parameters
-    return vectors_of(formats.load(path, **{name: value for name, value in options.items() if name in taken}))
+    dataset = formats.load(path, rewards=rewards, max_episode_steps=max_episode_steps, flatten=flatten)
+    return vectors_of(dataset) if flatten else continuous(dataset)
 
 
-def vectors_of(dataset: Dataset) -> Dataset:
-    """The same dataset, with dicts of vectors joined as Gymnasium's `FlattenObservation` does: by name.
-
-    Raises:
-      ValueError: observations or actions are not vectors, or actions are whole numbers, as of discrete choices.
-    """
+def continuous(dataset: Dataset) -> Dataset:
+    """The same dataset; refused where actions are not vectors of floating-point numbers."""
     name, action = dataset.metadata.name, np.asarray(dataset.action)
     if action.dtype.kind not in "f":
         raise Refused(f"{name}: actions are of type {action.dtype}; only continuous ones are learned from, as floats")
     if action.ndim != 2:
         raise Refused(f"{name}: actions have the shape {list(action.shape[1:])}; they must be vectors")
-    if hasattr(dataset.obs, "shape"):
+    return dataset
+
+
+def vectors_of(dataset: Dataset) -> Dataset:
+    """The same dataset, with dicts of vectors joined as Gymnasium's `FlattenObservation` does: by name.
+
+    A dict with an image in it stays a dict.
+
+    Raises:
+      Refused: a part is neither a vector nor an image, or actions are no vectors of floating-point numbers.
+    """
+    if hasattr(continuous(dataset).obs, "shape"):
         return dataset
     parts = jax.tree.leaves_with_path(dataset.obs)
     for path, x in parts:
-        if x.ndim != 2:
+        if x.ndim not in (2, 4):
             part, shape = jax.tree_util.keystr(path), list(x.shape[1:])
-            raise Refused(f"{name}: observations{part} have the shape {shape}; parts of a dict must be vectors")
+            raise Refused(
+                f"{dataset.metadata.name}: observations{part} have the shape {shape}; without a task, parts of a dict "
+                "must be vectors or images"
+            )
+    if any(x.ndim == 4 for _, x in parts):
+        return dataset
 
     def joined(obs: Any) -> np.ndarray:
         return np.concatenate([np.asarray(x, np.float32) for x in jax.tree.leaves(obs)], axis=-1)
@@ -262,6 +277,8 @@ def run_offline(
         raise Refused(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
     _set_up_devices(how)  # before the environment, which may be the first to use JAX
     env = rljax.make(task) if task else spaces_of(dataset)
+    if isinstance(env.observation_space, Dict):
+        dataset = dataset_of(settings, flatten=False)
     if env.max_episode_steps is None:
         print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
         how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
@@ -294,9 +311,9 @@ def run_offline(
     return result
 
 
-def dataset_of(settings: FromDataset) -> Dataset:
-    """The dataset that the flags name."""
-    return load_dataset(paths.local(settings.dataset), settings.rewards, settings.max_episode_steps)
+def dataset_of(settings: FromDataset, flatten: bool = True) -> Dataset:
+    """The dataset that the flags name; `flatten` as in `load_dataset`."""
+    return load_dataset(paths.local(settings.dataset), settings.rewards, settings.max_episode_steps, flatten)
 
 
 def task_of(settings: Any, dataset: Dataset) -> str | None:
@@ -309,11 +326,14 @@ def task_of(settings: Any, dataset: Dataset) -> str | None:
 
 def spaces_of(dataset: Dataset) -> Environment:
     """A stand-in environment where there is no simulator, with actions bounded as the dataset's are."""
-    obs, action = np.asarray(dataset.obs), np.asarray(dataset.action)
+    action, sizes = (
+        np.asarray(dataset.action),
+        jax.tree.map(lambda x: x.shape[1] if x.ndim == 2 else list(x.shape[1:]), dataset.obs),
+    )
     low, high = action.min(0), action.max(0)
     # An action that never varies has no range.
     bounds = {"action_low": low.tolist(), "action_high": np.where(high > low, high, low + 1.0).tolist()}
-    return rljax.make("spaces_only", observation_size=obs.shape[-1], **bounds)
+    return rljax.make("spaces_only", observation_size=sizes, **bounds)
 
 
 def _compare(result: Result, dataset: Dataset, task: str | None) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.types import Key, Refused
+from rljax.types import Key, PyTree, Refused
 
 
 class Box:
@@ -163,6 +163,14 @@ def parts(space: Space, name: str = "") -> dict[str, ArraySpace]:
         return {name: space}
     below = [parts(inner, f"{name}/{key}" if name else key) for key, inner in space.spaces.items()]
     return {key: inner for part in below for key, inner in part.items()}
+
+
+def example(space: Space, *leading: int) -> PyTree:
+    """Zeros [*leading, shape of the space] as networks are given them: numbers in float32, others in their type."""
+    if isinstance(space, Dict):
+        return {name: example(inner, *leading) for name, inner in space.spaces.items()}
+    number = isinstance(space, Box) and len(space.shape) != 3
+    return jnp.zeros((*leading, *space.shape), jnp.float32 if number else space.dtype)
 
 
 def batch_shape(space: Space, value: Any) -> tuple[int, ...]:

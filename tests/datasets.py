@@ -29,6 +29,18 @@ def drift_data(episodes=20, length=7, seed=0, **about):
     return dataset_of(before, action.reshape(-1, 1), reward.ravel(), after, truncated=truncated, **about)
 
 
+def looking_data(**about):
+    """`drift_data` as `toys.Looking` shows it: a camera's brightness, words, and numbers that are privileged."""
+    data = drift_data(**about)
+
+    def look(obs):
+        light = np.clip(obs[:, 0], 0, 255).astype(np.uint8)
+        camera = np.broadcast_to(light[:, None, None, None], (len(obs), 6, 6, 1))
+        return {"camera": camera, "words": np.int32(light % 3), "privileged_state": obs}
+
+    return data.replace(obs=look(data.obs), next_obs=look(data.next_obs))
+
+
 def clock_data(length, terminates, episodes=10, seed=0):
     """`toys.ContinuousClock(length, terminates)` with random actions, where nothing else ends an episode than a limit
     of `length` steps."""

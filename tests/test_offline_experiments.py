@@ -125,7 +125,7 @@ def test_the_tables_of_a_family_are_reached_by_flag_or_by_the_name_of_the_datase
 def test_what_a_file_may_lack_depends_on_the_algorithm_and_the_task(cli, monkeypatch):
     calls = []
 
-    def load(path, rewards="required", max_episode_steps=None):
+    def load(path, rewards="required", max_episode_steps=None, flatten=True):
         calls.append((path.name, rewards, max_episode_steps))
         raise Refused("far enough")
 
@@ -155,7 +155,7 @@ def test_the_oldest_files_of_d4rl_are_read_once_with_the_time_limit_of_the_task(
         found.append(dataset)
         raise Refused("far enough")
 
-    def read(path, rewards="required", max_episode_steps=None):
+    def read(path, rewards="required", max_episode_steps=None, flatten=True):
         reads.append(path)
         return load(path, max_episode_steps=max_episode_steps)
 
@@ -192,7 +192,7 @@ def test_dicts_of_vectors_are_joined_by_name_as_gymnasium_flattens_them():
         ({"action": np.zeros((7, 2), bool)}, "actions are of type bool; only continuous ones"),
         ({"action": np.zeros(7, np.float32)}, r"actions have the shape \[\]; they must be vectors"),
         ({"obs": {"goal": np.zeros(7, int), "x": np.zeros((7, 2))}}, r"observations\['goal'\] have the shape \[\]"),
-        ({"obs": {"camera": np.zeros((7, 8, 8, 3), np.uint8)}}, r"\['camera'\] have the shape \[8, 8, 3\]; parts of a"),
+        ({"obs": {"table": np.zeros((7, 8, 8))}}, r"\['table'\] have the shape \[8, 8\]; without a task, parts of a"),
     ],
 )
 def test_what_is_not_learned_from_as_vectors_is_refused_in_one_line(changes, message):

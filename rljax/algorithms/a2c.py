@@ -14,14 +14,14 @@ import optax
 
 from rljax import devices
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.blocks import Images
+from rljax.algorithms.core.blocks import Images, Parts
 from rljax.algorithms.core.contract import Algorithm, continuous, observable
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble
 from rljax.config import Count, NonNegative, Positive, Widths
 from rljax.envs import Environment
 from rljax.nn.distributions import Categorical, Gaussian
-from rljax.nn.encoder import encode, layers_after, seen
+from rljax.nn.encoder import encode, layers_after
 from rljax.nn.networks import MLP
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import discounted_returns
@@ -30,7 +30,7 @@ from rljax.types import Key, Metrics, PyTree, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, OnPolicyConfig):
+class Config(Images, Parts, OnPolicyConfig):
     """Settings of A2C. Those in `Hyper` live in the state and can be swept by vmap."""
 
     num_envs: Count = 16
@@ -78,9 +78,8 @@ class Agent(core.Agent):
 
     hyper_type = Hyper
 
-    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
-        super().__init__(config, observation_space, action_space)
-        self.network = Network(config, seen(observation_space, ()), action_space)
+    def build(self, network: nn.Module | None) -> None:
+        self.network = Network(self.config, self.seen(), self.action_space)
 
     def init(self, key: Key) -> Learner:
         return Learner.init({"policy": self.network.init(key, self.example_obs)}, self.optimizers(self.hyper()))
@@ -115,6 +114,6 @@ class Agent(core.Agent):
 def make(env: Environment, config: Config | None = None) -> Algorithm:
     """A2C on `env`, of any observations; `Refused` where actions are neither `Discrete` nor a bounded `Box`."""
     observable(env, "a2c")
-    acts_in = continuous(env, "a2c", vectors=False) if isinstance(env.action_space, Box) else env
+    acts_in = continuous(env, "a2c") if isinstance(env.action_space, Box) else env
     agent = Agent(config or Config(), env.observation_space, acts_in.action_space)
     return assemble("a2c", env, agent, lambda config: make(env, config), acts_in=acts_in)

@@ -7,6 +7,7 @@ Pomerleau 1988, "ALVINN"; as a baseline of offline learning, and with the best e
 import dataclasses
 from typing import Any, ClassVar, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +15,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted, Hyper
-from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.blocks import DenseNetwork, Images, Parts
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -24,14 +25,13 @@ from rljax.config import BelowOne, Fraction, Share
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment
-from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, Metrics, PyTree
 
 Kind = Literal["deterministic", "gaussian"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, DenseNetwork, ReplayConfig):
+class Config(OfflineConfig, DenseNetwork, Images, Parts, ReplayConfig):
     """Settings of behaviour cloning."""
 
     learns_from_rewards: ClassVar[bool] = False
@@ -56,9 +56,8 @@ class Agent(core.Agent):
     hyper_type = Hyper
     config: Config
 
-    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
-        super().__init__(config, observation_space, action_space)
-        self.actor = Actor(config, action_space.shape[0])
+    def build(self, network: nn.Module | None) -> None:
+        self.actor = Actor(self.config, self.action_space.shape[0], self.seen(network), network)
 
     def init(self, key: Key) -> Learner:
         return Learner.init({"policy": self.actor.init(key, self.example_obs)}, self.optimizers(self.hyper()))
@@ -71,6 +70,12 @@ class Agent(core.Agent):
         distribution: Any = self.actor.apply(variables["params"], obs)
         sure = deterministic or self.config.policy == "deterministic"
         return distribution.mode() if sure else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
+
+    def log_prob(self, variables: dict[str, PyTree], obs: PyTree, action: jax.Array) -> jax.Array:
+        if self.config.policy == "deterministic":
+            return super().log_prob(variables, obs, action)
+        distribution: Any = self.actor.apply(variables["params"], obs)
+        return distribution.log_prob(action)
 
     def update(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the squared distance to the data's actions, or on their negative log-likelihood."""
@@ -87,13 +92,20 @@ class Agent(core.Agent):
         return learner, {"loss/policy": error, "policy/squared_distance": distance}
 
 
-def make(env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None) -> Algorithm:
+def make(
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    network: nn.Module | None = None,
+) -> Algorithm:
     """Behaviour cloning of a dataset.
 
     Args:
       env: the task; used for its spaces and for evaluation.
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
+      network: a flax module in place of convolutions (see `nn.encoder.encode`).
 
     Raises:
       Refused: the environment's spaces do not fit, or the dataset does not fit them.
@@ -104,4 +116,4 @@ def make(env: Environment, config: Config | None = None, dataset: Dataset | Prep
         dataset = dataset.best(c.top)
     continuous(env, "bc")
     dataset = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
-    return assemble("bc", env, c, Agent, make, dataset)
+    return assemble("bc", env, c, Agent, make, dataset, network=network)

@@ -10,6 +10,7 @@ import dataclasses
 from math import log
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -89,8 +90,7 @@ class Agent(sac.Agent):
         distribution = self.policy(learner.params["policy"], batch.next_obs)
         action_keys = jax.random.split(action_key, c.num_actions if c.max_target else 1)
         action, log_prob = jax.vmap(distribution.sample_and_log_prob)(action_keys)
-        next_obs = jnp.broadcast_to(batch.next_obs, (*action.shape[:2], batch.next_obs.shape[-1]))
-        value = self.values(learner.targets["critic"], next_obs, action, dropout_key).min(0)
+        value = self.values(learner.targets["critic"], batch.next_obs, action, dropout_key).min(0)
         if c.entropy_in_target:
             value = value - self.temperature(learner.params, hyper) * log_prob
         return bootstrapped(batch.reward, batch.discount, value.max(0))
@@ -134,9 +134,8 @@ class Agent(sac.Agent):
         # On a CPU, one pass for each kind of candidate, whose activations stay in its cache.
         passes = 3 if jax.default_backend() == "cpu" else 1
         chunks = action.reshape(passes, -1, *action.shape[1:])
-        obs = jnp.broadcast_to(batch.obs, (chunks.shape[1], *batch.obs.shape))
         of_candidates = jax.lax.stop_gradient(critics) if draws else critics
-        value = jax.lax.map(lambda chunk: self.values(of_candidates, obs, chunk, dropout_key), chunks)
+        value = jax.lax.map(lambda chunk: self.values(of_candidates, batch.obs, chunk, dropout_key), chunks)
         value = jnp.moveaxis(value, 0, 1).reshape(c.num_critics, *log_prob.shape)
         logits = jnp.maximum(value, floor[None]) - log_prob[None]
         soft_maximum = jax.nn.logsumexp(logits, axis=1)
@@ -147,8 +146,7 @@ class Agent(sac.Agent):
         drawn = jax.vmap(lambda i: jnp.take_along_axis(action, i[..., None], axis=0))(index)
         data = jnp.broadcast_to(batch.action, (c.num_critics, 1, *batch.action.shape))
         actions = jnp.concatenate([data, drawn], axis=1)
-        obs = jnp.broadcast_to(batch.obs, (*actions.shape[:3], batch.obs.shape[-1]))
-        values = self.values(critics, obs, actions, dropout_key, each=True)
+        values = self.values(critics, batch.obs, actions, dropout_key, each=True)
         # A value below its floor counts as the floor, which has no gradient.
         above = jnp.take_along_axis(value, index, axis=1) > jnp.take_along_axis(floor[None], index, axis=1)
         gradient_only = (above * (values[:, 1:] - jax.lax.stop_gradient(values[:, 1:]))).mean(1)
@@ -181,7 +179,12 @@ class Agent(sac.Agent):
 
 
 def make(
-    env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    network: nn.Module | None = None,
 ) -> Algorithm:
     """CQL on a dataset; with `online`, also on the agent's experience in `env`, from an offline state's learner.
 
@@ -190,8 +193,9 @@ def make(
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
       online: act and learn in the environment as well (see core/offline.py).
+      network: a flax module in place of convolutions (see `nn.encoder.encode`); policy and critics have one each.
 
     Raises:
       Refused: the environment's spaces do not fit, or the dataset does not fit them.
     """
-    return assemble("cql", env, config or Config(), Agent, make, dataset, online)
+    return assemble("cql", env, config or Config(), Agent, make, dataset, online, network=network)

@@ -20,8 +20,7 @@ import optax
 from rljax import devices
 from rljax.algorithms import sac
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.agent import ActorCritic
-from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -30,17 +29,18 @@ from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.batch_renorm import BatchRenorm
 from rljax.nn.distributions import TanhGaussian
+from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import activation
 from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
-from rljax.spaces import ArraySpace, Space
+from rljax.spaces import Space
 from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, ReplayConfig):
+class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
     """Settings of CrossQ. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 3
@@ -90,17 +90,24 @@ class Hyper(core.Hyper):
 
 
 class Network(nn.Module):
-    """Layers [..., d] to [..., output], with normalisation of the input and after each activation."""
+    """Observations [batch, …], and actions [batch, d] of a critic, to [batch, output].
+
+    Features and actions are normalised together, and so is the output of each activation after them.
+    """
 
     config: Config
     hidden: tuple[int, ...]
     output: int
     output_scale: float
+    space: Space
+    encoder: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> jax.Array:
+    def __call__(self, obs: PyTree, training: bool, action: jax.Array | None = None) -> jax.Array:
         c, activate = self.config, activation(self.config.activation)
         product = dot_general_of(c.precision)
+        x = encode(self.space, obs, c, network=self.encoder)
+        x = x if action is None else with_action(x, action)
 
         def normalized(x: jax.Array) -> jax.Array:
             return BatchRenorm(c.norm_momentum, c.norm_warm_up)(x, training)
@@ -120,19 +127,17 @@ class Agent(sac.Agent):
 
     hyper_type = Hyper
 
-    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
-        ActorCritic.__init__(self, config, observation_space, action_space)
-        self.action_size = action_space.shape[0]
-        self.actor = Network(config, config.hidden, 2 * self.action_size, 0.01)
-        self.critic = Network(config, config.critic_hidden, 1, 1.0)
+    def build(self, network: nn.Module | None) -> None:
+        c, self.action_size = self.config, self.action_space.shape[0]
+        self.actor = Network(c, c.hidden, 2 * self.action_size, 0.01, self.seen(network), network)
+        self.critic = Network(c, c.critic_hidden, 1, 1.0, self.seen(network, values=True), network)
 
     def init(self, key: Key) -> Learner:
         actor_key, critic_key = jax.random.split(key)
-        both = jnp.concatenate([self.example_obs, self.example_action], -1)
         keys = jax.random.split(critic_key, self.config.num_critics)
         params = {
             "policy": self.actor.init(actor_key, self.example_obs, True),
-            "critic": jax.vmap(lambda key: self.critic.init(key, both, True))(keys),
+            "critic": jax.vmap(lambda key: self.critic.init(key, self.example_obs, True, self.example_action))(keys),
             "log_temperature": jnp.zeros((), jnp.float32),
         }
         return Learner.init(params, self.optimizers(self.hyper()))
@@ -149,24 +154,22 @@ class Agent(sac.Agent):
         """The policy with running statistics, for acting and for targets."""
         return self._distribution(self.actor.apply(params, obs, False))  # type: ignore[arg-type]
 
-    def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:  # type: ignore[override]
+    def values(self, params: PyTree, obs: PyTree, action: jax.Array, key: Key | None = None) -> jax.Array:  # type: ignore[override]
         """Values of every critic with running statistics, [num_critics, batch]."""
-        x = jnp.concatenate([obs, action], -1)
 
         def one(params: PyTree) -> jax.Array:
-            return jnp.squeeze(self.critic.apply(params, x, False), -1)  # type: ignore[arg-type]
+            return jnp.squeeze(self.critic.apply(params, obs, False, action), -1)  # type: ignore[arg-type]
 
         return over_ensemble(one, self.config.num_critics, self.config.precision)(params)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
         """One step of the critics towards r + γ (min Q(s', a') - α log π(a'|s')), all in one batch (figure 2)."""
         next_action, log_prob = self.policy(learner.params["policy"], batch.next_obs).sample_and_log_prob(key)
-        both = jnp.concatenate(
-            [jnp.concatenate([batch.obs, batch.next_obs]), jnp.concatenate([batch.action, next_action])], -1
-        )  # fmt: skip
+        obs = jax.tree.map(lambda *x: jnp.concatenate(x), batch.obs, batch.next_obs)
+        action = jnp.concatenate([batch.action, next_action])
 
         def one(params: PyTree) -> tuple[jax.Array, PyTree]:
-            value, changed = self.critic.apply(params, both, True, mutable=["batch_stats"])
+            value, changed = self.critic.apply(params, obs, True, action, mutable=["batch_stats"])
             return value[..., 0], changed
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
@@ -204,19 +207,21 @@ class Agent(sac.Agent):
         return TanhGaussian(mean, jnp.clip(log_std, -20.0, 2.0))
 
 
-def make(env: Environment, config: Config | None = None) -> Algorithm:
+def make(env: Environment, config: Config | None = None, network: nn.Module | None = None) -> Algorithm:
     """CrossQ on `env`.
 
     Args:
-      env: one environment; actions a bounded one-dimensional `Box`, observations a vector.
+      env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
+      network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
+        convolutions; the hidden layers follow. The policy and each critic have one of their own.
 
     Raises:
       Refused: the environment's spaces do not fit.
     """
     acts_in = continuous(env, "crossq")
-    agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space)
-    return assemble("crossq", env, agent, lambda config: make(env, config), acts_in=acts_in)
+    agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space, network)
+    return assemble("crossq", env, agent, lambda config: make(env, config, network), acts_in=acts_in, network=network)
 
 
 def _with_statistics(learner: Learner, part: str, changed: PyTree) -> Learner:

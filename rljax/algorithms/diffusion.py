@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,8 @@ import optax
 
 from rljax import devices
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.contract import Algorithm, continuous
+from rljax.algorithms.core.blocks import Images, Parts
+from rljax.algorithms.core.contract import Algorithm, chosen, continuous
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.offline import OfflineConfig, assemble
@@ -30,17 +32,20 @@ from rljax.data.chunks import ChunkBatch, Chunks
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.denoisers import DENOISERS
+from rljax.nn.encoder import Encoder, check_network
 from rljax.nn.precision import Precision, dot_general_of
-from rljax.ops import running_statistics
+from rljax.ops import history, running_statistics
 from rljax.policy import Policy
-from rljax.spaces import ArraySpace, Space
+from rljax.spaces import batch_shape, example
 from rljax.types import Key, Metrics, PyTree
 
 Objective = Literal["diffusion", "flow"]
+ENCODER_STREAM = 0xC44
+"""Keys of the encoder's parameters are `fold_in(key, this)`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, ReplayConfig):
+class Config(OfflineConfig, Images, Parts, ReplayConfig):
     """Settings of diffusion and flow policies."""
 
     learns_from_rewards: ClassVar[bool] = False
@@ -83,6 +88,11 @@ class Config(OfflineConfig, ReplayConfig):
     precision: Precision = "float32"
     """Precision of the hidden layers' matrix products (mlp); bfloat16 is faster on TPUs, GPUs and CPUs that have it."""
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """The width of the features of an image, as `encode` asks for it."""
+        return (self.width,)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "executed", 1 <= self.executed <= self.horizon, "in [1, horizon]")
@@ -103,45 +113,52 @@ class Agent(core.Agent):
     hyper_type = Hyper
     config: Config
 
-    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
-        super().__init__(config, observation_space, action_space)
-        c = config
+    def build(self, network: nn.Module | None) -> None:
+        c = self.config
+        self.seen_space = history.space_of(self.seen(), c.history)
+        check_network(network, self.seen_space)
+        self.encoder = Encoder(self.seen_space, c, network)
         products = {"dot_general": dot_general_of(c.precision)} if c.network == "mlp" else {}
         self.network = DENOISERS[c.network](width=c.width, blocks=c.blocks, **products)
-        self.action_size = action_space.shape[0]
+        self.action_size = self.action_space.shape[0]
         self.chunk_shape = (c.horizon, self.action_size)
         self.alpha, self.sigma = cosine_schedule(c.denoising_steps)
 
     def init(self, key: Key) -> Learner:
-        chunk, size = jnp.zeros((1, *self.chunk_shape)), self.config.history * self.obs_size
-        condition = self._condition(jnp.zeros((1, size)), jnp.zeros(1, jnp.int32))
-        params = {"policy": self.network.init(key, chunk, jnp.zeros(1), condition)}
-        return Learner.init(params, self.optimizers(self.hyper()), targets=("policy",))
+        chunk, obs = jnp.zeros((1, *self.chunk_shape)), example(self.seen_space, 1)
+        features, of_encoder = self.encoder.init_with_output(jax.random.fold_in(key, ENCODER_STREAM), obs)
+        condition = self._condition(features, jnp.zeros(1, jnp.int32))
+        params = dict(self.network.init(key, chunk, jnp.zeros(1), condition))
+        if of_encoder:
+            params["encoder"] = of_encoder
+        return Learner.init({"policy": params}, self.optimizers(self.hyper()), targets=("policy",))
 
     def optimizers(self, hyper: Hyper) -> Optimizers:
         return {"policy": optax.adam(hyper.learning_rate)}
 
+    def features(self, params: PyTree, obs: PyTree) -> jax.Array:
+        """Features [..., n] of histories of observations, which all steps of the sampler share."""
+        return self.encoder.apply(params.get("encoder", {}), obs)  # type: ignore[return-value]
+
     def velocity(
-        self, params: PyTree, chunk: jax.Array, time: jax.Array, obs: jax.Array, label: jax.Array | None = None
+        self, params: PyTree, chunk: jax.Array, time: jax.Array, features: jax.Array, label: jax.Array | None = None
     ) -> jax.Array:
-        """Predicted velocities of noisy chunks [..., horizon, d] at times [...] in [0, 1], and observations.
+        """Predicted velocities of noisy chunks [..., horizon, d] at times [...] in [0, 1], and features.
 
         They estimate α ε - σ a for diffusion and a - ε for flow, with noise ε and clean actions a.
         """
-        return self.network.apply(params, chunk, time, self._condition(obs, label))  # type: ignore[return-value]
+        return self.network.apply(params, chunk, time, self._condition(features, label))  # type: ignore[return-value]
 
-    def sample_chunk(
-        self, params: PyTree, obs: jax.Array, noise: jax.Array, label: jax.Array | None = None
-    ) -> jax.Array:
+    def sample_chunk(self, params: PyTree, obs: PyTree, noise: jax.Array, label: jax.Array | None = None) -> jax.Array:
         """Chunks [..., horizon, d] in [-1, 1] from noise of that shape: nothing else is drawn."""
-        c = self.config
+        c, features = self.config, self.features(params, obs)
 
         def velocity(chunk: jax.Array, time: Any) -> jax.Array:
             time = jnp.broadcast_to(time, chunk.shape[:-2])
-            conditioned = self.velocity(params, chunk, time, obs, label)
+            conditioned = self.velocity(params, chunk, time, features, label)
             if label is None or c.guidance == 1.0:
                 return conditioned
-            free = self.velocity(params, chunk, time, obs)
+            free = self.velocity(params, chunk, time, features)
             return free + c.guidance * (conditioned - free)
 
         if c.objective == "flow":
@@ -164,10 +181,10 @@ class Agent(core.Agent):
         chunk, _ = jax.lax.scan(denoise, noise, (times, alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]))
         return chunk
 
-    def label(self, obs: jax.Array) -> jax.Array | None:
-        """The label that it acts with, for observations [..., history * n]; None for none."""
+    def label(self, obs: PyTree) -> jax.Array | None:
+        """The label that it acts with, for histories of observations; None for none."""
         c = self.config
-        return None if c.acts_with < 0 else jnp.full(obs.shape[:-1], c.acts_with)
+        return None if c.acts_with < 0 else jnp.full(batch_shape(self.seen_space, obs), c.acts_with)
 
     def update(self, learner: Learner, batch: ChunkBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the squared distance of the network's velocity to the true one, and of the average after it."""
@@ -187,19 +204,20 @@ class Agent(core.Agent):
         label = jnp.where(withheld, c.labels, batch.label)
 
         def loss(params: PyTree) -> jax.Array:
-            error = jnp.square(self.velocity(params, chunk, time, batch.obs, label) - target).mean((1, 2))
+            features = self.features(params, batch.obs)
+            error = jnp.square(self.velocity(params, chunk, time, features, label) - target).mean((1, 2))
             return (batch.weight * error).sum() / jnp.maximum(jnp.abs(batch.weight).sum(), 1e-6)
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
         learner = learner.descend("policy", devices.mean(gradient), self.optimizers(hyper)["policy"])
         return learner.move_target("policy", hyper.average_rate), {"loss/policy": error}
 
-    def _condition(self, obs: jax.Array, label: jax.Array | None) -> jax.Array:
-        """Condition of the network: the observations, and the label one-hot (all zeros for none)."""
+    def _condition(self, features: jax.Array, label: jax.Array | None) -> jax.Array:
+        """Condition of the network: the features, and the label one-hot (all zeros for none)."""
         if not self.config.labels:
-            return obs
-        label = jnp.full(obs.shape[:-1], self.config.labels) if label is None else label
-        return jnp.concatenate([obs, jax.nn.one_hot(label, self.config.labels, dtype=jnp.float32)], axis=-1)
+            return features
+        label = jnp.full(features.shape[:-1], self.config.labels) if label is None else label
+        return jnp.concatenate([features, jax.nn.one_hot(label, self.config.labels, dtype=jnp.float32)], axis=-1)
 
 
 def cosine_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,13 +233,13 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
     Args:
       variables: "params", "obs_statistics" and "action_range", what -1 and 1 are in units of `env`; and what
         `chunk_of` needs.
-      chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]`, of normalised
-        observations; None samples from noise 0 if deterministic, else from N(0, I).
+      chunk_of: `(variables, obs, key, deterministic) -> [..., executed, d]`, of histories of normalised observations;
+        None samples from noise 0 if deterministic, else from N(0, I).
     """
     c = agent.config
 
-    def sampled(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        shape = (*obs.shape[:-1], *agent.chunk_shape)
+    def sampled(variables: PyTree, obs: PyTree, key: Key, deterministic: bool) -> jax.Array:
+        shape = (*batch_shape(agent.seen_space, obs), *agent.chunk_shape)
         noise = jnp.zeros(shape, jnp.float32) if deterministic else jax.random.normal(key, shape, jnp.float32)
         return agent.sample_chunk(variables["params"], obs, noise, agent.label(obs))[..., : c.executed, :]
 
@@ -229,21 +247,21 @@ def chunked_policy(agent: Agent, env: Environment, variables: PyTree, chunk_of: 
 
 
 def in_turn(
-    env: Environment, history: int, executed: int, normalize: bool, variables: PyTree, chunk_of: Callable
-) -> Policy:  # fmt: skip
+    env: Environment, length: int, executed: int, normalize: bool, variables: PyTree, chunk_of: Callable
+) -> Policy:
     """A policy that predicts a chunk of actions, executes them one by one, and predicts the next chunk.
 
     Args:
-      history: observations that a chunk depends on; the first one stands in for earlier ones.
+      length: observations that a chunk depends on; the first one stands in for earlier ones.
       executed: actions of a chunk that are executed.
       normalize: whether observations are normalised before `chunk_of` sees them.
       variables: "action_range", what -1 and 1 are in units of `env`; "obs_statistics" of one observation, to normalise;
         and what `chunk_of` needs.
-      chunk_of: `(variables, obs [..., history * n], key, deterministic) -> [..., executed, d]` in [-1, 1].
+      chunk_of: `(variables, obs, key, deterministic) -> [..., executed, d]` in [-1, 1], of histories of observations.
     """
-    rescale, size = RescaleAction(env).rescale, env.action_space.shape[0]  # type: ignore[union-attr]
+    rescale, size, space = RescaleAction(env).rescale, env.action_space.shape[0], env.observation_space  # type: ignore[union-attr]
     memory = {
-        "obs": jnp.zeros((history, env.observation_space.shape[0]), jnp.float32),  # type: ignore[union-attr]
+        "obs": example(history.space_of(space, length)),
         "chunk": jnp.zeros((executed, size), jnp.float32),
         "step": jnp.int32(-1),  # of the chunk; -1 before the first observation
     }
@@ -251,17 +269,15 @@ def in_turn(
     def act(
         variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool
     ) -> tuple[jax.Array, PyTree, PyTree]:
-        obs = jnp.asarray(obs)
         if normalize:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
-        step, first = memory["step"], (memory["step"] < 0)[..., None, None]
+        obs, step = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), obs, example(space)), memory["step"]
         # The first observation stands in for earlier ones.
-        past = jnp.concatenate([memory["obs"][..., 1:, :], obs[..., None, :]], axis=-2)
-        past = jnp.where(first, obs[..., None, :], past)
+        past = chosen(step < 0, history.beginning(space, obs, length), history.pushed(memory["obs"], obs, length))
         due = (step < 0) | (step >= executed)
 
         def ask(_: jax.Array) -> jax.Array:
-            return chunk_of(variables, past.reshape(*obs.shape[:-1], -1), key, deterministic)
+            return chunk_of(variables, past, key, deterministic)
 
         # While all episodes are in step, most calls need no new chunk.
         fresh = jax.lax.cond(due.any(), ask, lambda chunk: chunk, memory["chunk"])
@@ -280,6 +296,7 @@ def make(
     *,
     label: Any = None,
     weight: Any = None,
+    network: nn.Module | None = None,
 ) -> Algorithm:
     """A diffusion or flow policy of a dataset; steering.py learns online from it.
 
@@ -289,6 +306,7 @@ def make(
       dataset: what to imitate; without one, the algorithm can only load a policy.
       label, weight: label, i32 [N], and weight, [N], of the chunk that begins at each step of the dataset; a weight
         below 0 pushes the policy away from the chunk. All 0 and all 1 where not given.
+      network: a flax module in place of convolutions (see `nn.encoder.encode`), of histories of observations.
 
     Raises:
       Refused: the environment's spaces do not fit, or the dataset does not fit them.
@@ -300,7 +318,7 @@ def make(
         prepared = dataclasses.replace(
             prepared, dataset=Chunks.of(prepared.dataset, c.history, c.horizon, label, weight)
         )
-    algorithm = assemble("diffusion", env, c, Agent, make, prepared)
+    algorithm = assemble("diffusion", env, c, Agent, make, prepared, network=network)
     agent: Any = algorithm.agent
     action_range = RescaleAction(env, prepared.actions).onto
 

@@ -25,27 +25,27 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import Images
+from rljax.algorithms.core.blocks import Images, Parts
 from rljax.algorithms.core.contract import Algorithm, discrete
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.config import Atoms, Count, Fraction, NonNegative, Positive, Share, Whole, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
-from rljax.nn.encoder import check_network, encode, is_image, layers_after, seen
+from rljax.nn.encoder import encode, layers_after
 from rljax.nn.networks import MLP, Activation, activation
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.returns import bootstrapped
-from rljax.spaces import ArraySpace, Discrete, Space, batch_shape
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.spaces import Discrete, Space, batch_shape
+from rljax.types import Key, Metrics, PyTree
 
 Exploration = Literal["epsilon", "noisy"]
 Head = Literal["scalar", "categorical", "quantile"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, ReplayConfig):
+class Config(Images, Parts, ReplayConfig):
     """Settings of DQN. Those in `Hyper` live in the state and can be swept by vmap."""
 
     batch_size: Count = 32
@@ -260,18 +260,9 @@ class Agent(core.Agent):
     config: Config
     action_space: Discrete
 
-    def __init__(
-        self,
-        config: Config,
-        observation_space: Space,
-        action_space: ArraySpace,
-        network: nn.Module | None = None,
-    ):
-        super().__init__(config, observation_space, action_space)
-        space = seen(observation_space, ())
-        check_network(network, space)
-        self.network = Network(config, self.action_space.n, space, network)
-        self.prioritized = config.prioritized
+    def build(self, network: nn.Module | None) -> None:
+        self.network = Network(self.config, self.action_space.n, self.seen(network), network)
+        self.prioritized = self.config.prioritized
 
     def init(self, key: Key) -> Learner:
         params = {"value": self.network.init(key, self.example_obs)}
@@ -390,10 +381,7 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
       Refused: the environment's spaces do not fit.
     """
     c = config or Config()
-    discrete(env, "dqn")
-    if is_image(env.observation_space) and ((not c.hidden and network is None) or c.normalize_observation):
-        field = "normalize_observation = True" if c.hidden else "hidden = ()"
-        raise Refused(f"dqn.Config: {field} is not allowed for images")
+    discrete(env, "dqn", c, network)
     agent = Agent(c, env.observation_space, env.action_space, network)
     return assemble("dqn", env, agent, lambda config: make(env, config, network), network=network)
 

@@ -161,10 +161,12 @@ class Agent(sac.Agent):
         sampler: diffusion.Agent,
         base: PyTree,
     ):
-        super().__init__(config, observation_space, action_space)
         self.noise_size = config.own_noise * sampler.action_size
         self.chunk_size = action_space.shape[0] - self.noise_size
         self.sampler, self.base = sampler, base
+        super().__init__(config, observation_space, action_space)
+
+    def build(self, network: nn.Module | None) -> None:
         self.learns_of(self.obs_size, self.noise_size)
 
     def learns_of(self, obs_size: int, action_size: int) -> None:

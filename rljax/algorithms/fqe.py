@@ -20,6 +20,7 @@ import dataclasses
 import functools
 from typing import Any, ClassVar, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +75,7 @@ class Config(DenseNetwork):
     offline_updates: ClassVar[int] = 0
     # The data stay in their own units, as the policy takes raw observations; the critics scale their inputs.
     normalize_observation: ClassVar[bool] = False
+    image_shift: ClassVar[int] = 0
     reward_scale: ClassVar[RewardScale] = "none"
     reward_bias: ClassVar[float] = 0.0
     calibrated: ClassVar[bool] = False
@@ -111,11 +113,21 @@ class Agent(core.Agent):
     config: Config
 
     def __init__(
-        self, config: Config, observation_space: Space, action_space: ArraySpace, *, actions: Box, prepared: Prepared,
+        self,
+        config: Config,
+        observation_space: Space,
+        action_space: ArraySpace,
+        network: nn.Module | None = None,
+        *,
+        actions: Box,
+        prepared: Prepared,
         policy: Policy,
-    ):  # fmt: skip
-        super().__init__(config, observation_space, action_space)
-        self.value, self.actions, self.prepared, self.evaluated = Value(config), actions, prepared, policy
+    ):
+        self.actions, self.prepared, self.evaluated = actions, prepared, policy
+        super().__init__(config, observation_space, action_space, network)
+
+    def build(self, network: nn.Module | None) -> None:
+        self.value = Value(self.config, self.observation_space)
 
     def init(self, key: Key) -> Learner:
         c, data = self.config, self.prepared.dataset
@@ -209,7 +221,7 @@ def make(
         raise Refused("fqe needs a dataset, and the policy that is to be evaluated on it")
     if jax.tree.leaves(policy.initial_memory):
         raise Refused("fqe evaluates policies without memory: a transition does not tell what one remembers")
-    continuous(env, "fqe")
+    continuous(env, "fqe", vectors=True)
     prepared = _numbered(dataset, env, c)
     actions = cast(Box, env.action_space)
     agent_type = functools.partial(Agent, actions=actions, prepared=prepared, policy=policy)

@@ -16,7 +16,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -26,16 +26,17 @@ from rljax.data import Batch, Dataset
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
 from rljax.nn.distributions import Gaussian
+from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import MLP, Initialization
 from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
-from rljax.spaces import ArraySpace, Space
+from rljax.spaces import Space
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, DenseNetwork, ReplayConfig):
+class Config(OfflineConfig, DenseNetwork, Images, AsymmetricParts, ReplayConfig):
     """Settings of IQL, the paper's for MuJoCo. Those in `Hyper` live in the state and can be swept by vmap."""
 
     learning_rate: Positive = 3e-4
@@ -74,7 +75,7 @@ class Hyper(core.Hyper):
 
 
 class Actor(nn.Module):
-    """Observations [..., n] to a normal distribution over actions [..., d], its mean in [-1, 1].
+    """Observations [..., …] to a normal distribution over actions [..., d], its mean in [-1, 1].
 
     The mean is squashed, not the distribution, and the deviation does not depend on the observation: the likelihood of
     an action on a bound stays finite. `training` switches dropout on, which then needs a key.
@@ -82,32 +83,38 @@ class Actor(nn.Module):
 
     config: Any
     size: int
+    space: Space
+    encoder: nn.Module | None = None
     initialization: Initialization = "orthogonal"
 
     @nn.compact
-    def __call__(self, obs: jax.Array, training: bool = False) -> Gaussian:
+    def __call__(self, obs: PyTree, training: bool = False) -> Gaussian:
         c, dropout = self.config, self.config.dropout if training else 0.0
         mlp = MLP(
             c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision),
             initialization=self.initialization,
         )  # fmt: skip
         log_std = self.param("log_std", nn.initializers.zeros, (self.size,), jnp.float32)
-        return Gaussian(jnp.tanh(mlp(obs)), jnp.clip(log_std, -20.0, 2.0))
+        features = encode(self.space, obs, c, network=self.encoder)
+        return Gaussian(jnp.tanh(mlp(features)), jnp.clip(log_std, -20.0, 2.0))
 
 
 class Value(nn.Module):
-    """V of observations, or one Q of observations and actions: [..., n] to [...]."""
+    """V of observations [batch, …], or one Q of them and of actions [batch, d]: [batch]."""
 
     config: Any
+    space: Space
+    encoder: nn.Module | None = None
     initialization: Initialization = "orthogonal"
 
     @nn.compact
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
+    def __call__(self, obs: PyTree, action: jax.Array | None = None) -> jax.Array:
         c, product = self.config, dot_general_of(self.config.precision)
+        x = encode(self.space, obs, c, network=self.encoder)
         mlp = MLP(
             c.hidden, c.activation, 1, layer_norm=c.layer_norm, dot_general=product, initialization=self.initialization
         )
-        return mlp(jnp.concatenate(inputs, axis=-1))[..., 0]
+        return mlp(x if action is None else with_action(x, action))[..., 0]
 
 
 class Agent(core.Agent):
@@ -117,10 +124,10 @@ class Agent(core.Agent):
     annealed = ("learning_rate", "critic_learning_rate")
     config: Config
 
-    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
-        super().__init__(config, observation_space, action_space)
-        self.actor = Actor(config, action_space.shape[0], config.initialization)
-        self.value = Value(config, config.initialization)
+    def build(self, network: nn.Module | None) -> None:
+        c = self.config
+        self.actor = Actor(c, self.action_space.shape[0], self.seen(network), network, c.initialization)
+        self.value = Value(c, self.seen(network, values=True), network, c.initialization)
 
     def init(self, key: Key) -> Learner:
         actor_key, critic_key = jax.random.split(key)
@@ -147,6 +154,12 @@ class Agent(core.Agent):
         distribution: Any = self.actor.apply(variables["params"], obs)
         mode_only = deterministic or self.config.deterministic_policy
         return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
+
+    def log_prob(self, variables: dict[str, PyTree], obs: PyTree, action: jax.Array) -> jax.Array:
+        if self.config.deterministic_policy:
+            return super().log_prob(variables, obs, action)
+        distribution: Any = self.actor.apply(variables["params"], obs)
+        return distribution.log_prob(action)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Both Q(s, a), [2, batch]."""
@@ -213,7 +226,12 @@ def expectile_loss(error: jax.Array, expectile: Any) -> jax.Array:
 
 
 def make(
-    env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    network: nn.Module | None = None,
 ) -> Algorithm:
     """IQL on a dataset; with `online`, also on the agent's experience in `env`, from an offline state's learner.
 
@@ -222,6 +240,7 @@ def make(
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
       online: act and learn in the environment as well (see core/offline.py).
+      network: a flax module in place of convolutions (see `nn.encoder.encode`); policy, V and each Q have their own.
 
     Raises:
       Refused: the environment's spaces do not fit, or the dataset does not fit them; or the policy's rate falls,
@@ -233,4 +252,4 @@ def make(
             f"iql: policy_decay_steps = {c.policy_decay_steps} is not allowed online, where the rate has fallen to 0 "
             "already; it must be 0"
         )
-    return assemble("iql", env, c, Agent, make, dataset, online)
+    return assemble("iql", env, c, Agent, make, dataset, online, network=network)

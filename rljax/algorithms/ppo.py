@@ -22,14 +22,14 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import Images, Parts
+from rljax.algorithms.core.blocks import AsymmetricParts, Images
 from rljax.algorithms.core.contract import Algorithm, observable
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.config import Count, Fraction, NonNegative, Positive, Whole, Widths, require
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.distributions import Categorical, Gaussian
-from rljax.nn.encoder import check_network, encode, is_image, layers_after
+from rljax.nn.encoder import encode, is_image, layers_after
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import GRU, MLP, Activation
 from rljax.ops.metrics import approximate_kl, explained_variance
@@ -39,7 +39,7 @@ from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, Parts, OnPolicyConfig):
+class Config(Images, AsymmetricParts, OnPolicyConfig):
     """Settings of PPO. Those in `Hyper` live in the state and can be swept by vmap."""
 
     num_epochs: Count = 4
@@ -189,21 +189,12 @@ class Agent(core.Agent):
     hyper_type = Hyper
     config: Config
 
-    def __init__(
-        self,
-        config: Config,
-        observation_space: Space,
-        action_space: ArraySpace,
-        network: nn.Module | None = None,
-    ):
-        super().__init__(config, observation_space, action_space)
-        spaces = (self.seen(), self.seen(values=True))
-        if config.shared_torso and spaces[0] != spaces[1]:
+    def build(self, network: nn.Module | None) -> None:
+        spaces = (self.seen(network), self.seen(network, values=True))
+        if self.config.shared_torso and spaces[0] != spaces[1]:
             raise Refused("ppo.Config: shared_torso = True is not allowed where policy_obs and value_obs differ")
-        for space in spaces:
-            check_network(network, space)
-        self.network = ActorCritic(config, action_space, spaces, network)
-        self.squash = config.squash and isinstance(action_space, Box)
+        self.network = ActorCritic(self.config, self.action_space, spaces, network)
+        self.squash = self.config.squash and isinstance(self.action_space, Box)
         self.initial_memory = self.network.initial_memory()
 
     def init(self, key: Key) -> Learner:

@@ -18,23 +18,23 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import Images
+from rljax.algorithms.core.blocks import Images, Parts
 from rljax.algorithms.core.contract import Algorithm, discrete
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.config import Count, Fraction, Positive, Whole, Widths, require
 from rljax.envs import Environment
-from rljax.nn.encoder import check_network, encode, is_image, layers_after, seen
+from rljax.nn.encoder import encode, layers_after
 from rljax.nn.networks import MLP, Activation
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import lambda_returns
-from rljax.spaces import ArraySpace, Discrete, Space
-from rljax.types import Key, Metrics, PyTree, Refused, Transition
+from rljax.spaces import Discrete, Space
+from rljax.types import Key, Metrics, PyTree, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, OnPolicyConfig):
+class Config(Images, Parts, OnPolicyConfig):
     """Settings of PQN. Those in `Hyper` live in the state and can be swept by vmap."""
 
     num_envs: Count = 128
@@ -106,17 +106,8 @@ class Agent(core.Agent):
     config: Config
     action_space: Discrete
 
-    def __init__(
-        self,
-        config: Config,
-        observation_space: Space,
-        action_space: ArraySpace,
-        network: nn.Module | None = None,
-    ):
-        super().__init__(config, observation_space, action_space)
-        space = seen(observation_space, ())
-        check_network(network, space)
-        self.network = Network(config, self.action_space.n, space, network)
+    def build(self, network: nn.Module | None) -> None:
+        self.network = Network(self.config, self.action_space.n, self.seen(network), network)
 
     def init(self, key: Key) -> Learner:
         return Learner.init({"value": self.network.init(key, self.example_obs)}, self.optimizers(self.hyper()))
@@ -193,9 +184,6 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
       Refused: the environment's spaces do not fit.
     """
     c = config or Config()
-    discrete(env, "pqn")
-    if is_image(env.observation_space) and ((not c.hidden and network is None) or c.normalize_observation):
-        field = "normalize_observation = True" if c.hidden else "hidden = ()"
-        raise Refused(f"pqn.Config: {field} is not allowed for images")
+    discrete(env, "pqn", c, network)
     agent = Agent(c, env.observation_space, env.action_space, network)
     return assemble("pqn", env, agent, lambda config: make(env, config, network), network=network)

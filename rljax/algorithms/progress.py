@@ -167,7 +167,7 @@ def joined(envs: Sequence[Environment], datasets: Sequence[Dataset]) -> tuple[Sp
     if not envs or len(envs) != len(datasets):
         raise Refused(f"progress: {len(envs)} environments and {len(datasets)} datasets; there must be one for each")
     for env, dataset in zip(envs, datasets):
-        continuous(env, "progress")
+        continuous(env, "progress", vectors=True)
         check_spaces(dataset, env.observation_space, env.action_space)
     obs_size, action_size = (max(x.shape[-1] for x in xs) for xs in zip(*((d.obs, d.action) for d in datasets)))
 

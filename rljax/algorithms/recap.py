@@ -34,7 +34,6 @@ from rljax.envs import Environment
 from rljax.nn.networks import MLP
 from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical, running_statistics
-from rljax.spaces import ArraySpace, Space
 from rljax.types import Key, Metrics, PyTree, Refused
 
 NEGATIVE, POSITIVE = 0, 1
@@ -65,9 +64,8 @@ class Agent(core.Agent):
     hyper_type = Hyper
     config: Config
 
-    def __init__(self, config: Config, observation_space: Space, action_space: ArraySpace):
-        super().__init__(config, observation_space, action_space)
-        c = config
+    def build(self, network: nn.Module | None) -> None:
+        c = self.config
         product = dot_general_of(c.precision)
         self.network: nn.Module = MLP(c.hidden, c.activation, c.num_atoms, layer_norm=c.layer_norm, dot_general=product)
         self.support = categorical.support(-1.0, 0.0, c.num_atoms)
@@ -128,7 +126,7 @@ def make(
     c = config or Config()
     if isinstance(dataset, Dataset):
         dataset = costed(dataset, c, successes(dataset, env, succeeded))
-    return assemble("recap", env, c, Agent, make, dataset)
+    return assemble("recap", env, c, Agent, make, dataset, vectors=True)
 
 
 def costed(dataset: Dataset, config: Config, succeeded: Any = None) -> Dataset:

@@ -9,7 +9,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms import diffusion, sac
@@ -22,6 +21,7 @@ from rljax.data.chunks import in_chunks
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import ActionChunk, Environment, ObservationHistory
 from rljax.ops import running_statistics
+from rljax.ops.history import tiled
 from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.types import Key, PyTree
@@ -79,8 +79,8 @@ def make(
       ValueError: the environment's spaces do not fit, or the dataset does not fit them.
     """
     c = config or Config()
-    continuous(env, "rlpd")
     chunked = (c.history, c.executed) != (1, 1)
+    continuous(env, "rlpd")
     prepared = prepare(dataset, env.observation_space, env.action_space, c, c.action_normalization)
     acts_in = ActionChunk(ObservationHistory(env, c.history), c.executed) if chunked else env
     if not isinstance(dataset, Prepared) and (chunked or kept is not None):
@@ -95,11 +95,11 @@ def make(
     if not chunked:
         return algorithm
 
-    def chunk_of(variables: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
+    def chunk_of(variables: PyTree, obs: PyTree, key: Key, deterministic: bool) -> jax.Array:
         if c.normalize_observation:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
         chunk, _, _ = agent.act(variables, obs, (), key, deterministic)
-        return chunk.reshape(*obs.shape[:-1], c.executed, -1)
+        return chunk.reshape(*chunk.shape[:-1], c.executed, -1)
 
     def policy(state: Any) -> Policy:
         variables = algorithm.policy(state).variables
@@ -116,6 +116,6 @@ def _in_chunks(prepared: Prepared, config: Config, kept: Any) -> Prepared:
     return dataclasses.replace(
         prepared,
         dataset=None if dataset is None else in_chunks(dataset, history, executed, kept),
-        statistics=of_one.replace(mean=jnp.tile(of_one.mean, history), m2=jnp.tile(of_one.m2, history)),
+        statistics=of_one.replace(mean=tiled(of_one.mean, history), m2=tiled(of_one.m2, history)),
         actions=None if box is None else Box(np.tile(box.low, executed), np.tile(box.high, executed)),
     )

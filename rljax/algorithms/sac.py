@@ -22,7 +22,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted, ActorCritic
-from rljax.algorithms.core.blocks import DenseNetwork, Images, Parts
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -30,17 +30,17 @@ from rljax.config import BelowOne, Count, Positive, Share, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.distributions import TanhGaussian
-from rljax.nn.encoder import check_network, encode
+from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import MLP
 from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
-from rljax.spaces import ArraySpace, Space
+from rljax.spaces import Space
 from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, Images, Parts, ReplayConfig):
+class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
     """Settings of SAC. Those in `Hyper` live in the state and can be swept by vmap."""
 
     learning_rate: Positive = 3e-4
@@ -118,7 +118,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """One critic of the ensemble: observations [..., n] and actions [..., d] to values [...]."""
+    """One critic of the ensemble: observations [batch, …] and actions [..., batch, d] to values [..., batch]."""
 
     config: Config
     space: Space
@@ -127,8 +127,7 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, obs: PyTree, action: jax.Array) -> jax.Array:
         c = self.config
-        obs = encode(self.space, obs, c, network=self.encoder)
-        x = jnp.concatenate([obs, action], axis=-1)
+        x = with_action(encode(self.space, obs, c, network=self.encoder), action)
         product, hidden = dot_general_of(c.precision), c.hidden if c.critic_hidden is None else c.critic_hidden
         value = MLP(hidden, c.activation, 1, layer_norm=c.layer_norm, dropout=c.dropout, dot_general=product)(x)
         return value[..., 0]
@@ -143,19 +142,10 @@ class Agent(ActorCritic):
     actor: nn.Module
     critic: nn.Module
 
-    def __init__(
-        self,
-        config: Config,
-        observation_space: Space,
-        action_space: ArraySpace,
-        network: nn.Module | None = None,
-    ):
-        super().__init__(config, observation_space, action_space)
-        self.action_size = action_space.shape[0]
-        for space in (self.seen(), self.seen(values=True)):
-            check_network(network, space)
-        self.actor = Actor(config, self.action_size, self.seen(), network)
-        self.critic = Critic(config, self.seen(values=True), network)
+    def build(self, network: nn.Module | None) -> None:
+        self.action_size = self.action_space.shape[0]
+        self.actor = Actor(self.config, self.action_size, self.seen(network), network)
+        self.critic = Critic(self.config, self.seen(network, values=True), network)
 
     def init(self, key: Key) -> Learner:
         actor_key, critic_key = jax.random.split(key)
@@ -189,15 +179,16 @@ class Agent(ActorCritic):
     def values(self, params: PyTree, obs: jax.Array, action: jax.Array, key: Key, each: bool = False) -> jax.Array:
         """Values of every critic, [num_critics, batch]; the key is for dropout.
 
-        With `each`, every critic has its own observations and actions, which then lead with [num_critics].
+        Actions may have further axes in front of the batch's: several actions for each observation. With `each`, every
+        critic has its own actions, which then lead with [num_critics].
         """
         members = self.config.num_critics
 
         def one(params: PyTree, index: jax.Array, *own: jax.Array) -> jax.Array:
             rngs = {"dropout": jax.random.fold_in(key, index)} if self.config.dropout else None
-            return self.critic.apply(params, *(own or (obs, action)), rngs=rngs)  # type: ignore[return-value]
+            return self.critic.apply(params, obs, *(own or (action,)), rngs=rngs)  # type: ignore[return-value]
 
-        own = (obs, action) if each else ()
+        own = (action,) if each else ()
         return over_ensemble(one, members, self.config.precision)(params, jnp.arange(members), *own)
 
     def temperature(self, params: PyTree, hyper: Hyper) -> jax.Array:
@@ -259,12 +250,11 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
       env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
       network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
-        convolutions; the hidden layers follow. The
-        policy and each critic have one of their own.
+        convolutions; the hidden layers follow. The policy and each critic have one of their own.
 
     Raises:
       Refused: the environment's spaces do not fit.
     """
-    acts_in = continuous(env, "sac", vectors=False)
+    acts_in = continuous(env, "sac")
     agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space, network)
     return assemble("sac", env, agent, lambda config: make(env, config, network), acts_in=acts_in, network=network)

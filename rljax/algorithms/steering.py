@@ -26,6 +26,7 @@ from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleActi
 from rljax.envs.environment import State as EnvState
 from rljax.envs.wrappers import Wrapper
 from rljax.ops import running_statistics
+from rljax.ops.history import tiled
 from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
@@ -112,7 +113,7 @@ def make(
       ValueError: the environment's spaces do not fit, or the dataset does not fit them, or is missing.
     """
     c = config or Config()
-    continuous(env, "steering")
+    continuous(env, "steering", vectors=True)
     sampler = diffusion.Agent(c.sampler, env.observation_space, env.action_space)
     if base is None:
         unknown = sampler.init(jax.random.key(0)).params["policy"]
@@ -120,10 +121,8 @@ def make(
     told = RewardSuccess(env) if c.method == "grrl_steer" else env
     steered, statistics = Steered(told, c, base.actions), base.obs_statistics
     action_range = RescaleAction(env, base.actions).onto
-    tiled = statistics.replace(
-        mean=jnp.tile(statistics.mean, c.sampler.history), m2=jnp.tile(statistics.m2, c.sampler.history)
-    )
-    prepared = Prepared(None, tiled, scale=c.reward_per_step / c.sampler.executed)
+    mean, m2 = (tiled(x, c.sampler.history) for x in (statistics.mean, statistics.m2))
+    prepared = Prepared(None, statistics.replace(mean=mean, m2=m2), scale=c.reward_per_step / c.sampler.executed)
     if isinstance(dataset, Prepared):
         prepared = dataset
     elif dataset is not None and c.offline_share:

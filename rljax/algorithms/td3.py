@@ -20,27 +20,27 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted, ActorCritic
-from rljax.algorithms.core.blocks import DenseNetwork, Images, Parts
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.config import Count, Must, NonNegative, Positive, Share, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
-from rljax.nn.encoder import check_network, encode
+from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.networks import MLP
 from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical
 from rljax.ops.returns import bootstrapped
-from rljax.spaces import ArraySpace, Space
+from rljax.spaces import Space
 from rljax.types import Key, Metrics, PyTree
 
 NumAtoms = Annotated[int, Must("0, or at least 2", lambda x: x == 0 or x >= 2)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, Images, Parts, ReplayConfig):
+class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
     """Settings of TD3. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 2
@@ -153,8 +153,7 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, obs: PyTree, action: jax.Array) -> jax.Array:
         c = self.config
-        obs = encode(self.space, obs, c, network=self.encoder)
-        x = jnp.concatenate([obs, action], axis=-1)
+        x = with_action(encode(self.space, obs, c, network=self.encoder), action)
         hidden = c.hidden if c.critic_hidden is None else c.critic_hidden
         product = dot_general_of(c.precision)
         mlp = MLP(hidden, c.activation, c.num_atoms or 1, 1.0, layer_norm=c.layer_norm, dot_general=product)
@@ -177,18 +176,9 @@ class Agent(ActorCritic):
     annealed = ("learning_rate", "critic_learning_rate")
     config: Config
 
-    def __init__(
-        self,
-        config: Config,
-        observation_space: Space,
-        action_space: ArraySpace,
-        network: nn.Module | None = None,
-    ):
-        super().__init__(config, observation_space, action_space)
-        for space in (self.seen(), self.seen(values=True)):
-            check_network(network, space)
-        self.actor = Actor(config, action_space.shape[0], self.seen(), network)
-        self.critic = Critic(config, self.seen(values=True), network)
+    def build(self, network: nn.Module | None) -> None:
+        self.actor = Actor(self.config, self.action_space.shape[0], self.seen(network), network)
+        self.critic = Critic(self.config, self.seen(network, values=True), network)
 
     def init(self, key: Key) -> Learner:
         actor_key, critic_key = jax.random.split(key)
@@ -328,12 +318,11 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
       env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
       network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
-        convolutions; the hidden layers follow. The
-        policy and each critic have one of their own.
+        convolutions; the hidden layers follow. The policy and each critic have one of their own.
 
     Raises:
       Refused: the environment's spaces do not fit.
     """
-    acts_in = continuous(env, "td3", vectors=False)
+    acts_in = continuous(env, "td3")
     agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space, network)
     return assemble("td3", env, agent, lambda config: make(env, config, network), acts_in=acts_in, network=network)

@@ -9,6 +9,7 @@ a penalty in the targets as well, deeper networks with layer normalisation, larg
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -93,7 +94,12 @@ class Agent(td3.Agent):
 
 
 def make(
-    env: Environment, config: Config | None = None, dataset: Dataset | Prepared | None = None, *, online: bool = False
+    env: Environment,
+    config: Config | None = None,
+    dataset: Dataset | Prepared | None = None,
+    *,
+    online: bool = False,
+    network: nn.Module | None = None,
 ) -> Algorithm:
     """TD3+BC on a dataset; with `online`, also on the agent's experience in `env`, from an offline state's learner.
 
@@ -102,6 +108,7 @@ def make(
       config: settings; the defaults where None.
       dataset: what to learn from; without one, the algorithm can only load a policy.
       online: act and learn in the environment as well (see core/offline.py).
+      network: a flax module in place of convolutions (see `nn.encoder.encode`); policy and critics have one each.
 
     Raises:
       Refused: the environment's spaces do not fit, or the dataset does not fit them.
@@ -109,4 +116,4 @@ def make(
     c = config or Config()
     if online and c.target_penalty:
         raise Refused("td3_bc: online, target_penalty must be 0: what an agent does has no next action of the data")
-    return assemble("td3_bc", env, c, Agent, make, dataset, online)
+    return assemble("td3_bc", env, c, Agent, make, dataset, online, network=network)

@@ -32,7 +32,6 @@ import numpy as np
 
 from rljax.algorithms import fqe
 from rljax.algorithms.core.contract import Algorithm
-from rljax.algorithms.iql import Actor
 from rljax.data import Dataset
 from rljax.envs import Environment
 from rljax.ops import importance, running_statistics
@@ -174,7 +173,7 @@ def importance_sampling(
 
 
 def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
-    """The log-density of a trained policy that is a normal distribution: of bc with policy="gaussian", or of iql.
+    """The log-density of a trained policy: of bc with policy="gaussian", or of iql.
 
     As an estimate of the policy that acted, it maximises the data's likelihood. Hanna, Niekum and Stone 2019,
     "Importance sampling policy evaluation with an estimated behavior policy" (arXiv 1806.01347), section 3. One for an
@@ -183,23 +182,23 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     Raises:
       ValueError: the policy has no such density.
     """
-    c = algorithm.config
-    deterministic = getattr(c, "deterministic_policy", False) or getattr(c, "policy", "gaussian") != "gaussian"
-    if algorithm.name not in ("bc", "iql") or deterministic:
-        raise Refused(f"{algorithm.name} has no normal distribution: take bc with policy='gaussian', or iql")
+    agent, normalize = algorithm.agent, algorithm.config.normalize_observation
+    try:
+        assert agent is not None
+        variables = agent.acting(state.learner, state.hyper)
+        jax.eval_shape(agent.log_prob, variables, agent.example_obs, agent.example_action)
+    except Refused as error:
+        raise Refused(f"{error}: take bc with policy='gaussian', or iql") from None
     # [-1, 1] may be what the data use of the bounds; a dimension with one value has no density.
     low, high = algorithm.policy(state).variables["action_range"]
     space = Box(np.asarray(low), np.asarray(high))
     if (space.low == space.high).any():
         raise Refused(f"{algorithm.name} has no density: some dimension of its data's actions never varies")
     volume = np.log((space.high - space.low) / 2).sum()
-    actor = Actor(c, space.shape[0])
-    params, statistics = state.params["policy"], state.obs_statistics
 
-    def log_prob(obs: jax.Array, action: jax.Array) -> jax.Array:
-        obs = running_statistics.normalize(statistics, obs) if c.normalize_observation else obs
-        distribution: Any = actor.apply(params, obs)
-        return distribution.log_prob(space.to_unit(action)) - volume
+    def log_prob(obs: PyTree, action: jax.Array) -> jax.Array:
+        obs = running_statistics.normalize(state.obs_statistics, obs) if normalize else obs
+        return agent.log_prob(variables, obs, space.to_unit(action)) - volume
 
     return log_prob
 

@@ -10,20 +10,21 @@ import numpy as np
 from flax import struct
 
 from rljax.data.dataset import Dataset, Metadata
-from rljax.types import Key, Refused, Transition
+from rljax.ops.history import side_by_side
+from rljax.types import Key, PyTree, Refused, Transition
 
 
 class ChunkBatch(struct.PyTreeNode):
     """Leaves [batch, …].
 
     Fields:
-      obs: [batch, history * n], the oldest first.
+      obs: histories [batch, …] of observations (see ops/history.py).
       action: [batch, horizon, d].
       label: i32 [batch], the chunk's label, which conditions the policy.
       weight: f32 [batch], the chunk's weight.
     """
 
-    obs: jax.Array
+    obs: PyTree
     action: jax.Array
     label: jax.Array
     weight: jax.Array
@@ -37,7 +38,7 @@ class Chunks(struct.PyTreeNode):
     `Stream` or a device's share, no window is drawn that their ends would cut.
 
     Fields:
-      obs, action: [N, n] and [N, d].
+      obs, action: observations [N, …] and actions [N, d].
       since, until: i32 [N], steps of the episode before and after each row.
       label, weight: see `ChunkBatch`; chunks of negative weight are to be avoided.
       history, horizon: numbers of observations and actions of a window.
@@ -66,7 +67,7 @@ class Chunks(struct.PyTreeNode):
         if not (weight > 0).any() or not np.isfinite(weight).all():
             raise Refused(f"{dataset.metadata.name}: weights must be finite, and one of them positive")
         return cls(
-            obs=np.asarray(dataset.obs, np.float32),
+            obs=jax.tree.map(np.asarray, dataset.obs),
             action=np.asarray(dataset.action, np.float32),
             since=(position - dataset.starts[episode]).astype(np.int32),
             until=(dataset.ends[episode] - 1 - position).astype(np.int32),
@@ -119,26 +120,26 @@ class Chunks(struct.PyTreeNode):
         back = jnp.arange(self.history)[::-1]
         past = index - jnp.minimum(back[None], self.since[index])
         ahead = index + jnp.minimum(jnp.arange(self.horizon)[None], self.until[index])
-        obs = self.obs[jnp.maximum(past, 0)]
+        obs = jax.tree.map(lambda x: side_by_side(x[jnp.maximum(past, 0)]), self.obs)
         action = self.action[jnp.minimum(ahead, self.size - 1)]
         at = index[:, 0]
-        return ChunkBatch(obs.reshape(batch_size, -1), action, self.label[at], self.weight[at])
+        return ChunkBatch(obs, action, self.label[at], self.weight[at])
 
 
 def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -> Dataset:
     """A dataset whose steps are chunks, as in an environment under `ObservationHistory` and `ActionChunk`.
 
     Args:
-      dataset: on the host, observations [N, n] and actions [N, d], and rewards.
+      dataset: on the host, observations [N, …] and actions [N, d], and rewards.
       kept: bool [N]; a chunk that begins at another step is left out. All are kept where None.
 
     Returns:
-      Observations [N, history * n], the oldest first; actions [N, executed * d]; the sum of a chunk's rewards. Each
+      Histories of observations (see ops/history.py); actions [N, executed * d]; the sum of a chunk's rewards. Each
       episode is there from each of its first `executed` steps on. A chunk that the end cuts short repeats its last
       action.
     """
     dataset.require_rewards()
-    obs, action, following = (np.asarray(x) for x in (dataset.obs, dataset.action, dataset.next_obs))
+    obs, action, following = jax.tree.map(np.asarray, (dataset.obs, dataset.action, dataset.next_obs))
     total = np.concatenate([[0.0], np.cumsum(np.asarray(dataset.reward, np.float64))])
     parts = [
         np.arange(first, end, executed)
@@ -155,21 +156,20 @@ def in_chunks(dataset: Dataset, history: int, executed: int, kept: Any = None) -
     begin, end = dataset.starts[episode], dataset.ends[episode]
     until = np.minimum(at + executed, end)
     back = np.arange(history)[::-1]
-    past = obs[np.maximum(at[:, None] - back, begin[:, None])]
+    past = np.maximum(at[:, None] - back, begin[:, None])
     # The last observation is no episode's next observation but its own.
-    seen = np.concatenate([obs, following])
     last = until[:, None] - 1 - back
-    later = seen[np.where(back == 0, last + len(obs), np.maximum(last + 1, begin[:, None]))]
+    later = np.where(back == 0, last + dataset.size, np.maximum(last + 1, begin[:, None]))
     done = until == end
     # Later chunks were left out: the episode is cut, but has not ended.
     gap = np.append(at[1:] != until[:-1], True)
     rows: Any = (
-        past.reshape(len(at), -1),
+        jax.tree.map(lambda x: side_by_side(x[past]), obs),
         action[np.minimum(at[:, None] + np.arange(executed), end[:, None] - 1)].reshape(len(at), -1),
         (total[until] - total[at]).astype(np.float32),
         done & np.asarray(dataset.terminated)[until - 1],
         (done & np.asarray(dataset.truncated)[until - 1]) | (gap & ~done),
-        later.reshape(len(at), -1),
+        jax.tree.map(lambda x, after: side_by_side(np.concatenate([x, after])[later]), obs, following),
     )
     how = f"chunks of {executed} after {history} observations"
     if kept is not None:

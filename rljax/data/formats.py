@@ -70,7 +70,7 @@ def load(
       rewards: required refuses a file without them; optional reads zeros, and says so in `metadata.rewards`.
       layout: layout of an npz that may be read in several ways, or to be sure.
       flatten: joins Minari's observations of several parts into a vector, as Gymnasium's `flatten` does: parts sorted
-        by name, choices as ones among zeros.
+        by name, choices as ones among zeros. Where a part is an image, all stay as they are.
       push_t: rewards and ends of PushT's demonstrations (see `demonstrations.read_push_t`).
 
     Raises:
@@ -345,7 +345,7 @@ def _read_minari(where: str, file: h5py.File, metadata: Path, flatten: bool) -> 
     own = said["rljax"] if isinstance(said.get("rljax"), dict) else {}
     about = {"policy": said.get("algorithm_name"), "task": spaces.task, **own, "name": said.get("dataset_id")}
     joined = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
-    if flatten:
+    if flatten and not any(x.ndim == 4 for x in jax.tree.leaves(joined.obs)):
         obs, next_obs = (spaces.flattened(where, x) for x in (joined.obs, joined.next_obs))
         joined = joined.replace(obs=obs, next_obs=next_obs)
     return joined, {k: str(about[k]) for k in _ABOUT if about.get(k)} | {"rewards": own.get("rewards", True)}

@@ -1,15 +1,17 @@
 """A dataset as an agent learns from it: normalised, scaled, its actions in [-1, 1]."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from rljax.data.dataset import Dataset
 from rljax.ops import running_statistics
-from rljax.spaces import Box
-from rljax.types import Refused
+from rljax.spaces import Box, example, parts
+from rljax.types import PyTree, Refused
 
 ActionNormalization = Literal["minmax", "quantiles", "bounds"]
 QUANTILES = (0.01, 0.99)
@@ -56,7 +58,7 @@ def prepare(
     """
     if isinstance(dataset, Prepared):
         return dataset
-    nothing = running_statistics.init(jnp.zeros(observation_space.shape, jnp.float32))
+    nothing = running_statistics.init(example(observation_space))
     if dataset is None:
         return Prepared(None, nothing)
     name = dataset.metadata.name
@@ -65,7 +67,10 @@ def prepare(
         dataset.require_rewards()
     statistics = nothing
     # Whole numbers are numbers: a vector's type does not say what is learned from it.
-    obs, next_obs = (np.asarray(x, np.float32) for x in (dataset.obs, dataset.next_obs))
+    obs, next_obs = (
+        jax.tree.map(lambda x, like: np.asarray(x, like.dtype), obs, example(observation_space))
+        for obs in (dataset.obs, dataset.next_obs)
+    )
     if config.normalize_observation:
         statistics = dataset.statistics()
         obs, next_obs = (normalized(statistics, x) for x in (obs, next_obs))
@@ -125,20 +130,24 @@ def lowest_to_come(reward: np.ndarray, discount: float) -> float:
     return -np.inf if least else 0.0
 
 
-def normalized(statistics: running_statistics.Statistics, x: np.ndarray) -> np.ndarray:
+def normalized(statistics: running_statistics.Statistics, x: PyTree) -> PyTree:
     """`running_statistics.normalize` on the host: a dataset that is streamed does not fit on the device."""
-    return running_statistics.normalize(statistics, np.asarray(x), on_host=True)
+    return running_statistics.normalize(statistics, jax.tree.map(np.asarray, x), on_host=True)
 
 
 def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) -> None:
     """Refuses observations or actions that are not of these spaces, in one line."""
     name = dataset.metadata.name
-    fields = (("observations", dataset.obs, observation_space), ("actions", dataset.action, action_space))
-    for what, x, space in fields:
-        shape = getattr(x, "shape", (0,))[1:]
-        if not isinstance(space, Box) or shape != space.shape:
-            raise Refused(f"{name}: {what} have the shape {list(shape)}, the environment's {list(space.shape)}")
+    found = flatten_dict(dataset.obs, sep="/") if isinstance(dataset.obs, Mapping) else {"": dataset.obs}
+    wanted = parts(observation_space)
+    if set(found) != set(wanted):
+        have, need = (", ".join(filter(None, sorted(x))) or "(none)" for x in (found, wanted))
+        raise Refused(f"{name}: observations have the parts {have}, the environment's {need}")
     action = np.asarray(dataset.action)
+    shapes = {f"observations {part}".strip(): (x.shape[1:], wanted[part].shape) for part, x in found.items()}
+    for what, (shape, expected) in (shapes | {"actions": (action.shape[1:], action_space.shape)}).items():
+        if shape != expected:
+            raise Refused(f"{name}: {what} have the shape {list(shape)}, the environment's {list(expected)}")
     if action.dtype.kind != "f":
         raise Refused(f"{name}: actions are of type {action.dtype}, as choices are; they must be floating point")
     low, high = action.min(0), action.max(0)

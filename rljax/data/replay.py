@@ -58,6 +58,20 @@ class Batch(struct.PyTreeNode):
     weight: jax.Array
 
 
+class Sequences(struct.PyTreeNode):
+    """Consecutive steps, leaves [length, batch, …].
+
+    Fields:
+      steps: transitions.
+      index: int32 [length, batch], for `Replay.write`.
+      is_first: bool [length, batch], whether a step is the first of its episode, or the oldest that is kept.
+    """
+
+    steps: Transition
+    index: jax.Array
+    is_first: jax.Array
+
+
 class Replay:
     """Constants and functions of a buffer; what changes is in `ReplayState`.
 
@@ -188,16 +202,37 @@ class Replay:
             weight=weight,
         )
 
-    def sample_sequences(self, state: ReplayState, key: Key, batch_size: int, length: int) -> PyTree:
+    def sample_sequences(self, state: ReplayState, key: Key, batch_size: int, length: int) -> Sequences:
         """Draws stretches of `length` consecutive steps of one environment each, uniformly: leaves [length, batch, …].
 
-        None runs over the write head. Episodes may end inside; a step that follows a `terminated` or `truncated` one
-        is the first of its episode. The buffer must hold `length` columns.
+        None runs over the write head. Episodes may end inside. The buffer must hold `length` columns.
         """
         if length > self.length:
             raise Refused(f"Replay: sequences of {length} steps do not fit {self.length} steps per environment")
-        index = self._draw_uniformly(state, key, batch_size, length)
-        return self._take(state, self._following(index, length).T)
+        start = self._draw_uniformly(state, key, batch_size, length)
+        index = self._following(start, length).T
+        env, time = index // self.length, index % self.length
+        before = (time - 1) % self.length
+        ended = state.data.terminated[env, before] | state.data.truncated[env, before]
+        oldest = time == (state.head - state.count) % self.length
+        return Sequences(self._take(state, index), index, ended | oldest)
+
+    def write(self, state: ReplayState, index: jax.Array, fields: dict[str, PyTree], where: Any = True) -> ReplayState:
+        """Replaces fields of items that were drawn before, such as "extras", leaves [*shape of index, …].
+
+        Of an item that was drawn twice, one of the values is kept.
+
+        Args:
+          where: bool, of the shape of `index` or []; nothing is written elsewhere.
+        """
+        # Out of range where nothing is to be written: such an index is dropped.
+        env = jnp.where(where, index // self.length, self.num_envs)
+
+        def put(stored: jax.Array, new: jax.Array) -> jax.Array:
+            return stored.at[env, index % self.length].set(new.astype(stored.dtype), mode="drop")
+
+        own = {name: jax.tree.map(put, getattr(state.data, name), new) for name, new in fields.items()}
+        return state.replace(data=state.data.replace(**own))
 
     def returns_to_go(
         self,

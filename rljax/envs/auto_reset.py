@@ -11,6 +11,8 @@ from rljax.envs.wrappers import Guard, Wrapper
 from rljax.types import Key, PyTree, Refused, Transition
 
 ResetPolicy = Literal["pool", "full", "first"]
+AGE_STREAM = 0xA6E
+"""Keys of the first ages are `fold_in(key, this)`: `split` folds in small numbers, and a large one cannot collide."""
 
 
 class Pool(struct.PyTreeNode):
@@ -50,9 +52,19 @@ class AutoReset(Wrapper):
       full: every environment calls `reset` at every step; just as exact, but costly where resets are.
       first: each environment returns to its own first state for ever, as in Brax, but with noise of its own in each
         episode where the task can `rekey`; for comparison only.
+
+    With `random_age` the very first episodes begin with their clocks at a random age (see `TimeLimit`), so that the
+    time limits of environments that began together are not in step; an age counts into the length of an episode.
     """
 
-    def __init__(self, env: Environment, num_envs: int, policy: ResetPolicy = "pool", pool_size: int | None = None):
+    def __init__(
+        self,
+        env: Environment,
+        num_envs: int,
+        policy: ResetPolicy = "pool",
+        pool_size: int | None = None,
+        random_age: bool = False,
+    ):
         if num_envs < 1:
             raise Refused(f"AutoReset: num_envs must be at least 1, got {num_envs}")
         if policy not in get_args(ResetPolicy):
@@ -62,6 +74,7 @@ class AutoReset(Wrapper):
         super().__init__(Guard.around(env))
         self.num_envs = num_envs
         self.policy = policy
+        self.random_age = random_age
         self.pool_size = pool_size_for(num_envs) if pool_size is None else pool_size
         # As many as may be missing; of thousands an eighth, which costs no more in all and stops no step for long.
         self.chunk = min(self.pool_size - num_envs, max(32, num_envs // 8))
@@ -76,6 +89,9 @@ class AutoReset(Wrapper):
             own = (state, jax.random.split(later_key, self.num_envs))
         else:
             own = jax.random.split(later_key, self.num_envs)
+        if self.random_age:
+            ages = jax.random.split(jax.random.fold_in(key, AGE_STREAM), self.num_envs)
+            state = jax.vmap(self.env.aged)(state, ages)
         own_info = {"next_obs": state.obs, "fresh": own, "first_metrics": state.metrics}
         return state.replace(info=state.info | own_info)
 

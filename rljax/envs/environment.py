@@ -9,7 +9,7 @@ from flax import struct
 
 from rljax.envs.identity import identity
 from rljax.spaces import ArraySpace, Space
-from rljax.types import Key, PyTree
+from rljax.types import Key, PyTree, Refused
 
 
 class State(struct.PyTreeNode):
@@ -86,6 +86,14 @@ class Environment:
         A state that is used twice is rekeyed in between, for a copied key repeats its noise. Nothing else changes.
         """
         return state
+
+    def aged(self, state: State, key: Key) -> State:
+        """The same first state with a clock at a random age, as `TimeLimit` draws it.
+
+        Raises:
+          Refused: there is no `TimeLimit`.
+        """
+        raise Refused(f"random_age = True needs a TimeLimit: {self!r} has none, or counts its steps itself")
 
     def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
         """The value of a metric over two successive stretches of an episode, where one action lasts several steps.

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from rljax.envs.environment import Environment, State
+from rljax.ops import history
 from rljax.spaces import Box
 from rljax.types import Key, PyTree, Refused
 
@@ -32,6 +33,9 @@ class Wrapper(Environment):
 
     def rekey(self, state: State, key: Key) -> State:
         return self.env.rekey(state, key)
+
+    def aged(self, state: State, key: Key) -> State:
+        return self.env.aged(state, key)
 
     def combine_metric(self, name: str, earlier: jax.Array, later: jax.Array) -> jax.Array:
         return self.env.combine_metric(name, earlier, later)
@@ -76,6 +80,11 @@ class TimeLimit(Wrapper):
 
     def reset(self, key: Key) -> State:
         return self.begin(self.env.reset(key), "elapsed", jnp.zeros((), jnp.int32))
+
+    def aged(self, state: State, key: Key) -> State:
+        """The first state of an episode that is anywhere between its beginning and its limit."""
+        age = jax.random.randint(key, (), 0, self.max_steps)
+        return state.replace(info=state.info | {self.slot(state, "elapsed"): age})
 
     def step(self, state: State, action: jax.Array) -> State:
         clock = self.slot(state, "elapsed")
@@ -262,27 +271,28 @@ class ActionChunk(Wrapper):
 
 
 class ObservationHistory(Wrapper):
-    """Observes the last `length` observations [length * n], the oldest first; the first one stands for those before."""
+    """Observes the last `length` observations side by side (see ops/history.py); the first stands for those before.
+
+    Vectors become longer, and images have more channels, the oldest first.
+    """
 
     def __init__(self, env: Environment, length: int):
-        space = env.observation_space
         if length < 1:
             raise Refused(f"ObservationHistory: length must be at least 1, got {length}")
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise Refused(f"ObservationHistory needs observations [n], {env!r} has {space}")
         super().__init__(env)
         self.length = length
-        self.observation_space = Box(np.tile(space.low, length), np.tile(space.high, length), dtype=space.dtype)
+        self.observation_space = history.space_of(env.observation_space, length)
 
     def reset(self, key: Key) -> State:
         state = self.env.reset(key)
-        return self.begin(state.replace(obs=jnp.tile(state.obs, self.length)), "newest_obs", state.obs)
+        obs = history.beginning(self.env.observation_space, state.obs, self.length)
+        return self.begin(state.replace(obs=obs), "newest_obs", state.obs)
 
     def step(self, state: State, action: jax.Array) -> State:
         newest = self.slot(state, "newest_obs")
         after = self.env.step(state.replace(obs=state.info[newest]), action)
-        past = state.obs[after.obs.shape[0] :]
-        return after.replace(obs=jnp.concatenate([past, after.obs]), info=after.info | {newest: after.obs})
+        obs = history.pushed(state.obs, after.obs, self.length)
+        return after.replace(obs=obs, info=after.info | {newest: after.obs})
 
 
 class ExecutionMismatch(Wrapper):

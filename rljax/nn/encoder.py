@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.nn.networks import CNN
-from rljax.spaces import PRIVILEGED, Box, Dict, Discrete, Space
+from rljax.spaces import PRIVILEGED, Box, Dict, Discrete, Space, example
 from rljax.types import PyTree, Refused
 
 
@@ -72,6 +72,23 @@ def encode(
     return jnp.asarray(obs, jnp.float32).reshape(*obs.shape[: obs.ndim - len(space.shape)], -1)
 
 
+class Encoder(nn.Module):
+    """`encode` as a network of its own, for features that several evaluations of another network share."""
+
+    space: Space
+    config: Any
+    encoder: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, obs: PyTree) -> jax.Array:
+        return encode(self.space, obs, self.config, network=self.encoder)
+
+
+def with_action(features: jax.Array, action: jax.Array) -> jax.Array:
+    """Features [batch, n] beside actions [..., batch, d]: [..., batch, n + d], the same ones for several actions."""
+    return jnp.concatenate([jnp.broadcast_to(features, (*action.shape[:-1], features.shape[-1])), action], axis=-1)
+
+
 def layers_after(space: Space, hidden: tuple[int, ...], network: nn.Module | None = None) -> tuple[int, ...]:
     """Widths of the hidden layers after `encode`: of a single image, the first of them follows its convolutions."""
     return hidden[1:] if is_image(space) and network is None else hidden
@@ -92,13 +109,7 @@ def check_network(network: Any, space: Space) -> None:
     if not isinstance(network, nn.Module):
         made = f"{network.__name__}() and not {network.__name__}" if isinstance(network, type) else "such as MyCNN()"
         raise Refused(f"network must be a flax module, {made}; got {network!r}")
-
-    def of(space: Space) -> PyTree:
-        if isinstance(space, Dict):
-            return {name: of(inner) for name, inner in space.spaces.items()}
-        return jnp.zeros((2, 3, *space.shape), space.dtype)
-
-    found, variables = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), of(space)))
+    found, variables = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), example(space, 2, 3)))
     if others := sorted(set(variables) - {"params"}):
         raise Refused(
             f"network must have parameters alone, and {type(network).__name__} has {', '.join(others)} as well"

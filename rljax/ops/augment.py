@@ -1,9 +1,15 @@
 """Augmentation of images that a learner of values is shown."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from rljax.types import Key, PyTree
+
+SHIFT_STREAM = 0x5417
+"""Keys of the shifts of a batch are `fold_in(key, this)`: `split` folds in small numbers, and a large one cannot
+collide with them."""
 
 
 def random_shift(key: Key, images: jax.Array, most: int) -> jax.Array:
@@ -20,6 +26,16 @@ def random_shift(key: Key, images: jax.Array, most: int) -> jax.Array:
         return jax.lax.dynamic_slice(image, (place[0], place[1], 0), (height, width, channels))
 
     return jax.vmap(crop)(padded, places).reshape(*batch, height, width, channels)
+
+
+def shift_batch(key: Key, batch: Any, most: int) -> Any:
+    """A batch [batch, …] whose images are shifted by up to `most` pixels, those of `obs` and `next_obs` apart."""
+    if not most:
+        return batch
+    names = [name for name in ("obs", "next_obs") if name in batch.__dataclass_fields__]
+    keys = jax.random.split(jax.random.fold_in(key, SHIFT_STREAM))
+    shifted = {name: shift_images(k, getattr(batch, name), 1, most) for k, name in zip(keys, names, strict=False)}
+    return batch.replace(**shifted)
 
 
 def shift_images(key: Key, obs: PyTree, leading: int, most: int) -> PyTree:

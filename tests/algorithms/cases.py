@@ -13,7 +13,7 @@ from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import Environment, State
 from rljax.policy import Policy
 from rljax.types import Key
-from tests.datasets import clock_data, drift_data
+from tests.datasets import clock_data, drift_data, looking_data
 from tests.toys import ContinuousClock, Drift, Looking, Pixels, limited
 
 
@@ -47,6 +47,23 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
     "sac of parts": ("sac", SMALL | PARTS | {"normalize_observation": True, "n_step": 2}, LOOKING, None, {}),
     "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,), "image_shift": 1}, LOOKING, None, {}),
+    "crossq of parts": ("crossq", SMALL | PARTS | {
+        "critic_hidden": (4,), "normalize_observation": True, "random_age": True,
+    }, LOOKING, None, {}),
+    "bc of parts": ("bc", OFFLINE | {"cnn_channels": (2,), "image_shift": 1}, LOOKING, looking_data, {}),
+    "iql of parts": ("iql", OFFLINE | PARTS, LOOKING, looking_data, {}),
+    "cql of parts online": ("cql", SMALL | PARTS | {
+        "num_actions": 2, "penalty_draws": 2, "image_shift": 1,
+    }, LOOKING, looking_data, {"online": True}),
+    "td3_bc of parts": ("td3_bc", OFFLINE | PARTS, LOOKING, looking_data, {}),
+    "diffusion of parts": ("diffusion", {
+        "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3, "executed": 2, "sampler_steps": 2, "cnn_channels": (2,),
+        "history": 2, "image_shift": 1, "policy_obs": ("camera",),
+    }, LOOKING, looking_data, {}),
+    "rlpd of parts": ("rlpd", SMALL | {
+        "num_updates": 2, "policy_delay": 2, "history": 2, "executed": 2, "policy_obs": ("camera",),
+        "value_obs": ("privileged_state",), "cnn_channels": (2,), "normalize_observation": True,
+    }, LOOKING, looking_data, {}),
     "a2c": ("a2c", {
         "num_envs": 2, "rollout_length": 4, "hidden": (4,), "normalize_observation": True, "anneal_steps": 50,
     }, "cartpole", None, {}),

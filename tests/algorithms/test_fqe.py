@@ -171,7 +171,7 @@ def test_one_update_by_hand(data, tiny):
 
     def q(params, obs, action):
         to_go, each = data.discounted(0.9).return_to_go, [jax.tree.map(lambda x: x[i], params) for i in range(3)]  # noqa: B023
-        critics = [fqe.Value(TINY).apply(own, *scaled(obs, action)) for own in each]
+        critics = [algorithm.agent.value.apply(own, *scaled(obs, action)) for own in each]
         return to_go.mean() + to_go.std() * np.stack(critics), to_go.std()
 
     obs, next_obs = data.obs[index], data.next_obs[index]

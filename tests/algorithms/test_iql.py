@@ -230,7 +230,7 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
     state, _ = run(algorithm, 125)
     # Before the last of the five steps, and at the start.
     for time, value in ((4, 1.0 if terminates else expected), (0, expected)):
-        found = iql.Value(config).apply(state.params["value"], jnp.eye(5)[time])
+        found = algorithm.agent.value.apply(state.params["value"], jnp.eye(5)[time])
         np.testing.assert_allclose(found, value, rtol=0.05)
 
 

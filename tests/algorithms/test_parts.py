@@ -13,6 +13,7 @@ from rljax.nn.encoder import encode
 from rljax.spaces import Box, Dict, Discrete
 from rljax.types import Refused
 from tests.algorithms.cases import LOOKING, PARTS, PIXELS, ROLLOUT, SMALL
+from tests.datasets import dataset_of
 
 BLIND = rljax.make("pendulum", blind=True, max_episode_steps=5)
 PRIVILEGED = {"value_obs": ("privileged_state",)}
@@ -85,8 +86,8 @@ def test_what_there_is_not_to_see_is_refused():
         ppo.make(BLIND, ppo.Config(policy_obs=("camera",)))
     with pytest.raises(Refused, match="shared_torso = True is not allowed where policy_obs and value_obs differ"):
         ppo.make(BLIND, ppo.Config(**PRIVILEGED, shared_torso=True))
-    with pytest.raises(Refused, match="crossq needs observations"):
-        rljax.algorithms.get("crossq").make(BLIND)
+    with pytest.raises(Refused, match="recap needs observations"):
+        rljax.algorithms.get("recap").make(BLIND)
 
 
 @pytest.mark.parametrize("module", [ppo, pqn, dqn])
@@ -151,3 +152,42 @@ def test_what_is_no_network_is_refused_before_anything_is_trained(network, messa
     for module, env in ((ppo, PIXELS), (dqn, PIXELS), (sac, rljax.make("catch"))):
         with pytest.raises(Refused, match=message):
             module.make(env, None, network)
+
+
+def bright_data(size=512, seed=0):
+    """Single steps whose action is the brightness of what a camera shows, which varies, less that of a number."""
+    rng = np.random.default_rng(seed)
+    light, number = rng.uniform(0, 255, size), rng.uniform(-1, 1, size)
+    noise = rng.normal(0, 10, (size, 6, 6, 1))
+    camera = np.clip(light[:, None, None, None] + noise, 0, 255).astype(np.uint8)
+    action = np.clip(light / 255 - number / 2, -1, 1)[:, None].astype(np.float32)
+    obs = {"camera": camera, "state": np.stack([number, 0 * number], 1).astype(np.float32)}
+    return dataset_of(np.zeros((size, 1)), action, np.zeros(size)).replace(obs=obs, next_obs=obs)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("bc", {"image_shift": 1}),
+        ("diffusion", {"history": 2, "horizon": 1, "executed": 1, "average_rate": 0.05}),
+    ],
+)
+def test_a_dataset_with_images_is_learned_from(name, settings):
+    """What is imitated depends on the image and on the numbers beside it, and none of both is enough."""
+    data = bright_data()
+    env = rljax.make(
+        "spaces_only", observation_size={"camera": [6, 6, 1], "state": 2}, action_low=[-1], action_high=[1]
+    )
+    module = rljax.algorithms.get(name)
+    layers = {"width": 32, "blocks": 2} if name == "diffusion" else {"hidden": (32,)}
+    config = module.Config(batch_size=64, learning_rate=1e-2, cnn_channels=(4,), **layers, **settings)
+    algorithm = module.make(env, config, data)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state, _ = jax.jit(lambda s, d: jax.lax.scan(lambda s, _: algorithm.step(s, d), s, None, 250))(
+        state, jax.tree.map(jnp.asarray, algorithm.data)
+    )
+    new, policy = bright_data(64, seed=1), algorithm.policy(state)
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (64, *x.shape)), policy.initial_memory)
+    action, _, _ = jax.jit(policy.apply)(jax.random.key(1), new.obs, memory)
+    error = np.abs(np.asarray(action) - new.action).mean()
+    assert error < 0.4 * np.abs(new.action - new.action.mean()).mean()

@@ -125,5 +125,5 @@ def test_what_does_not_fit_is_refused(data):
         with pytest.raises(ValueError, match=message):
             ope.rank(*arguments)
     clone = bc.make(env, bc.Config(hidden=(4,)), data)
-    with pytest.raises(ValueError, match="bc has no normal distribution"):
-        ope.gaussian_log_prob(clone, None)
+    with pytest.raises(ValueError, match="bc has no density of actions"):
+        ope.gaussian_log_prob(clone, clone.init(key))

@@ -134,9 +134,9 @@ def test_sequences_are_consecutive_and_do_not_run_over_the_write_head():
     for steps in (4, 10, 17):
         state = filled(replay, steps)
         sequences = replay.sample_sequences(state, jax.random.key(1), 256, 4)
-        assert sequences.obs.shape == (4, 256, 2)
-        start = np.asarray(sequences.reward[0])
-        np.testing.assert_array_equal(sequences.reward, start + np.arange(4)[:, None])
+        assert sequences.steps.obs.shape == (4, 256, 2)
+        start = np.asarray(sequences.steps.reward[0])
+        np.testing.assert_array_equal(sequences.steps.reward, start + np.arange(4)[:, None])
         oldest = max(0, steps - 10)
         np.testing.assert_array_equal(np.unique(start % 100), np.arange(oldest, steps - 3))
     with pytest.raises(ValueError, match="sequences of 11 steps do not fit 10"):
@@ -173,13 +173,45 @@ def test_narrow_storage_comes_back_as_it_was():
     assert narrow(EXAMPLE.replace(obs=jax.ShapeDtypeStruct((), jnp.int32)), jnp.bfloat16).obs.dtype == jnp.int32
 
 
-def test_any_pytree_can_be_kept():
-    example = {"image": jax.ShapeDtypeStruct((4, 4), jnp.uint8), "goal": {"xy": OBS}}
+def test_observations_and_extras_of_any_structure_can_be_kept():
+    obs = {"image": jax.ShapeDtypeStruct((4, 4), jnp.uint8), "goal": {"xy": OBS}}
+    example = EXAMPLE.replace(obs=obs, next_obs=obs, extras={"log_prob": FLOAT})
     replay = Replay(example, 6, num_envs=2)
     items = jax.tree.map(lambda x: jnp.ones((2, *x.shape), x.dtype), example)
     state = replay.insert(replay.insert(replay.init(), items), items)
-    sequences = replay.sample_sequences(state, jax.random.key(0), 5, 2)
-    chex.assert_trees_all_equal(sequences, jax.tree.map(lambda x: jnp.ones((2, 5, *x.shape), x.dtype), example))
+    steps = replay.sample_sequences(state, jax.random.key(0), 5, 2).steps
+    chex.assert_trees_all_equal(steps, jax.tree.map(lambda x: jnp.ones((2, 5, *x.shape), x.dtype), example))
+
+
+def test_sequences_tell_where_episodes_begin():
+    """Episodes end after steps 2 (terminated) and 6 (truncated); the oldest step that is kept has nothing before it."""
+    replay = Replay(EXAMPLE, 16, num_envs=2)
+    for steps, first in ((8, {0, 3, 7}), (11, {3, 7})):
+        state = filled(replay, steps, terminated=(2,), truncated=(6,))
+        drawn = replay.sample_sequences(state, jax.random.key(1), 200, 5)
+        time = np.asarray(drawn.steps.reward) % 100
+        np.testing.assert_array_equal(drawn.is_first, np.isin(time, list(first)))
+        env, column = np.asarray(drawn.index) // 8, np.asarray(drawn.index) % 8
+        np.testing.assert_array_equal(drawn.steps.reward, np.asarray(state.data.reward)[env, column])
+
+
+def test_items_are_written_back_where_they_were_drawn():
+    """Extras are replaced of the drawn items where it is asked, and of no other item; nothing else changes."""
+    replay = Replay(EXAMPLE.replace(extras={"latent": FLOAT}), 12, num_envs=2)
+    state = replay.init()
+    for t in range(8):
+        state = replay.insert(state, transition(t, 2).replace(extras={"latent": jnp.zeros(2)}))
+    drawn = replay.sample_sequences(state, jax.random.key(0), 3, 2)
+    where = jnp.array([[True, False, True], [True, True, False]])
+    new = {"latent": drawn.steps.reward + 0.5}
+    after = jax.jit(replay.write)(state, drawn.index, {"extras": new}, where)
+    written = np.unique(np.asarray(drawn.index)[np.asarray(where)])
+    expected = np.zeros(12)
+    expected[written] = np.asarray(state.data.reward).ravel()[written] + 0.5
+    np.testing.assert_array_equal(np.asarray(after.data.extras["latent"]).ravel(), expected)
+    chex.assert_trees_all_equal(after.replace(data=state.data), state)
+    chex.assert_trees_all_equal(after.data.replace(extras=()), state.data.replace(extras=()))
+    chex.assert_trees_all_equal(replay.write(state, drawn.index, {"extras": new}, False), state)
 
 
 def test_size_is_known_before_allocation():

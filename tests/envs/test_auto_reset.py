@@ -17,6 +17,7 @@ from rljax.algorithms.core.learner import Learner
 from rljax.envs import AutoReset, RescaleAction, TimeLimit, initial_state, make
 from rljax.envs.environment import Environment
 from rljax.spaces import Box, Discrete
+from rljax.types import Refused
 from tests.toys import Clock
 
 POLICIES = ["pool", "full", "first"]
@@ -338,3 +339,24 @@ def test_metrics_that_a_task_adds_to_begin_anew_with_each_episode(policy):
     reached, left = (np.stack([m[name] for m in metrics]) for name in ("reached", "left"))
     assert reached.tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
     assert left[:, 0].tolist() == [8, 7, 8, 7]
+
+
+@every_policy
+def test_first_episodes_may_begin_at_any_age_and_later_ones_do_not(policy):
+    env = AutoReset(make("pendulum", max_episode_steps=50), 64, policy, random_age=True)
+    state = jax.jit(env.reset)(jax.random.key(0))
+    age = np.asarray(state.info["elapsed"])
+    assert age.min() < 10 and age.max() >= 40 and len(np.unique(age)) > 25
+
+    def step(state, _):
+        state = env.step(state, jnp.zeros((64, 1)))
+        return state, state.truncated
+
+    _, truncated = jax.jit(lambda s: jax.lax.scan(step, s, None, 149))(state)
+    for ends, begun in zip(np.asarray(truncated).T, age):
+        np.testing.assert_array_equal(np.flatnonzero(ends) + 1, 50 * np.arange(1, 4)[: ends.sum()] - begun)
+
+
+def test_ages_need_a_clock():
+    with pytest.raises(Refused, match="random_age = True needs a TimeLimit"):
+        jax.eval_shape(AutoReset(Clock(3, True), 4, random_age=True).reset, jax.random.key(0))

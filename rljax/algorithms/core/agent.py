@@ -3,16 +3,17 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from rljax import devices
 from rljax.algorithms.core.learner import Learner, Optimizers, delayed_updates, each_batch
-from rljax.nn.encoder import seen
+from rljax.nn.encoder import check_network, seen
 from rljax.ops.exploration import linear_schedule
-from rljax.spaces import ArraySpace, Box, Dict, Discrete, Space, batch_shape
-from rljax.types import Key, Metrics, PyTree
+from rljax.spaces import ArraySpace, Box, Discrete, Space, batch_shape, example
+from rljax.types import Key, Metrics, PyTree, Refused
 
 Acted = tuple[jax.Array, PyTree, PyTree]
 """Actions [..., action] in the agent's units, the next memory, and extras such as log-probabilities."""
@@ -28,12 +29,13 @@ class Hyper(struct.PyTreeNode):
 class Agent:
     """Networks and their updates. An agent holds constants; what changes is in its `Learner`.
 
-    Subclasses implement at least `init`, `act` and `update` (or `learn`). Observations arrive normalised; actions are
-    in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`.
+    Subclasses implement at least `init`, `act` and `update` (or `learn`), and `build` where they have networks.
+    Observations arrive normalised; actions are in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`.
 
     Args:
       config: settings of the algorithm.
       observation_space, action_space: spaces of its observations and actions, in its own units.
+      network: a flax module in place of convolutions (see `nn.encoder.encode`), of which each network has its own.
     """
 
     hyper_type: ClassVar[type]
@@ -44,14 +46,22 @@ class Agent:
     """Memory of `act` before the first step of ONE episode."""
     prioritized: bool = False
     """Whether the replay keeps priorities, which `learn` then returns."""
+    rewrites: bool = False
+    """Whether `learn` returns extras, with the axes of the batches' `index`, that replace those kept in the replay."""
 
     @property
     def exploring_memory(self) -> PyTree:
         """Memory of `explore` before the first step of ONE episode."""
         return self.initial_memory
 
-    def __init__(self, config: Any, observation_space: Space, action_space: ArraySpace):
+    def __init__(
+        self, config: Any, observation_space: Space, action_space: ArraySpace, network: nn.Module | None = None
+    ):
         self.config, self.observation_space, self.action_space = config, observation_space, action_space
+        self.build(network)
+
+    def build(self, network: nn.Module | None) -> None:
+        """Makes the networks, which are constants, from the config and the spaces; none, unless overridden."""
 
     @property
     def obs_size(self) -> int:
@@ -60,10 +70,16 @@ class Agent:
         assert isinstance(space, Box)
         return space.shape[0]
 
-    def seen(self, values: bool = False) -> Space:
-        """Space of the parts of an observation that the policy sees, or that values see (see `Parts`)."""
+    def seen(self, network: nn.Module | None = None, values: bool = False) -> Space:
+        """Space of the parts of an observation that the policy sees, or that values see (see `Parts`).
+
+        Raises:
+          Refused: there are no such parts, or the custom network does not take them.
+        """
         c = self.config
-        return seen(self.observation_space, (values and c.value_obs) or c.policy_obs)
+        space = seen(self.observation_space, (values and c.value_obs) or c.policy_obs)
+        check_network(network, space)
+        return space
 
     @property
     def extras(self) -> PyTree:
@@ -72,15 +88,8 @@ class Agent:
 
     @property
     def example_obs(self) -> PyTree:
-        """A batch of one observation of zeros: numbers are float32, images and categories of their own type."""
-
-        def of(space: Space) -> PyTree:
-            if isinstance(space, Dict):
-                return {name: of(inner) for name, inner in space.spaces.items()}
-            number = isinstance(space, Box) and len(space.shape) != 3
-            return jnp.zeros((1, *space.shape), jnp.float32 if number else space.dtype)
-
-        return of(self.observation_space)
+        """A batch of one observation of zeros."""
+        return example(self.observation_space, 1)
 
     @property
     def example_action(self) -> jax.Array:
@@ -124,6 +133,14 @@ class Agent:
         explore_key, action_key = jax.random.split(key)
         _, memory, extras = self.explore(variables, obs, memory, explore_key, hyper)
         return self.any_action(action_key, batch_shape(self.observation_space, obs)), memory, extras
+
+    def log_prob(self, variables: dict[str, PyTree], obs: PyTree, action: jax.Array) -> jax.Array:
+        """Log-density [...] of actions [..., action] under the stochastic policy, with the variables of `acting`.
+
+        Raises:
+          Refused: the policy has no density.
+        """
+        raise Refused(f"{type(self).__module__.rpartition('.')[-1]} has no density of actions")
 
     def any_action(self, key: Key, batch: tuple[int, ...]) -> jax.Array:
         """Actions [*batch, action], uniform over the action space."""

@@ -47,5 +47,11 @@ class Parts(Config):
 
     policy_obs: tuple[str, ...] = ()
     """Parts of the observation that the policy sees; all but privileged_state where none is named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AsymmetricParts(Parts):
+    """The same, with other parts for values."""
+
     value_obs: tuple[str, ...] = ()
     """Parts of the observation that values see, in training only; the policy's where none is named."""

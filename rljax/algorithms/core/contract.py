@@ -17,6 +17,7 @@ from rljax.envs import AutoReset, Environment, EpisodeStatistics, Guard, Rescale
 from rljax.envs.auto_reset import ResetPolicy, pool_size_for
 from rljax.envs.check import check_types
 from rljax.envs.identity import describe
+from rljax.nn.encoder import is_image
 from rljax.ops import running_statistics
 from rljax.policy import Policy
 from rljax.spaces import Box, Discrete, parts
@@ -123,7 +124,8 @@ class Loop:
 
     def environments(self) -> AutoReset:
         """This device's share of the config's environments."""
-        return environments(self.env, self.config.num_envs, self.config.reset_policy)
+        c = self.config
+        return environments(self.env, c.num_envs, c.reset_policy, c.random_age)
 
     def algorithm(
         self,
@@ -155,7 +157,7 @@ class Loop:
         )
 
 
-def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy) -> AutoReset:
+def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy, random_age: bool = False) -> AutoReset:
     """This device's share of `num_envs` environments, which report their episodes.
 
     Raises:
@@ -163,7 +165,8 @@ def environments(env: Environment, num_envs: int, reset_policy: ResetPolicy) -> 
     """
     check_types(env)
     pool_size = pool_size_for(num_envs) // devices.count()
-    return AutoReset(EpisodeStatistics(Guard.around(env)), num_envs // devices.count(), reset_policy, pool_size)
+    counted = EpisodeStatistics(Guard.around(env))
+    return AutoReset(counted, num_envs // devices.count(), reset_policy, pool_size, random_age)
 
 
 def in_words(network: nn.Module) -> str:
@@ -183,25 +186,34 @@ def for_each(memory: PyTree, count: int) -> PyTree:
 
 def cleared(memory: PyTree, fresh: jax.Array, initial: PyTree) -> PyTree:
     """Memory [num_envs, …], with that of a new episode, `initial`, in environments that are `fresh`."""
-
-    def of(x: jax.Array, start: Any) -> jax.Array:
-        return jnp.where(fresh.reshape(fresh.shape + (1,) * (x.ndim - 1)), start, x)
-
-    return jax.tree.map(of, memory, initial)
+    return chosen(fresh, initial, memory)
 
 
-def discrete(env: Environment, name: str) -> None:
+def chosen(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+    """Leaves of `yes` where the condition [...] holds, else those of `no` [..., …], which have axes of their own."""
+
+    def of(yes: Any, no: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(condition.shape + (1,) * (no.ndim - condition.ndim)), yes, no)
+
+    return jax.tree.map(of, yes, no)
+
+
+def discrete(env: Environment, name: str, config: Any, network: nn.Module | None) -> None:
     """Checks that an algorithm for discrete actions fits an environment.
 
     Raises:
-      Refused: actions are not `Discrete`, or images have their channels first.
+      Refused: actions are not `Discrete`, images have their channels first, or settings make no sense for an image.
     """
     if not isinstance(env.action_space, Discrete):
         raise Refused(f"{name} needs a Discrete action space, {env!r} has {env.action_space}")
     observable(env, name)
+    no_layer = not config.hidden and network is None
+    if is_image(env.observation_space) and (no_layer or config.normalize_observation):
+        field = "hidden = ()" if no_layer else "normalize_observation = True"
+        raise Refused(f"{name}.Config: {field} is not allowed for images")
 
 
-def continuous(env: Environment, name: str, actions: Box | None = None, vectors: bool = True) -> RescaleAction:
+def continuous(env: Environment, name: str, actions: Box | None = None, vectors: bool = False) -> RescaleAction:
     """The environment with actions in [-1, 1], mapped to its bounds or to the box `actions`.
 
     Args:

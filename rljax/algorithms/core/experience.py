@@ -28,12 +28,12 @@ from rljax.algorithms.core.learner import Learner
 from rljax.config import Config, Count, Fraction, Positive, Whole, require
 from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
 from rljax.data.prepared import Prepared
-from rljax.data.replay import narrow
+from rljax.data.replay import Sequences, narrow
 from rljax.envs import Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
-from rljax.ops.augment import shift_images
+from rljax.ops.augment import shift_batch
 from rljax.spaces import Box, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
 
@@ -42,9 +42,6 @@ Storage = Literal["bfloat16", "uint8"] | None
 OFFLINE_STREAM = 0xDA7A
 """Keys of a dataset's share are `fold_in(key, this)`: `split` folds in small numbers, and a large one cannot collide
 with them."""
-
-SHIFT_STREAM = 0x5417
-"""Likewise for the shifts of images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +76,8 @@ class ReplayConfig(Config):
     """Most pixels by which each image of a batch is shifted at random (DrQ: 4); 0 leaves images as they are."""
     reset_policy: ResetPolicy = "pool"
     """Source of auto-reset's fresh states (see AutoReset)."""
+    random_age: bool = False
+    """Whether first episodes begin at a random age, so that the time limits of many environments are not in step."""
     learning_rate: Positive = 3e-4
     """Initial step size of the optimizer."""
     discount: Fraction = 0.99
@@ -159,12 +158,20 @@ class Remembered:
         number, size = self.num_updates, self.batch_size
         batch = self.replay.sample(self.state, key, number * size, discount, importance_exponent, number)
         batch = batch.replace(obs=self.normalize(batch.obs), next_obs=self.normalize(batch.next_obs))
-        if self.image_shift:
-            keys = jax.random.split(jax.random.fold_in(key, SHIFT_STREAM))
-            shifted = (shift_images(k, x, 1, self.image_shift) for k, x in zip(keys, (batch.obs, batch.next_obs)))
-            batch = batch.replace(**dict(zip(("obs", "next_obs"), shifted)))
+        batch = shift_batch(key, batch, self.image_shift)
         # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
         return jax.tree.map(lambda x: x.reshape(size, number, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def sequences(self, key: Key, length: int) -> Sequences:
+        """Stretches of `length` consecutive steps, leaves [num_updates, length, batch_size, …], normalised likewise."""
+        number, size = self.num_updates, self.batch_size
+        drawn = self.replay.sample_sequences(self.state, key, number * size, length)
+        steps = drawn.steps
+        steps = steps.replace(obs=self.normalize(steps.obs), next_obs=self.normalize(steps.next_obs))
+        split = jax.tree.map(
+            lambda x: x.reshape(length, number, size, *x.shape[2:]).swapaxes(0, 1), drawn.replace(steps=steps)
+        )
+        return split
 
 
 class Loop(contract.Loop):
@@ -220,22 +227,28 @@ class Loop(contract.Loop):
             raise Refused(f"{self.name} learns from a dataset as well: {self.name}.make(env, config, dataset)")
         key, act_key, sample_key, learn_key = jax.random.split(state.key, 4)
         hyper = agent.now(state.hyper, state.iteration * float(self.per_iteration))
-        learning = state.iteration >= c.first_learning_iteration
         trained = (state.iteration > c.first_learning_iteration) | (not self.random_start)
         experience, metrics = self.collect(state, devices.local(act_key), hyper, trained)
+        # By what is stored, too: a run may be resumed without its replay, which then has to be filled again.
+        wanted = min((c.first_learning_iteration + 1) * c.rollout_length, c.replay_size // c.num_envs)
+        learning = (state.iteration >= c.first_learning_iteration) & (experience.replay.count >= wanted)
         batches = self.draw(state.learner, experience, sample_key, hyper, *data)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics, PyTree]:
             return agent.learn(learner, batches, devices.local(learn_key), hyper)
 
-        learner, of_updates, signal = when(learning, learn, state.learner)
+        learner, of_updates, feedback = when(learning, learn, state.learner)
         if agent.prioritized:
             # Before learning starts every priority is 1, and so it stays.
-            priority = jnp.where(learning, signal, 1.0)
+            priority = jnp.where(learning, feedback, 1.0)
             replay = self._replay(experience.env_state)
             experience = experience.replace(
                 replay=replay.prioritize(experience.replay, batches.index.ravel(), priority.ravel())
             )
+        elif agent.rewrites:
+            replay = self._replay(experience.env_state)
+            written = replay.write(experience.replay, batches.index, {"extras": feedback}, learning)
+            experience = experience.replace(replay=written)
         metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
         state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
         return state, metrics
@@ -283,7 +296,7 @@ class Loop(contract.Loop):
         for dataset in data if self.offline else ():
             size = devices.share("the dataset's part of a batch", self.offline)
             own = devices.local(jax.random.fold_in(key, OFFLINE_STREAM))
-            drawn = dataset.sample(own, c.num_updates * size, hyper.discount)
+            drawn = shift_batch(own, dataset.sample(own, c.num_updates * size, hyper.discount), c.image_shift)
             batches = _joined(batches, drawn, c.num_updates)
         return batches
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ from rljax.data import Dataset
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
 from rljax.ops import running_statistics
+from rljax.ops.augment import shift_batch
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -91,15 +93,17 @@ class Drawn:
     Fields:
       data: the dataset, or this device's part of it.
       num_updates, batch_size: how many batches, and how many rows of each this device draws.
+      image_shift: most pixels by which images are shifted.
     """
 
     data: Any
     num_updates: int
     batch_size: int
+    image_shift: int = 0
 
     def sample(self, key: Key, discount: Any) -> Any:
         """Batches, leaves [num_updates, batch_size, …]."""
-        rows = self.data.sample(key, self.num_updates * self.batch_size, discount)
+        rows = shift_batch(key, self.data.sample(key, self.num_updates * self.batch_size, discount), self.image_shift)
         return jax.tree.map(lambda x: x.reshape(self.num_updates, self.batch_size, *x.shape[1:]), rows)
 
 
@@ -127,7 +131,8 @@ class Loop(contract.Loop):
             raise Refused(f"{self.name} learns from a dataset: {self.name}.make(env, config, dataset)")
         key, sample_key, learn_key = jax.random.split(state.key, 3)
         hyper = self.agent.now(state.hyper, state.iteration * float(self.per_iteration))
-        source = Drawn(data, self.per_iteration, devices.share("batch_size", self.config.batch_size))
+        c = self.config
+        source = Drawn(data, self.per_iteration, devices.share("batch_size", c.batch_size), c.image_shift)
         batches = self.agent.sample(state.learner, source, devices.local(sample_key), hyper)
         learner, metrics, _ = self.agent.learn(state.learner, batches, devices.local(learn_key), hyper)
         return state.replace(iteration=state.iteration + 1, key=key, learner=learner), metrics
@@ -142,28 +147,33 @@ def assemble(
     dataset: Dataset | Prepared | None,
     online: bool = False,
     random_start: bool = False,
+    network: nn.Module | None = None,
+    vectors: bool = False,
 ) -> Algorithm:
     """The algorithm of an agent that learns from a dataset.
 
     Args:
-      agent_type: `(config, observation_space, action_space) -> Agent`.
+      agent_type: `(config, observation_space, action_space, network) -> Agent`.
       make: the function that made it, `(env, config, dataset, …)`.
       dataset: what to learn from; None is enough to load a policy.
       online: act and learn in the environment as well.
       random_start: online, the first `learning_starts` actions are random; else they are the agent's.
+      network: a flax module in place of convolutions, or None.
+      vectors: whether observations must be vectors.
     """
-    continuous(env, name)
+    continuous(env, name, vectors=vectors)
     prepared = prepare(dataset, env.observation_space, env.action_space, config)
     acts_in = continuous(env, name, prepared.actions)
-    agent = agent_type(config, acts_in.observation_space, acts_in.action_space)
-    options = {"online": True} if online else {}
+    agent = agent_type(config, acts_in.observation_space, acts_in.action_space, network)
+    options: dict[str, Any] = {"online": True} if online else {}
+    options |= {} if network is None else {"network": network}
 
     def remake(config: Any) -> Algorithm:
         return make(env, config, prepared, **options)
 
     if online:
-        return experience.assemble(name, env, agent, remake, prepared, random_start, acts_in)
-    return Loop(name, acts_in, agent, prepared.statistics).algorithm(env, remake, prepared.dataset)
+        return experience.assemble(name, env, agent, remake, prepared, random_start, acts_in, network)
+    return Loop(name, acts_in, agent, prepared.statistics).algorithm(env, remake, prepared.dataset, network)
 
 
 def continued(state: Any) -> Callable[[Any], Any]:

@@ -55,6 +55,8 @@ class OnPolicyConfig(Config):
     """Whether rewards are divided by the running deviation of the discounted return (37 details, cont. no. 7)."""
     reset_policy: ResetPolicy = "pool"
     """Source of auto-reset's fresh states (see AutoReset)."""
+    random_age: bool = False
+    """Whether first episodes begin at a random age, so that the time limits of many environments are not in step."""
 
     @property
     def steps_per_iteration(self) -> int:
