@@ -18,6 +18,7 @@ from flax import struct
 from jax import lax
 
 from rljax import devices
+from rljax.spaces import Dict, MultiDiscrete, Space
 from rljax.types import PyTree, Refused
 
 _HORIZON = 2.0**17  # updates; an increment keeps 7 of the 24 bits of the mantissa in the worst case
@@ -49,15 +50,25 @@ def _kept(leaf: Any, mean: Any) -> bool:
     return _is_float(leaf) or jnp.ndim(mean) == 1
 
 
-def init(example: PyTree) -> Statistics:
-    """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes)."""
+def init(example: PyTree, space: Space | None = None) -> Statistics:
+    """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes).
+
+    Args:
+      space: space of the example, if it has one: a `MultiDiscrete` in it is a vector of categories, and not of numbers.
+    """
 
     def zeros(leaf: Any) -> jax.Array:
         if not counts(leaf):
             return jnp.zeros((), jnp.float32)
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
+    def numbers(example: PyTree, space: Space | None) -> PyTree:
+        if isinstance(space, Dict):
+            return {name: numbers(part, space[name]) for name, part in example.items()}
+        return 0 if isinstance(space, MultiDiscrete) else example  # a category
+
     # Two calls: a donated state must not hold one buffer twice.
+    example = numbers(example, space)
     return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 
