@@ -109,6 +109,8 @@ def _copied(space: Space, obs: Any) -> Any:
     """NumPy's arrays of an observation: copies, since JAX's own memory must not be written to."""
     if isinstance(space, Dict):
         return {name: _copied(inner, obs[name]) for name, inner in space.spaces.items()}
+    if isinstance(space, Discrete):
+        return np.int64(obs)  # not an array, of which Gymnasium's checker warns
     return np.array(obs, space.dtype if isinstance(space, Box) else np.int64)
 
 
