@@ -113,6 +113,43 @@ class Discrete:
         return value.shape == () and np.issubdtype(value.dtype, np.integer) and bool(0 <= value < self.n)
 
 
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete:
+    """Several choices at once: vectors of integers, of which the i-th is one of 0 … n[i] − 1."""
+
+    n: tuple[int, ...]
+    dtype: Any = np.int32
+
+    def __post_init__(self) -> None:
+        counts = np.asarray(self.n)
+        if counts.ndim != 1 or counts.size == 0 or counts.dtype.kind not in "iu" or (counts < 1).any():
+            raise Refused(f"MultiDiscrete: n must be one or more integers, each at least 1, got {self.n}")
+        object.__setattr__(self, "n", tuple(counts.tolist()))
+
+    def __repr__(self) -> str:
+        return f"MultiDiscrete({self.n})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.n),)
+
+    @property
+    def exists(self) -> np.ndarray:
+        """The values that each choice has, bool [k, max(n)]; the true elements are those of all choices, in order."""
+        return np.arange(max(self.n)) < np.array(self.n)[:, None]
+
+    def sample(self, key: Key) -> jax.Array:
+        """Uniform over the values of each choice, independently."""
+        return jax.random.randint(key, self.shape, 0, np.asarray(self.n, self.dtype), self.dtype)
+
+    def contains(self, value: Any) -> bool:
+        """Whether a concrete value lies in the space."""
+        value = np.asarray(value)
+        if value.shape != self.shape or not np.issubdtype(value.dtype, np.integer):
+            return False
+        return bool(np.all((value >= 0) & (value < self.n)))
+
+
 def vector(size: int) -> Box:
     """Vectors [size] of any numbers."""
     return Box(-np.inf, np.inf, (size,))
@@ -128,7 +165,7 @@ class Dict:
         if not self.spaces:
             raise Refused("Dict: a space needs one part at least")
         for name, space in self.spaces.items():
-            if not isinstance(name, str) or "/" in name or not isinstance(space, Box | Discrete | Dict):
+            if not isinstance(name, str) or "/" in name or not isinstance(space, Space):
                 raise Refused(f"Dict: parts are spaces by name (without /), got {name!r}: {type(space).__name__}")
         object.__setattr__(self, "spaces", {name: self.spaces[name] for name in sorted(self.spaces)})
 
@@ -150,7 +187,7 @@ class Dict:
         return all(space.contains(value[name]) for name, space in self.spaces.items())
 
 
-ArraySpace = Box | Discrete
+ArraySpace = Box | Discrete | MultiDiscrete
 """A space whose values are arrays, as actions are."""
 Space = ArraySpace | Dict
 PRIVILEGED = "privileged_state"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rljax.spaces import Box, Discrete
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
 from rljax.types import Refused
 
 
@@ -117,6 +117,30 @@ def test_discrete_samples_every_value_and_contains_only_integers_in_range():
 def test_discrete_refuses_no_values():
     with pytest.raises(ValueError, match="at least 1"):
         Discrete(0)
+
+
+def test_several_choices_are_sampled_each_on_its_own_and_contain_only_integers_in_range():
+    space = MultiDiscrete((3, 1, 4))
+    assert space.shape == (3,)
+    drawn = samples(space)
+    assert drawn.dtype == np.int32
+    assert [set(choice.tolist()) for choice in drawn.T] == [{0, 1, 2}, {0}, {0, 1, 2, 3}]
+    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 2])[0, 1]) < 0.15
+    assert space.contains([2, 0, 3])
+    assert space.contains(np.array([0, 0, 0], np.uint8))
+    for wrong in ([3, 0, 0], [0, 1, 0], [-1, 0, 0], [0.0, 0.0, 0.0], [0, 0], 0, [[0, 0, 0]]):
+        assert not space.contains(wrong)
+    assert repr(MultiDiscrete(np.array([3, 4]))) == "MultiDiscrete((3, 4))"
+    assert MultiDiscrete(np.array([3, 4])) == MultiDiscrete((3, 4))
+    assert hash(MultiDiscrete([3, 4])) == hash(MultiDiscrete((3, 4)))
+    assert Dict({"a": space}).contains({"a": [2, 0, 3]})
+
+
+@pytest.mark.parametrize("n", [(), (3, 0), (2.0,), ((2, 3),), 3, (True,)])
+def test_what_are_no_choices_is_refused_in_one_line(n):
+    with pytest.raises(Refused, match="MultiDiscrete: n must be one or more integers, each at least 1, got ") as error:
+        MultiDiscrete(n)
+    assert "\n" not in str(error.value)
 
 
 def test_bounds_to_unit():

@@ -11,7 +11,7 @@ import rljax
 from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import Environment, State, TimeLimit, initial_state
 from rljax.policy import Policy
-from rljax.spaces import Box, Dict, Discrete
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
 from rljax.types import Key
 
 
@@ -104,6 +104,23 @@ class Pixels(Environment):
 
     def draw(self, cell: jax.Array) -> jax.Array:
         return (jax.nn.one_hot(cell, 36) * 255).astype(jnp.uint8).reshape(6, 6, 1)
+
+
+class Repeat(Environment):
+    """Several choices at once: shows one value of each, and pays the share of them that the action repeats."""
+
+    name = "repeat"
+    observation_space = MultiDiscrete((3, 2, 4))
+    action_space = MultiDiscrete((3, 2, 4))
+
+    def reset(self, key: Key) -> State:
+        shown = self.action_space.sample(key)
+        return initial_state(shown, shown)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        following = (state.physics + 1) % jnp.array(self.action_space.n, jnp.int32)
+        reward = (action == state.physics).mean(dtype=jnp.float32)
+        return state.replace(physics=following, obs=following, reward=reward)
 
 
 def limited(env: Environment, steps: int) -> TimeLimit:

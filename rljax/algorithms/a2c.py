@@ -20,12 +20,12 @@ from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble
 from rljax.config import Count, NonNegative, Positive, Widths
 from rljax.envs import Environment
-from rljax.nn.distributions import Categorical, Gaussian
+from rljax.nn.distributions import Categorical, Gaussian, MultiCategorical, categorical, head_size
 from rljax.nn.encoder import encode, layers_after
 from rljax.nn.networks import MLP
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import discounted_returns
-from rljax.spaces import ArraySpace, Box, Discrete, Space
+from rljax.spaces import ArraySpace, Box, Discrete, MultiDiscrete, Space
 from rljax.types import Key, Metrics, PyTree, Transition
 
 
@@ -63,13 +63,13 @@ class Network(nn.Module):
     actions: ArraySpace
 
     @nn.compact
-    def __call__(self, obs: PyTree) -> tuple[Categorical | Gaussian, jax.Array]:
-        width = self.actions.n if isinstance(self.actions, Discrete) else self.actions.shape[0]
+    def __call__(self, obs: PyTree) -> tuple[Categorical | MultiCategorical | Gaussian, jax.Array]:
+        width = head_size(self.actions)
         layers = layers_after(self.space, self.config.hidden)
         head = MLP(layers, output=width, output_scale=0.01)(encode(self.space, obs, self.config))
         value = MLP(layers, output=1)(encode(self.space, obs, self.config))[..., 0]
-        if isinstance(self.actions, Discrete):
-            return Categorical(head), value
+        if not isinstance(self.actions, Box):
+            return categorical(self.actions, head), value
         return Gaussian(head, self.param("log_std", nn.initializers.zeros, (width,), jnp.float32)), value
 
 
@@ -112,8 +112,9 @@ class Agent(core.Agent):
 
 
 def make(env: Environment, config: Config | None = None) -> Algorithm:
-    """A2C on `env`, of any observations; `Refused` where actions are neither `Discrete` nor a bounded `Box`."""
+    """A2C on `env`, of any observations; `Refused` where actions are no choices, and no bounded vectors."""
     observable(env, "a2c")
-    acts_in = continuous(env, "a2c") if isinstance(env.action_space, Box) else env
+    chooses = isinstance(env.action_space, Discrete | MultiDiscrete)
+    acts_in = env if chooses else continuous(env, "a2c")
     agent = Agent(config or Config(), env.observation_space, acts_in.action_space)
     return assemble("a2c", env, agent, lambda config: make(env, config), acts_in=acts_in)

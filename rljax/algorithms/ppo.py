@@ -28,13 +28,13 @@ from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.config import Count, Fraction, NonNegative, Positive, Whole, Widths, require
 from rljax.envs import Environment, RescaleAction
-from rljax.nn.distributions import Categorical, Gaussian
+from rljax.nn.distributions import Categorical, Gaussian, MultiCategorical, categorical, head_size
 from rljax.nn.encoder import encode, is_image, layers_after
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import GRU, MLP, Activation
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
-from rljax.spaces import ArraySpace, Box, Discrete, Space, batch_shape
+from rljax.spaces import ArraySpace, Box, Space, batch_shape
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -156,7 +156,7 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(
         self, obs: jax.Array, memory: PyTree, reset: jax.Array
-    ) -> tuple[Categorical | Gaussian, jax.Array, PyTree]:
+    ) -> tuple[Categorical | MultiCategorical | Gaussian, jax.Array, PyTree]:
         c, space = self.config, self.action_space
         names = ["torso"] if c.shared_torso else ["actor", "critic"]
         memories = memory or [()] * len(names)
@@ -166,10 +166,10 @@ class ActorCritic(nn.Module):
         ]
         features, memory = [f for f, _ in outputs], [m for _, m in outputs] if c.memory else ()
         value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(features[-1])[..., 0]
-        width = space.n if isinstance(space, Discrete) else space.shape[0]
+        width = head_size(space)
         head = nn.Dense(width, kernel_init=orthogonal(0.01), name="policy")(features[0])
-        if isinstance(space, Discrete):
-            return Categorical(head), value, memory
+        if not isinstance(space, Box):
+            return categorical(space, head), value, memory
         log_std = self.param("log_std", nn.initializers.constant(c.initial_log_std), (width,), jnp.float32)
         return Gaussian(head, log_std), value, memory
 
@@ -323,7 +323,7 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     """PPO on `env`.
 
     Args:
-      env: one environment; actions `Discrete` or a one-dimensional `Box`, observations of any kind.
+      env: one environment; actions `Discrete`, `MultiDiscrete` or a one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
       network: maps observations [..., …], or a dict of the parts that are seen, to features [..., d], in place of
         convolutions; the hidden layers follow.
@@ -333,8 +333,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
       Refused: the environment's spaces do not fit.
     """
     c, space = config or Config(), env.action_space
-    if not isinstance(space, Discrete) and not (isinstance(space, Box) and len(space.shape) == 1):
-        raise Refused(f"ppo needs a Discrete or one-dimensional Box action space, {env!r} has {space}")
+    if not isinstance(space, ArraySpace) or (isinstance(space, Box) and len(space.shape) != 1):
+        raise Refused(f"ppo needs a Discrete, MultiDiscrete or one-dimensional Box action space, {env!r} has {space}")
     observable(env, "ppo")
     if is_image(env.observation_space) and not c.hidden and network is None:
         raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")

@@ -17,6 +17,7 @@ from flax import struct
 
 from rljax.data.replay import Batch
 from rljax.ops import running_statistics
+from rljax.spaces import Space
 from rljax.types import Key, Refused, Transition
 
 REFERENCE_RETURNS = {
@@ -164,27 +165,31 @@ class Dataset(Transition, kw_only=True):
         index = np.concatenate([np.arange(self.starts[i], self.ends[i]) for i in kept])
         return jax.tree.map(lambda x: np.asarray(x)[index], self)
 
-    def statistics(self) -> running_statistics.Statistics:
+    def statistics(self, space: Space | None = None) -> running_statistics.Statistics:
         """Mean and variance of the observations, as `running_statistics.normalize` takes them.
 
         A dimension that varies by less than a thousandth of its size counts as one that varies by 1, and is not scaled
         up: where the policy acts, sensors and calibration differ by more.
+
+        Args:
+          space: space of an observation, which tells several choices from vectors of whole numbers.
         """
 
-        def mean_of(x: Any) -> jax.Array:
-            kept = running_statistics.counts(x[0])  # others are not normalised, and hold a scalar 0
+        def mean_of(x: Any, one: Any) -> jax.Array:
+            kept = running_statistics.counts(one)  # others are not normalised, and hold a scalar 0
             return jnp.float32(np.mean(x, axis=0, dtype=np.float64) if kept else 0)
 
-        def m2_of(x: Any) -> jax.Array:
-            if not running_statistics.counts(x[0]):
+        def m2_of(x: Any, one: Any) -> jax.Array:
+            if not running_statistics.counts(one):
                 return jnp.float32(0)
             variance = np.var(x, axis=0, dtype=np.float64)
             hardly = np.sqrt(variance) <= 1e-3 * np.abs(np.mean(x, axis=0, dtype=np.float64))
             return jnp.float32(np.where(hardly, np.maximum(variance, 1.0), variance) * self.size)
 
         obs = jax.tree.map(np.asarray, self.obs)
-        size = jnp.float32(self.size)
-        return running_statistics.Statistics(size, jax.tree.map(mean_of, obs), jax.tree.map(m2_of, obs))
+        one = running_statistics.numbers(jax.tree.map(lambda x: x[0], obs), space)
+        mean, m2 = (jax.tree.map(f, obs, one) for f in (mean_of, m2_of))
+        return running_statistics.Statistics(jnp.float32(self.size), mean, m2)
 
     def drawn(self, rng: np.random.Generator, size: int) -> "Dataset":
         """This many rows, uniformly and with replacement: a block of a `Stream`."""

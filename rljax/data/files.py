@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rljax.spaces import ArraySpace, Discrete
+from rljax.spaces import ArraySpace, Box
 from rljax.types import PyTree, Refused, Transition
 
 TOLERANCE = 1e-4
@@ -133,10 +133,11 @@ def fit(
     action = np.asarray(transitions.action)
     if action.shape[1:] != action_space.shape:
         raise Refused(f"{where}: actions have the shape {action.shape[1:]}, and the space {action_space.shape}")
-    discrete = isinstance(action_space, Discrete)
+    discrete = not isinstance(action_space, Box)
     if discrete and action.dtype.kind not in "iu":
         raise Refused(f"{where}: actions are of type {action.dtype}, and must be integers in {action_space}")
-    low, high = (0, action_space.n - 1) if isinstance(action_space, Discrete) else (action_space.low, action_space.high)
+    space = action_space
+    low, high = (space.low, space.high) if isinstance(space, Box) else (0, np.asarray(space.n) - 1)
     # Two comparisons, for a difference of unsigned integers wraps.
     outside = (action < low - TOLERANCE) | (action > high + TOLERANCE)
     if outside.any():

@@ -58,7 +58,7 @@ def prepare(
     """
     if isinstance(dataset, Prepared):
         return dataset
-    nothing = running_statistics.init(example(observation_space))
+    nothing = running_statistics.init(example(observation_space), observation_space)
     if dataset is None:
         return Prepared(None, nothing)
     name = dataset.metadata.name
@@ -72,7 +72,7 @@ def prepare(
         for obs in (dataset.obs, dataset.next_obs)
     )
     if config.normalize_observation:
-        statistics = dataset.statistics()
+        statistics = dataset.statistics(observation_space)
         obs, next_obs = (normalized(statistics, x) for x in (obs, next_obs))
     box = action_box(dataset.action, action_space, action_normalization)
     action, next_action = (in_unit(box, x) for x in (dataset.action, dataset.next_action))

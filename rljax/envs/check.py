@@ -10,7 +10,7 @@ import numpy as np
 
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import Wrapper
-from rljax.spaces import ArraySpace, Box, Dict, Discrete, Space, parts
+from rljax.spaces import ArraySpace, Box, Dict, Space, parts
 from rljax.types import Key, PyTree, Refused
 
 _STEPS = 64
@@ -79,10 +79,10 @@ def _of_types(env: Environment) -> list[str]:
 def _of_layer(env: Environment) -> list[str]:
     for field in ("observation_space", "action_space"):
         space = getattr(env, field, None)
-        if not isinstance(space, Box | Discrete | Dict):
+        if not isinstance(space, Space):
             return [f"{field} is {'missing' if space is None else type(space).__name__}, it must be of rljax.spaces"]
         if field == "action_space" and isinstance(space, Dict):
-            return ["action_space is a Dict, it must be a Box or Discrete"]
+            return ["action_space is a Dict, it must be a Box, Discrete or MultiDiscrete"]
     for name in ("reset", "step"):
         if getattr(type(env), name) is getattr(Environment, name):
             return [f"{name} is missing"]
@@ -207,7 +207,7 @@ def _of_values(env: Environment, key: Key) -> list[str]:
         begun, made_of = first.obs, states.obs
         for part in name.split("/") if name else ():
             begun, made_of = begun[part], made_of[part]
-        low, high = (space.low, space.high) if isinstance(space, Box) else (0, space.n - 1)
+        low, high = (space.low, space.high) if isinstance(space, Box) else (0, np.asarray(space.n) - 1)
         values = np.concatenate([begun[None], made_of[:made]]).astype(np.float64)
         slack = 1e-5 * np.maximum(1.0, np.abs(values))
         outside = (values < low - slack) | (values > high + slack)

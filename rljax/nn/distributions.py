@@ -4,8 +4,10 @@ from math import e, log, pi
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from rljax.spaces import ArraySpace, Box, Discrete, MultiDiscrete
 from rljax.types import Key
 
 
@@ -46,6 +48,60 @@ class Categorical(struct.PyTreeNode):
         possible = probs > 0  # 0 log 0 = 0, and both sides may be -inf there
         difference = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
         return jnp.sum(probs * difference, axis=-1)
+
+
+class MultiCategorical(struct.PyTreeNode):
+    """Independent choices of integers, from logits [..., k, n]; a logit of -inf forbids a value of its choice."""
+
+    logits: jax.Array
+
+    @property
+    def choices(self) -> Categorical:
+        """Each choice alone, [..., k]."""
+        return Categorical(self.logits)
+
+    def sample(self, key: Key) -> jax.Array:
+        """Draws actions, int32 [..., k]."""
+        return self.choices.sample(key)
+
+    def mode(self) -> jax.Array:
+        """The likeliest action, int32 [..., k]."""
+        return self.choices.mode()
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log-probability [...] of the actions [..., k]."""
+        return self.choices.log_prob(action).sum(-1)
+
+    def sample_and_log_prob(self, key: Key) -> tuple[jax.Array, jax.Array]:
+        """Draws actions [..., k] with their log-probabilities [...]."""
+        action = self.sample(key)
+        return action, self.log_prob(action)
+
+    def entropy(self) -> jax.Array:
+        """Entropy [...] in nats."""
+        return self.choices.entropy().sum(-1)
+
+    def kl(self, other: "MultiCategorical") -> jax.Array:
+        """KL(self ‖ other) [...] in nats; infinite where `other` forbids what `self` may do."""
+        return self.choices.kl(other.choices).sum(-1)
+
+
+def head_size(space: ArraySpace) -> int:
+    """Size of the head of a network that acts in a space: the number of its logits, or of the means of a vector."""
+    return space.shape[0] if isinstance(space, Box) else int(np.sum(space.n))
+
+
+def categorical(space: Discrete | MultiDiscrete, head: jax.Array) -> Categorical | MultiCategorical:
+    """The distribution of actions in a space of integers.
+
+    Args:
+      head: logits [..., `head_size`]; of a `MultiDiscrete` those of all choices, one after the other.
+    """
+    if isinstance(space, Discrete):
+        return Categorical(head)
+    exists = space.exists
+    nowhere = jnp.full((*head.shape[:-1], *exists.shape), -jnp.inf, head.dtype)
+    return MultiCategorical(nowhere.at[..., exists].set(head))
 
 
 class Gaussian(struct.PyTreeNode):

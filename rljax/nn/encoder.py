@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.nn.networks import CNN
-from rljax.spaces import PRIVILEGED, Box, Dict, Discrete, Space, example
+from rljax.spaces import PRIVILEGED, Box, Dict, Discrete, MultiDiscrete, Space, example
 from rljax.types import PyTree, Refused
 
 
@@ -47,8 +47,9 @@ def encode(
 ) -> jax.Array:
     """Features [..., d] of observations [..., shape of the space]; called in a module, whose parameters they need.
 
-    Numbers and vectors are as they are, categories one-hot, matrices flat; images pass through convolutions of their
-    own. Parts are concatenated in the order of their names. A custom network takes the place of all this.
+    Numbers and vectors are as they are, categories one-hot (side by side where there are several), matrices flat;
+    images pass through convolutions of their own. Parts are concatenated in the order of their names. A custom network
+    takes the place of all this.
 
     Args:
       space: space of one observation, or of its parts that are seen.
@@ -64,6 +65,8 @@ def encode(
         return jnp.concatenate(list(below), axis=-1)
     if isinstance(space, Discrete):
         return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        return jax.nn.one_hot(obs, max(space.n), dtype=jnp.float32)[..., space.exists]
     if len(space.shape) == 3:
         layers = (config.cnn_channels, config.cnn_kernels, config.cnn_strides)
         return CNN(*layers, config.hidden[0] if config.hidden else 256, activation, layer_norm)(obs)

@@ -1,7 +1,8 @@
 """Histories of observations: the newest of them side by side along the last axis, the oldest first.
 
 A history of vectors [n] is a vector [length * n]; one of images [height, width, channels] has length * channels
-channels; one of single numbers is a vector [length]. So it is an observation like any other.
+channels; one of single numbers is a vector [length], and one of choices is several choices. So it is an observation
+like any other.
 """
 
 from typing import Any
@@ -10,22 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.spaces import Box, Dict, Space
-from rljax.types import PyTree, Refused
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete, Space
+from rljax.types import PyTree
 
 
 def space_of(space: Space, length: int) -> Space:
-    """The space of histories of this length.
-
-    Raises:
-      Refused: a part is no `Box`.
-    """
+    """The space of histories of this length."""
     if length == 1:
         return space
     if isinstance(space, Dict):
         return Dict({name: space_of(inner, length) for name, inner in space.spaces.items()})
     if not isinstance(space, Box):
-        raise Refused(f"a history needs observations that are arrays of numbers, and a part of them is {space}")
+        return MultiDiscrete(((space.n,) if isinstance(space, Discrete) else space.n) * length)
     low, high = (np.tile(x if x.ndim else x[None], length) for x in (space.low, space.high))
     return Box(low, high, dtype=space.dtype)
 

@@ -18,6 +18,7 @@ from flax import struct
 from jax import lax
 
 from rljax import devices
+from rljax.spaces import Dict, MultiDiscrete, Space
 from rljax.types import PyTree, Refused
 
 _HORIZON = 2.0**17  # updates; an increment keeps 7 of the 24 bits of the mantissa in the worst case
@@ -40,6 +41,13 @@ def counts(leaf: Any) -> bool:
     return _is_float(leaf) or jnp.ndim(leaf) == 1
 
 
+def numbers(example: PyTree, space: Space | None) -> PyTree:
+    """The example, with a category in place of each vector that its space says to be several choices."""
+    if isinstance(space, Dict):
+        return {name: numbers(part, space[name]) for name, part in example.items()}
+    return 0 if isinstance(space, MultiDiscrete) else example
+
+
 def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
@@ -49,8 +57,12 @@ def _kept(leaf: Any, mean: Any) -> bool:
     return _is_float(leaf) or jnp.ndim(mean) == 1
 
 
-def init(example: PyTree) -> Statistics:
-    """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes)."""
+def init(example: PyTree, space: Space | None = None) -> Statistics:
+    """Statistics of nothing yet, for arrays shaped as `example` (one element of a batch, without batch axes).
+
+    Args:
+      space: space of the example, if it has one: a `MultiDiscrete` in it is a vector of categories, and not of numbers.
+    """
 
     def zeros(leaf: Any) -> jax.Array:
         if not counts(leaf):
@@ -58,6 +70,7 @@ def init(example: PyTree) -> Statistics:
         return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     # Two calls: a donated state must not hold one buffer twice.
+    example = numbers(example, space)
     return Statistics(jnp.zeros((), jnp.float32), jax.tree.map(zeros, example), jax.tree.map(zeros, example))
 
 

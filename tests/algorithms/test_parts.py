@@ -8,12 +8,14 @@ import pytest
 
 import rljax
 from rljax import training
-from rljax.algorithms import dqn, ppo, pqn, sac, td3
+from rljax.algorithms import a2c, dqn, ppo, pqn, sac, td3
 from rljax.nn.encoder import encode
-from rljax.spaces import Box, Dict, Discrete
+from rljax.ops import running_statistics
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
 from rljax.types import Refused
 from tests.algorithms.cases import LOOKING, PARTS, PIXELS, ROLLOUT, SMALL
 from tests.datasets import dataset_of
+from tests.toys import Repeat, limited
 
 BLIND = rljax.make("pendulum", blind=True, max_episode_steps=5)
 PRIVILEGED = {"value_obs": ("privileged_state",)}
@@ -49,6 +51,60 @@ def test_features_are_the_parts_side_by_side():
     }  # fmt: skip
     expected = [[7, 0.1, 0.2, 0, 1, 2, 3, 0, 1, 0], [8, 0.3, 0.4, 4, 5, 6, 7, 0, 0, 1]]
     np.testing.assert_allclose(encode(space, obs, None), expected, rtol=1e-6)
+
+
+def test_choices_are_one_hot_each_side_by_side_for_any_leading_axes():
+    space, obs = MultiDiscrete((3, 2)), jnp.array([[[0, 1], [2, 0]]])
+    np.testing.assert_array_equal(encode(space, obs, None), [[[1, 0, 0, 0, 1], [0, 0, 1, 1, 0]]])
+
+
+def test_choices_are_categories_to_normalisation_and_a_vector_of_whole_numbers_is_not():
+    space = Dict({"board": MultiDiscrete((3, 2)), "counts": Box(0, 9, (2,), np.int32)})
+    obs = {"board": jnp.array([2, 1]), "counts": jnp.array([4, 8])}
+    statistics = running_statistics.update(running_statistics.init(obs, space), jax.tree.map(lambda x: x[None], obs))
+    normalized = running_statistics.normalize(statistics, obs)
+    assert normalized["board"] is obs["board"]
+    np.testing.assert_array_equal(normalized["counts"], [0.0, 0.0])
+    alone = running_statistics.init(obs["board"], space["board"])
+    assert running_statistics.normalize(alone, obs["board"]) is obs["board"]
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [
+        (ppo, {"num_envs": 16, "rollout_length": 16, "normalize_observation": True}),
+        (a2c, {"num_envs": 32, "discount": 0.5}),
+    ],
+)
+def test_every_choice_learns_its_right_answer(module, settings):
+    """An action at random repeats (1/3 + 1/2 + 1/4) / 3 = 0.36 of what is shown."""
+    algorithm = module.make(limited(Repeat(), 8), module.Config(hidden=(32,), learning_rate=5e-3, **settings))
+    train = jax.jit(lambda key: jax.lax.scan(lambda s, _: algorithm.step(s), algorithm.init(key), length=100))
+    state, _ = train(jax.random.key(0))
+    policy, space = algorithm.policy(state), algorithm.env.observation_space
+    shown = jax.vmap(space.sample)(jax.random.split(jax.random.key(1), 50))
+    chosen, *_ = policy.apply(jax.random.key(2), shown, (), True)
+    assert chosen.dtype == jnp.int32
+    np.testing.assert_array_equal(chosen, shown)
+    drawn, *_ = policy.apply(jax.random.key(3), shown, (), False)
+    assert (drawn == shown).mean() > 0.8
+    assert all(space.contains(action) for action in drawn)
+
+
+def test_who_cannot_choose_several_things_at_once_says_so_in_one_line():
+    env = limited(Repeat(), 8)
+    for module, needs in ((dqn, "a Discrete action space"), (pqn, "a Discrete action space"), (sac, "a one-dim.* Box")):
+        with pytest.raises(Refused, match=rf"needs {needs}.*, .* has MultiDiscrete\(\(3, 2, 4\)\)$") as error:
+            module.make(env)
+        assert "\n" not in str(error.value)
+
+
+def test_any_agent_can_act_at_random_in_several_choices():
+    agent = ppo.make(limited(Repeat(), 8), ppo.Config(**ROLLOUT)).agent
+    drawn = jax.jit(agent.any_action, static_argnums=1)(jax.random.key(0), (200, 2))
+    assert drawn.shape == (200, 2, 3)
+    assert drawn.dtype == agent.example_action.dtype == jnp.int32
+    assert [set(choice) for choice in np.asarray(drawn).reshape(-1, 3).T.tolist()] == [{0, 1, 2}, {0, 1}, {0, 1, 2, 3}]
 
 
 @pytest.mark.parametrize(("module", "config"), [(sac, SMALL), (td3, SMALL), (ppo, ROLLOUT)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rljax.data.formats import load, save_d4rl, save_minari
-from rljax.spaces import Box, Discrete
+from rljax.spaces import Box, Discrete, MultiDiscrete
 from tests.data.test_formats import ACTIONS, OBSERVATIONS, at, d4rl_rows, episodes_of, written
 
 SPACES = {"action_space": Box(-0.5, 0.5, (1,)), "observation_space": Box(-1, 1, (2,))}
@@ -61,6 +61,12 @@ def test_actions_out_of_bounds_by_rounding_are_clipped(tmp_path):
         load(discrete, action_space=Discrete(3))
     with pytest.raises(ValueError, match="actions are of type float32, and must be integers in Discrete"):
         load(written(tmp_path / "c.hdf5", d4rl_rows(actions=np.zeros(6))), action_space=Discrete(3))
+    several = written(
+        tmp_path / "d.hdf5", d4rl_rows(actions=np.array([[0, 0], [1, 3], [2, 0], [0, 1], [0, 0], [0, 0]]))
+    )
+    assert load(several, action_space=MultiDiscrete((3, 4))).action.dtype == np.int64
+    with pytest.raises(ValueError, match=r"actions\[1, 1\] is 3, and must lie in \[0, 2\]"):
+        load(several, action_space=MultiDiscrete((4, 3)))
 
 
 def test_what_is_no_file_of_data_is_refused(tmp_path):

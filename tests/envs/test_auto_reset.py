@@ -346,7 +346,9 @@ def test_first_episodes_may_begin_at_any_age_and_later_ones_do_not(policy):
     env = AutoReset(make("pendulum", max_episode_steps=50), 64, policy, random_age=True)
     state = jax.jit(env.reset)(jax.random.key(0))
     age = np.asarray(state.info["elapsed"])
-    assert age.min() < 10 and age.max() >= 40 and len(np.unique(age)) > 25
+    assert age.min() < 10
+    assert age.max() >= 40
+    assert len(np.unique(age)) > 25
 
     def step(state, _):
         state = env.step(state, jnp.zeros((64, 1)))

@@ -9,8 +9,9 @@ import pytest
 import rljax
 from rljax.envs import AutoReset, EpisodeStatistics, Guard, check_env, to_gymnasium
 from rljax.nn.encoder import seen
-from rljax.spaces import Box, Dict, Discrete, batch_shape, parts
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete, batch_shape, parts
 from rljax.types import Refused
+from tests.toys import Repeat
 
 CAMERA = Box(0, 255, (4, 4, 3), np.uint8)
 SPACE = Dict({"words": Discrete(5), "state": Box(-1.0, 1.0, (2,)), "eyes": Dict({"left": CAMERA, "right": CAMERA})})
@@ -79,6 +80,22 @@ def test_checks_name_the_part_that_is_wrong():
         check_env(env)
     env.observation_space = Dict({"state": Box(-1.0, 1.0, (2,))})
     with pytest.raises(Refused, match="reset gives privileged_state, state, but observation_space has the parts state"):
+        check_env(env)
+
+
+def test_several_choices_are_checked_each_by_its_own_range():
+    check_env(Repeat())
+    env = Repeat()
+    env.observation_space = MultiDiscrete((3, 2, 3))
+    with pytest.raises(Refused, match="obs: 3 lies outside the bounds of observation_space"):
+        check_env(env)
+    env.observation_space = MultiDiscrete((3, 2))
+    with pytest.raises(
+        Refused, match=r"obs: reset gives int32 \[3\], but observation_space is MultiDiscrete int32 \[2\]"
+    ):
+        check_env(env)
+    env.action_space = Dict({"a": Discrete(2)})
+    with pytest.raises(Refused, match="action_space is a Dict, it must be a Box, Discrete or MultiDiscrete"):
         check_env(env)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rljax.nn.distributions import Categorical, Gaussian, TanhGaussian
+from rljax.nn.distributions import Categorical, Gaussian, MultiCategorical, TanhGaussian, categorical, head_size
+from rljax.spaces import Box, Discrete, MultiDiscrete
 
 LOGITS = jnp.array([[0.0, 1.0, -2.0], [3.0, 3.0, 3.0]])
 MEAN = jnp.array([[0.3, -1.0], [2.0, 0.0]])
@@ -67,6 +68,56 @@ def test_categorical_is_finite_with_huge_logits():
     value, gradient = jax.value_and_grad(everything)(logits)
     assert bool(jnp.isfinite(value))
     assert bool(jnp.all(jnp.isfinite(gradient)))
+
+
+CHOICES = MultiDiscrete((3, 2, 4))
+HEAD = jax.random.normal(jax.random.key(7), (5, 9), jnp.float32)
+
+
+def of_each_choice(head):
+    """The probabilities of each choice, by NumPy."""
+    return [np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in np.split(np.asarray(head, np.float64), [3, 5], -1)]
+
+
+def test_several_choices_are_a_product_of_categoricals():
+    assert [head_size(space) for space in (CHOICES, Discrete(3), Box(-1.0, 1.0, (4,)))] == [9, 3, 4]
+    distribution, probs = categorical(CHOICES, HEAD), of_each_choice(HEAD)
+    assert isinstance(distribution, MultiCategorical)
+    for action in itertools.product(range(3), range(2), range(4)):
+        expected = sum(np.log(p[:, a]) for p, a in zip(probs, action, strict=True))
+        np.testing.assert_allclose(distribution.log_prob(jnp.array(action)), expected, rtol=1e-5)
+    np.testing.assert_allclose(distribution.entropy(), sum(scipy.stats.entropy(p, axis=-1) for p in probs), rtol=1e-5)
+    other = of_each_choice(HEAD[::-1])
+    kl = sum(scipy.stats.entropy(p, q, axis=-1) for p, q in zip(probs, other, strict=True))
+    np.testing.assert_allclose(distribution.kl(categorical(CHOICES, HEAD[::-1])), kl, rtol=1e-5)
+    np.testing.assert_array_equal(distribution.mode(), np.stack([p.argmax(-1) for p in probs], -1))
+    one = categorical(MultiDiscrete((9,)), HEAD)
+    np.testing.assert_allclose(one.entropy(), categorical(Discrete(9), HEAD).entropy(), rtol=1e-6)
+
+
+def test_several_choices_are_drawn_with_their_probabilities_independently():
+    actions, log_probs = _draw(categorical(CHOICES, HEAD[0]))
+    assert actions.dtype == jnp.int32
+    assert actions.shape == (SAMPLES, 3)
+    assert log_probs.shape == (SAMPLES,)
+    probs = of_each_choice(HEAD[0])
+    joint = np.zeros((3, 2, 4))
+    np.add.at(joint, tuple(np.asarray(actions).T), 1 / SAMPLES)
+    np.testing.assert_allclose(joint, np.einsum("i,j,k->ijk", *probs), atol=0.01)
+
+
+def test_several_choices_have_finite_gradients_and_none_between_choices():
+    def everything(head):
+        distribution = categorical(CHOICES, head)
+        uniform = categorical(CHOICES, jnp.zeros(9))
+        return distribution.log_prob(jnp.array([2, 1, 3])) + distribution.entropy() + distribution.kl(uniform)
+
+    for scale in (1.0, 1e4):
+        assert jnp.isfinite(jax.grad(everything)(scale * HEAD[0])).all()
+    # By hand: the gradient of log softmax is the one-hot action less the probabilities.
+    gradient = jax.grad(lambda head: categorical(CHOICES, head).log_prob(jnp.array([2, 1, 3])))(HEAD[0])
+    chosen = np.array([0, 0, 1, 0, 1, 0, 0, 0, 1])
+    np.testing.assert_allclose(gradient, chosen - np.concatenate(of_each_choice(HEAD[0])), rtol=1e-4, atol=1e-6)
 
 
 def test_gaussian_matches_scipy_with_a_shared_log_std():
@@ -165,7 +216,10 @@ def test_tanh_correction_is_exact_and_finite_far_out():
     )
 
 
-@pytest.mark.parametrize("distribution", [Categorical(LOGITS), Gaussian(MEAN, LOG_STD), TanhGaussian(MEAN, LOG_STD)])
+@pytest.mark.parametrize(
+    "distribution",
+    [Categorical(LOGITS), categorical(CHOICES, HEAD), Gaussian(MEAN, LOG_STD), TanhGaussian(MEAN, LOG_STD)],
+)
 def test_distributions_pass_through_jit(distribution):
     keys = jax.random.key(1)
     jitted = jax.jit(lambda d, key: d.sample_and_log_prob(key))(distribution, keys)

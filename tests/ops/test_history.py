@@ -7,10 +7,10 @@ import pytest
 
 from rljax.envs import ObservationHistory
 from rljax.ops import history
-from rljax.spaces import Box, Dict
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete, parts
 from tests.toys import Looking, Pixels, limited
 
-SPACE = Dict({"image": Box(0, 255, (2, 3, 1), np.uint8), "state": Box(-1.0, [1.0, 2.0]), "one": Box(0.0, 1.0, ())})
+SPACE = Dict({"image": Box(0, 255, (2, 3, 1), np.uint8), "state": Box(-1.0, [1.0, 2.0]), "one": Box(0.0, 9.0, ())})
 
 
 def frame(number):
@@ -31,10 +31,11 @@ def test_the_newest_observations_lie_side_by_side_and_the_first_stands_for_those
     first = history.pushed(history.beginning(SPACE, frame(1), 3), frame(2), 3)
     np.testing.assert_array_equal(first["one"], [1, 1, 2])
     space = history.space_of(SPACE, 3)
-    assert {name: part.shape for name, part in space.spaces.items()} == {"image": (2, 3, 3), "one": (3,), "state": (6,)}
-    assert space["image"].dtype == np.uint8
-    np.testing.assert_array_equal(space["state"].high, [1, 2, 1, 2, 1, 2])
+    assert {name: part.shape for name, part in parts(space).items()} == {"image": (2, 3, 3), "one": (3,), "state": (6,)}
+    assert parts(space)["image"].dtype == np.uint8
     assert space.contains(jax.tree.map(lambda x: np.asarray(x) * 0, now))
+    assert history.space_of(Discrete(4), 2) == MultiDiscrete((4, 4))
+    assert history.space_of(MultiDiscrete((3, 4)), 2) == MultiDiscrete((3, 4, 3, 4))
 
 
 def test_frames_at_once_are_the_same_as_one_by_one():

@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from rljax import devices
 from rljax.algorithms.core.learner import Learner, Optimizers, delayed_updates, each_batch
 from rljax.nn.encoder import check_network, seen
 from rljax.ops.exploration import linear_schedule
-from rljax.spaces import ArraySpace, Box, Discrete, Space, batch_shape, example
+from rljax.spaces import ArraySpace, Box, Space, batch_shape, example
 from rljax.types import Key, Metrics, PyTree, Refused
 
 Acted = tuple[jax.Array, PyTree, PyTree]
@@ -30,7 +31,8 @@ class Agent:
     """Networks and their updates. An agent holds constants; what changes is in its `Learner`.
 
     Subclasses implement at least `init`, `act` and `update` (or `learn`), and `build` where they have networks.
-    Observations arrive normalised; actions are in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`.
+    Observations arrive normalised; actions are in the agent's units: [-1, 1] for a `Box`, whole numbers for `Discrete`
+    and `MultiDiscrete`.
 
     Args:
       config: settings of the algorithm.
@@ -145,9 +147,9 @@ class Agent:
     def any_action(self, key: Key, batch: tuple[int, ...]) -> jax.Array:
         """Actions [*batch, action], uniform over the action space."""
         space = self.action_space
-        if isinstance(space, Discrete):
-            return jax.random.randint(key, batch, 0, space.n, space.dtype)
-        assert isinstance(space, Box)
+        if not isinstance(space, Box):
+            most = np.asarray(space.n, space.dtype)
+            return jax.random.randint(key, (*batch, *space.shape), 0, most, space.dtype)
         return jax.random.uniform(key, (*batch, *space.shape), jnp.float32, minval=-1.0)
 
     def sample(self, learner: Learner, source: Any, key: Key, hyper: Any) -> Any:

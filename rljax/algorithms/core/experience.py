@@ -209,7 +209,9 @@ class Loop(contract.Loop):
         env_state = self.environments().reset(devices.local(env_key))
         count = env_state.reward.shape[0]
         if self.prepared is None:
-            statistics = running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs))
+            statistics = running_statistics.init(
+                jax.tree.map(lambda x: x[0], env_state.obs), self.env.observation_space
+            )
         else:
             statistics = jax.tree.map(jnp.copy, self.prepared.statistics)
         experience = Experience(

@@ -125,7 +125,9 @@ class Loop(contract.Loop):
             key=key,
             hyper=self.agent.hyper(),
             learner=self.agent.init(learner_key),
-            obs_statistics=running_statistics.init(jax.tree.map(lambda x: x[0], env_state.obs)),
+            obs_statistics=running_statistics.init(
+                jax.tree.map(lambda x: x[0], env_state.obs), self.env.observation_space
+            ),
             return_statistics=running_statistics.init(jnp.float32(0.0)),
             env_state=env_state,
             memory=for_each(self.agent.initial_memory, count),

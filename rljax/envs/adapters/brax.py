@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from rljax.envs.adapters.common import import_package, like, rekey, unknown_name
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import TimeLimit, end_broken
-from rljax.spaces import Box, Dict
+from rljax.spaces import Box, Dict, Space
 from rljax.types import Key, PyTree, Refused
 
 _EPISODE_LENGTH = 1000
@@ -22,15 +23,15 @@ class BraxEnvironment(Environment):
 
     Physics is Brax's whole state. Its `done` is `terminated`: a raw environment has no clock. A simulation that broke
     ends its episode (see `Guard`). Actions are in [-1, 1]. Where the observation is a dict of several parts, such
-    as "state" and "privileged_state", it is handed out as one.
+    as "state" and "privileged_state", it is handed out as one; "pixels/view_0" is the part "view_0" of the part
+    "pixels". Numbers are f32, but uint8 stays.
     """
 
     def __init__(self, env: Any, name: str = ""):
         self.env = env
         self.name = name
         obs = jax.eval_shape(lambda key: self._observe(env.reset(key)), jax.random.key(0))
-        boxes = jax.tree.map(lambda x: Box(-np.inf, np.inf, x.shape), obs)
-        self.observation_space = Dict(boxes) if isinstance(obs, dict) else boxes
+        self.observation_space = _space(obs)
         self.action_space = Box(-1.0, 1.0, (env.action_size,))
 
     def reset(self, key: Key) -> State:
@@ -51,8 +52,8 @@ class BraxEnvironment(Environment):
         """The observation: all parts, or of a dict with "state" alone, its array."""
         obs = physics.obs
         if isinstance(obs, Mapping):
-            obs = obs["state"] if set(obs) == {"state"} else dict(obs)
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), obs)
+            obs = obs["state"] if set(obs) == {"state"} else unflatten_dict(dict(obs), sep="/")
+        return jax.tree.map(lambda x: jnp.asarray(x, None if x.dtype == jnp.uint8 else jnp.float32), obs)
 
     def _state(self, physics: Any, info: dict[str, PyTree]) -> State:
         return State(
@@ -67,6 +68,13 @@ class BraxEnvironment(Environment):
 
     def render(self, state: State) -> np.ndarray:
         return np.asarray(self.env.render(state.physics.pipeline_state))
+
+
+def _space(obs: PyTree) -> Space:
+    """The space of observations of these shapes and types, of which Brax says no bounds."""
+    if isinstance(obs, dict):
+        return Dict({name: _space(part) for name, part in obs.items()})
+    return Box(0, 255, obs.shape, np.uint8) if obs.dtype == np.uint8 else Box(-np.inf, np.inf, obs.shape)
 
 
 def make(

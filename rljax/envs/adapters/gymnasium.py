@@ -10,7 +10,7 @@ import secrets
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,10 +20,12 @@ import numpy as np
 from rljax.envs.adapters.common import box, check_observation, import_package
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.host_call import host_call
-from rljax.spaces import Box, Discrete
+from rljax.spaces import ArraySpace, Box, Dict, Discrete, MultiDiscrete, Space, parts
 from rljax.types import Key, PyTree, Refused
 
 _INSTALL = "gymnasium"
+_Reader = Callable[[Any], list[Any]]
+"""The arrays of an observation of Gymnasium's, in the order of the names of its parts."""
 _OVER = -1
 """`elapsed` of a state whose episode is over: nothing on the host belongs to it."""
 
@@ -44,7 +46,10 @@ class GymnasiumEnvironment(Environment):
     already (rewound), or that comes from another process (a resumed run), is truncated at once with the observation it
     has, and a warning is given once. So a resumed run goes on, but not bit for bit. `info` is dropped.
 
-    Observations: a Box is f32 (uint8 stays), a Discrete is one-hot f32.
+    Observations: a Box is f32 (uint8 stays), a MultiBinary is a Box of 0 and 1, and a MultiDiscrete has one axis. A
+    Discrete is one-hot f32 where it is all there is, and stays a Discrete where it is a part. A Dict keeps its names;
+    the parts of a Tuple are "0", "1", …. Actions: a Box, a Discrete, a MultiDiscrete of one axis, or a MultiBinary as a
+    MultiDiscrete of twos. All integers begin at 0 here, wherever they start in Gymnasium.
 
     Args:
       make: makes one Gymnasium environment; or the name of a registered one.
@@ -52,7 +57,7 @@ class GymnasiumEnvironment(Environment):
         unused for the longest time is given up. It must suffice for all that is trained and evaluated at once.
 
     Raises:
-      Refused: Gymnasium is missing, or a space is neither Box nor Discrete, or observations are not of their space.
+      Refused: Gymnasium is missing, or a space is none of these, or observations are not of their space.
     """
 
     def __init__(self, make: Callable[[], Any] | str, name: str = "", max_live: int = 1024):
@@ -74,29 +79,19 @@ class GymnasiumEnvironment(Environment):
         if first.spec is not None:
             self.max_episode_steps = first.spec.max_episode_steps
 
-        spaces = gymnasium.spaces
-        space = first.observation_space
-        self._discrete = space if isinstance(space, spaces.Discrete) else None
-        if isinstance(space, spaces.Discrete):
-            self.observation_space = Box(0.0, 1.0, (int(space.n),))
-        elif isinstance(space, spaces.Box):
-            dtype = np.uint8 if space.dtype == np.uint8 else np.float32
-            self.observation_space = _box(f"{self.name}: observation_space", space, dtype)
-        else:
-            raise Refused(f"{self.name}: observations are Box or Discrete here, it has {type(space).__name__}")
-        space = first.action_space
-        self._first_action = int(space.start) if isinstance(space, spaces.Discrete) else 0
-        self._action_dtype = space.dtype
-        if isinstance(space, spaces.Discrete):
-            self.action_space = Discrete(int(space.n))
-        elif isinstance(space, spaces.Box):
-            self.action_space = _box(f"{self.name}: action_space", space, np.float32)
-        else:
-            raise Refused(f"{self.name}: actions are Box or Discrete here, it has {type(space).__name__}")
-        self._seen = {"obs": jax.ShapeDtypeStruct(self.observation_space.shape, self.observation_space.dtype)}
-        one, other = (np.array(first.reset(seed=0)[0]) for _ in range(2))
-        check_observation(self.name, first.observation_space.shape, one.shape)
-        self._follows_seed = np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+        space, spaces = first.observation_space, gymnasium.spaces
+        self.observation_space, self._read = _observed(f"{name}: observation_space", space, spaces)
+        if isinstance(self.observation_space, Discrete):
+            count, read = self.observation_space.n, self._read
+            self.observation_space, self._read = Box(0.0, 1.0, (count,)), lambda x: [np.arange(count) == read(x)[0]]
+        self.action_space, self._first_action = _acted(f"{name}: action_space", first.action_space, spaces)
+        self._action_dtype, self._action_shape = first.action_space.dtype, first.action_space.shape
+        arrays = parts(self.observation_space)
+        self._seen = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays.values()]
+        one, other = ([np.array(x) for x in self._read(first.reset(seed=0)[0])] for _ in range(2))
+        for part, array, x in zip(arrays, arrays.values(), one, strict=True):
+            check_observation(f"{name}: {part}" if part else name, array.shape, x.shape)
+        self._follows_seed = all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in zip(one, other))
         if not self._follows_seed:
             warnings.warn(
                 f"{self.name}: two resets with one seed differ, so a run cannot be repeated; reset(seed=…) should call "
@@ -104,16 +99,26 @@ class GymnasiumEnvironment(Environment):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if first.render_mode == "rgb_array":
-            self._seen["frame"] = jax.ShapeDtypeStruct(np.shape(first.render()), np.uint8)
+        self._draws = first.render_mode == "rgb_array"
+        if self._draws:
+            self._seen.append(jax.ShapeDtypeStruct(np.shape(first.render()), np.uint8))
+
+    def _named(self, seen: list[jax.Array]) -> dict[str, PyTree]:
+        """The observation, and the frame if it is drawn, of their arrays."""
+        left = iter(seen)
+
+        def of(space: Space) -> PyTree:
+            return {name: of(inner) for name, inner in space.spaces.items()} if isinstance(space, Dict) else next(left)
+
+        obs = of(self.observation_space)
+        return {"obs": obs, "frame": next(left)} if self._draws else {"obs": obs}
 
     def reset(self, key: Key) -> State:
         seed = jax.random.randint(key, (), 0, np.iinfo(np.int32).max, jnp.int32)
-        results = [jax.ShapeDtypeStruct((2,), jnp.uint32), *self._seen.values()]
+        results = [jax.ShapeDtypeStruct((2,), jnp.uint32), *self._seen]
         episode, *values = host_call(self._reset_on_host, [seed], results, effect=True)
         zero, noise = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32)
-        seen = dict(zip(self._seen, values, strict=True))
-        physics = {"seed": seed, "noise": noise, "episode": episode, "elapsed": zero, **seen}
+        physics = {"seed": seed, "noise": noise, "episode": episode, "elapsed": zero, **self._named(values)}
         return initial_state(physics, physics["obs"], unstable=jnp.float32(0.0)).replace(info={"elapsed": zero})
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -124,10 +129,11 @@ class GymnasiumEnvironment(Environment):
         ]
         operands = [*(physics[name] for name in ("seed", "noise", "episode", "elapsed")), jnp.asarray(action)]
         reward, terminated, truncated, alive, unstable, elapsed, episode, *values = host_call(
-            self._step_on_host, operands, [*results, *self._seen.values()], effect=True
+            self._step_on_host, operands, [*results, *self._seen], effect=True
         )
         new = alive & ~unstable
-        seen = {name: jnp.where(new, value, physics[name]) for name, value in zip(self._seen, values, strict=True)}
+        seen = self._named(values)
+        seen = jax.tree.map(lambda x, old: jnp.where(new, x, old), seen, {name: physics[name] for name in seen})
         return state.replace(
             physics=physics | {"episode": episode, "elapsed": elapsed, **seen},
             obs=seen["obs"],
@@ -144,7 +150,7 @@ class GymnasiumEnvironment(Environment):
         return state.replace(physics=state.physics | {"noise": noise})
 
     def render(self, state: State) -> np.ndarray:
-        if "frame" not in self._seen:
+        if not self._draws:
             raise NotImplementedError(f'{self.name} draws only if made with render_mode="rgb_array"')
         return np.asarray(state.physics["frame"])
 
@@ -186,7 +192,7 @@ class GymnasiumEnvironment(Environment):
                 obs, reward[i], terminated[i], truncated[i] = self._advance(env, actions[i])
                 self._see(env, obs, seen, i)
                 alive[i] = True
-                if not (np.isfinite(seen[0][i]).all() and np.isfinite(reward[i])):
+                if not all(np.isfinite(x).all() for x in (*(array[i] for array in seen), reward[i])):
                     unstable[i], reward[i], truncated[i] = True, 0.0, truncated[i] or not terminated[i]
                 if terminated[i] or truncated[i]:
                     elapsed[i] = _OVER
@@ -198,22 +204,20 @@ class GymnasiumEnvironment(Environment):
 
     def _advance(self, env: Any, action: np.ndarray) -> tuple[Any, float, bool, bool]:
         rounded = np.rint(action) if np.issubdtype(self._action_dtype, np.integer) else action
-        obs, reward, terminated, truncated, _ = env.step(np.array(rounded, self._action_dtype) + self._first_action)
+        rounded = np.array(rounded, self._action_dtype).reshape(self._action_shape)
+        obs, reward, terminated, truncated, _ = env.step(rounded + self._first_action)
         with np.errstate(over="ignore"):  # beyond single precision: infinite, and so unstable
             return obs, np.asarray(reward).astype(np.float32).item(), bool(terminated), bool(truncated)
 
     def _buffers(self, count: int) -> list[np.ndarray]:
-        return [np.zeros((count, *seen.shape), seen.dtype) for seen in self._seen.values()]
+        return [np.zeros((count, *seen.shape), seen.dtype) for seen in self._seen]
 
     def _see(self, env: Any, obs: Any, seen: list[np.ndarray], i: int) -> None:
         """Writes the observation, and the frame if it is drawn, after a reset or a step."""
-        if self._discrete is not None:
-            seen[0][i, int(obs) - int(self._discrete.start)] = 1.0
-        else:
-            with np.errstate(over="ignore"):
-                seen[0][i] = obs
-        if len(seen) > 1:
-            seen[1][i] = env.render()
+        arrays = self._read(obs) + ([env.render()] if self._draws else [])
+        with np.errstate(over="ignore"):
+            for array, x in zip(seen, arrays, strict=True):
+                array[i] = x
 
     def _number(self) -> tuple[int, int]:
         """The number of an episode; no other has it."""
@@ -246,6 +250,56 @@ class GymnasiumEnvironment(Environment):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _observed(name: str, space: Any, spaces: Any) -> tuple[Space, _Reader]:
+    """The space of what a Gymnasium space observes, and what reads its arrays.
+
+    Raises:
+      Refused: a space is none of those that are known here; `name` is what it is called.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = isinstance(space, spaces.Dict)
+        inner = dict(space.spaces) if named else {str(i): part for i, part in enumerate(space.spaces)}
+        found = {part: _observed(f"{name}: {part}", below, spaces) for part, below in inner.items()}
+        try:
+            made = Dict({part: of for part, (of, _) in found.items()})
+        except Refused as error:
+            raise Refused(f"{name}: {error}") from None
+
+        def read(value: Any) -> list[Any]:
+            value = value if named else {str(i): x for i, x in enumerate(value)}
+            if not isinstance(value, Mapping) or value.keys() != found.keys():
+                shown = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+                raise Refused(f"{name}: it has the parts {', '.join(made.spaces)}, and an observation has {shown}")
+            return [x for part in made.spaces for x in found[part][1](value[part])]
+
+        return made, read
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n)), lambda x: [int(x) - int(space.start)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscrete(space.nvec.ravel()), lambda x: [np.ravel(x) - space.start.ravel()]
+    if isinstance(space, spaces.MultiBinary):
+        return Box(0.0, 1.0, space.shape), lambda x: [x]
+    if isinstance(space, spaces.Box):
+        return _box(name, space, np.uint8 if space.dtype == np.uint8 else np.float32), lambda x: [x]
+    raise Refused(
+        f"{name}: it must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of them, "
+        f"and is a {type(space).__name__}"
+    )
+
+
+def _acted(name: str, space: Any, spaces: Any) -> tuple[ArraySpace, Any]:
+    """The space of the actions of a Gymnasium space, and what is added to them; `Refused` as above."""
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n)), int(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscrete(space.nvec.ravel()), space.start
+    if isinstance(space, spaces.MultiBinary):
+        return MultiDiscrete((2,) * int(np.prod(space.shape))), 0
+    if isinstance(space, spaces.Box):
+        return _box(name, space, np.float32), 0
+    raise Refused(f"{name}: it must be a Box, Discrete, MultiDiscrete or MultiBinary, and is a {type(space).__name__}")
 
 
 def _box(name: str, space: Any, dtype: Any) -> Box:

@@ -12,7 +12,7 @@ from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State
 from rljax.envs.registry import make_recorded
 from rljax.envs.wrappers import Guard
-from rljax.spaces import Dict, Discrete, Space
+from rljax.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from rljax.types import Refused
 
 
@@ -109,7 +109,9 @@ def _copied(space: Space, obs: Any) -> Any:
     """NumPy's arrays of an observation: copies, since JAX's own memory must not be written to."""
     if isinstance(space, Dict):
         return {name: _copied(inner, obs[name]) for name, inner in space.spaces.items()}
-    return np.array(obs, np.int64 if isinstance(space, Discrete) else space.dtype)
+    if isinstance(space, Discrete):
+        return np.int64(obs)  # not an array, of which Gymnasium's checker warns
+    return np.array(obs, space.dtype if isinstance(space, Box) else np.int64)
 
 
 def _space(space: Space) -> gymnasium.Space:
@@ -117,4 +119,6 @@ def _space(space: Space) -> gymnasium.Space:
         return gymnasium.spaces.Dict({name: _space(inner) for name, inner in space.spaces.items()})
     if isinstance(space, Discrete):
         return gymnasium.spaces.Discrete(space.n)
+    if isinstance(space, MultiDiscrete):
+        return gymnasium.spaces.MultiDiscrete(list(space.n))
     return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype)

@@ -10,6 +10,7 @@ import pytest
 from rljax.algorithms import ppo
 from rljax.envs import AutoReset, TimeLimit, check_env, make
 from rljax.policy import Policy
+from rljax.spaces import parts
 from rljax.training.evaluate import evaluate
 
 brax_envs = pytest.importorskip("brax.envs")
@@ -146,6 +147,41 @@ def test_a_dict_of_observations_is_handed_out_with_all_its_parts():
     check_env(env)
     alone = make("brax:fast", obs_mode="dict_state")
     assert alone.reset(jax.random.key(0)).obs.shape == alone.observation_space.shape == (2,)
+
+
+def test_pictures_of_several_views_are_parts_of_a_part():
+    env = make("brax:fast", asymmetric_obs=True, obs_mode="dict_pixels_state")
+    check_env(env)
+    state = jax.jit(env.step)(env.reset(jax.random.key(0)), jnp.ones(env.action_space.shape))
+    seen = {name: part.shape for name, part in parts(env.observation_space).items()}
+    pictures = {"pixels/view_0": (4, 4, 3), "pixels/view_1": (4, 4, 3)}
+    assert seen == pictures | {"privileged_state": (4,), "state": (2,)}
+    theirs = state.physics.obs
+    assert set(theirs) == set(seen)
+    np.testing.assert_array_equal(state.obs["pixels"]["view_1"], theirs["pixels/view_1"])
+    np.testing.assert_array_equal(state.obs["state"], theirs["state"])
+    agent = ppo.make(env, ppo.Config(value_obs=("pixels", "privileged_state"), cnn_channels=(2,), hidden=(4,))).agent
+    assert list(agent.seen().spaces) == ["pixels", "state"]
+    jax.eval_shape(agent.init, jax.random.key(0))
+
+
+class Bytes(fast.Fast):
+    """Fast, seen by a camera of bytes."""
+
+    def reset(self, rng):
+        return super().reset(rng).replace(obs={"state": jnp.zeros(2), "camera": jnp.full((4, 4, 3), 200, jnp.uint8)})
+
+    def step(self, state, action):
+        return super().step(state, action).replace(obs=state.obs)
+
+
+def test_a_picture_of_bytes_stays_one(monkeypatch):
+    monkeypatch.setitem(brax_envs._envs, "bytes", Bytes)
+    env = make("brax:bytes")
+    check_env(env)
+    assert repr(parts(env.observation_space)["camera"]) == "Box(low=0, high=255, shape=(4, 4, 3))"
+    camera = env.step(env.reset(jax.random.key(0)), jnp.ones(env.action_space.shape)).obs["camera"]
+    assert (camera.dtype, camera.max()) == (jnp.uint8, 200)
 
 
 @pytest.mark.parametrize("task", ["fast", pytest.param("inverted_pendulum", marks=pytest.mark.slow)])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.algorithms import ppo
 from rljax.envs import AutoReset, make
 from rljax.envs.adapters.playground import PlaygroundEnvironment
 
@@ -102,17 +103,21 @@ def test_done_is_termination_the_limit_truncation_and_the_last_observation_is_fi
         state = step(state, jnp.ones((1, 1)))
     assert state.truncated.item() == (limit == 2)
     assert state.terminated.item() != state.truncated.item()
-    assert state.info["next_obs"].tolist() == [[last]]
-    assert state.obs.tolist() == [[0.0]]
+    plain = lambda obs: {name: part.tolist() for name, part in obs.items()}  # noqa: E731
+    assert plain(state.info["next_obs"]) == {"state": [[last]], "privileged_state": [[last, last]]}
+    assert plain(state.obs) == {"state": [[0.0]], "privileged_state": [[0.0, 0.0]]}
     assert jnp.isfinite(state.reward).all()
 
 
-def test_of_a_dict_the_agent_sees_the_state_and_its_dicts_are_not_written_to(counter):
+def test_a_dict_is_handed_out_with_its_names_of_which_the_policy_sees_the_state_and_is_not_written_to(counter):
     env = make(counter)
     before = env.step(env.reset(jax.random.key(0)), jnp.ones(1))
     env.step(before, jnp.ones(1))
-    assert before.obs.shape == env.observation_space.shape == (1,)
-    assert before.physics.obs["privileged_state"].tolist() == [1.0, 1.0]
+    shapes = {name: space.shape for name, space in env.observation_space.spaces.items()}
+    assert shapes == {"state": (1,), "privileged_state": (2,)}
+    assert {name: part.tolist() for name, part in before.obs.items()} == {"state": [1.0], "privileged_state": [1.0] * 2}
+    agent = ppo.make(env, ppo.Config(value_obs=("privileged_state",))).agent
+    assert [list(agent.seen(values).spaces) for values in (False, True)] == [["state"], ["privileged_state"]]
     assert before.physics.metrics["seen"] == 0
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from rljax.envs import AutoReset, TimeLimit, make, to_gymnasium
-from tests.toys import Clock
+from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
+from rljax.spaces import Dict
+from tests.toys import Clock, Looking, Repeat, limited
 
 gymnasium = pytest.importorskip("gymnasium")
 env_checker = pytest.importorskip("gymnasium.utils.env_checker")
@@ -26,6 +28,44 @@ def test_gymnasiums_checker_passes(name):
         # What the checker says of bounds that are infinite, or other than [-1, 1], is advice.
         warnings.filterwarnings("ignore", message=".*(infinity|symmetric and normalized)")
         env_checker.check_env(to_gymnasium(make(name)), skip_render_check=True)
+
+
+class Parted(Repeat):
+    """Several choices, seen in a part of a part beside a picture, a word and numbers, which `Looking` has."""
+
+    name = "parted"
+    looking = Looking()
+    observation_space = Dict({"eyes": looking.observation_space, "board": Repeat.observation_space})
+
+    def reset(self, key):
+        state = super().reset(key)
+        return state.replace(obs={"eyes": self.looking.reset(key).obs, "board": state.obs})
+
+    def step(self, state, action):
+        after = super().step(state, action)
+        return after.replace(obs={"eyes": state.obs["eyes"], "board": after.obs})
+
+
+@pytest.mark.parametrize("task", [Repeat, Parted])
+def test_gymnasiums_checkers_pass_parts_and_several_choices_and_our_adapter_finds_them_again(task):
+    env = limited(task(), 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*(infinity|Not able to test alternative render modes)")
+        env_checker.check_env(to_gymnasium(env), skip_render_check=True)
+        checked = gymnasium.wrappers.PassiveEnvChecker(to_gymnasium(env))
+        obs, _ = checked.reset(seed=3)
+        assert checked.observation_space.contains(obs)
+        while True:
+            obs, _, terminated, truncated, _ = checked.step(checked.action_space.sample())
+            assert checked.observation_space.contains(obs)
+            if terminated or truncated:
+                break
+    again = GymnasiumEnvironment(lambda: to_gymnasium(env), "again")
+    assert repr(again.observation_space) == repr(env.observation_space)
+    assert again.action_space == env.action_space
+    state = again.step(again.reset(jax.random.key(0)), jnp.array([1, 0, 2]))
+    assert env.observation_space.contains(jax.device_get(state.obs))
 
 
 def test_an_episode_is_that_of_the_environment_and_seeds_repeat_it():
