@@ -20,7 +20,7 @@ import optax
 from rljax import devices
 from rljax.algorithms import sac
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images, Temperature
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -40,7 +40,7 @@ from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
+class Config(DenseNetwork, Images, AsymmetricParts, Temperature, ReplayConfig):
     """Settings of CrossQ. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 3
@@ -59,12 +59,6 @@ class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
     """Number of critics, whose minimum is used."""
     policy_delay: int = 3
     """Critic updates for each update of policy and temperature; divides num_updates."""
-    learn_temperature: bool = True
-    """Whether the temperature α follows the target entropy, or stays at initial_temperature."""
-    initial_temperature: Positive = 1.0
-    """Temperature α at the start."""
-    target_entropy_per_dim: float = -1.0
-    """Target entropy in nats for each dimension of an action in [-1, 1]."""
     hidden: Widths = (256, 256)
     """Widths of the policy's hidden layers."""
     critic_hidden: Widths = (2048, 2048)

@@ -28,12 +28,12 @@ import optax
 
 from rljax import devices
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.blocks import DenseNetwork
+from rljax.algorithms.core.blocks import DenseNetwork, Optimizer
 from rljax.algorithms.core.contract import Algorithm, continuous, sha256_of
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.offline import assemble
 from rljax.algorithms.iql import Value
-from rljax.config import Count, Fraction, Positive, Share, Whole
+from rljax.config import Count, Fraction, Share
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
@@ -46,7 +46,7 @@ from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork):
+class Config(Optimizer, DenseNetwork):
     """Settings of fitted Q evaluation."""
 
     num_updates: Count = 1
@@ -60,10 +60,6 @@ class Config(DenseNetwork):
     all."""
     deterministic: bool = True
     """Whether the policy's mode is evaluated; else actions are sampled from it."""
-    learning_rate: Positive = 3e-4
-    """Step size of Adam."""
-    anneal_steps: Whole = 0
-    """Updates over which the learning rate falls linearly to 0; 0 keeps it constant."""
     discount: Fraction = 0.99
     """Discount γ of future rewards."""
     target_rate: Share = 0.005

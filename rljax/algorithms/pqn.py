@@ -47,8 +47,6 @@ class Config(Images, Parts, OnPolicyConfig):
     """Gradient steps per pass; divides num_envs * rollout_length."""
     learning_rate: Positive = 5e-4
     """Step size of rectified Adam."""
-    anneal_steps: Whole = 0
-    """Environment steps over which the learning rate falls linearly to 0 (published: all); 0 keeps it constant."""
     max_grad_norm: Positive = 10.0
     """Largest global norm of the gradients; larger ones are scaled down."""
     q_lambda: Fraction = 0.65

@@ -22,7 +22,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted, ActorCritic
-from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images, Temperature
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -40,15 +40,13 @@ from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
+class Config(DenseNetwork, Images, AsymmetricParts, Temperature, ReplayConfig):
     """Settings of SAC. Those in `Hyper` live in the state and can be swept by vmap."""
 
     learning_rate: Positive = 3e-4
     """Step size of the policy's Adam (2018b, table 1)."""
     critic_learning_rate: Positive = 3e-4
     """Learning rate of the critics."""
-    temperature_learning_rate: Positive = 3e-4
-    """Learning rate of the temperature."""
     target_rate: Share = 0.005
     """Rate τ at which the target critics move towards the critics at each update."""
     num_critics: Count = 2
@@ -59,12 +57,6 @@ class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
     """Objective of the policy: the critics' minimum (min), or their mean (mean; REDQ and DroQ)."""
     policy_delay: int = 1
     """Critic updates for each update of policy and temperature; divides num_updates."""
-    learn_temperature: bool = True
-    """Whether the temperature α follows the target entropy, or stays at initial_temperature."""
-    initial_temperature: Positive = 1.0
-    """Temperature α at the start; sweep it to compare fixed temperatures."""
-    target_entropy_per_dim: float = -1.0
-    """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (2018b) or -0.5 (Brax, Dopamine)."""
     entropy_in_target: bool = True
     """Whether targets include the entropy bonus (2018b, eq. 5); not in CQL, nor in RLPD's AntMaze."""
     hidden: Widths = (256, 256)

@@ -6,9 +6,33 @@ base would overwrite what a sibling of the block has set.
 
 import dataclasses
 
-from rljax.config import Config, Widths, require
+from rljax.config import Config, Positive, Whole, Widths, require
 from rljax.nn.networks import Activation
 from rljax.nn.precision import Precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Config):
+    """Settings of an optimizer and its schedule."""
+
+    learning_rate: Positive = 3e-4
+    """Initial step size of the optimizer."""
+    anneal_steps: Whole = 0
+    """Environment steps (offline, updates) over which the learning rates fall linearly to 0; 0 keeps them constant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature(Config):
+    """Settings of an entropy bonus whose weight, the temperature α, tunes itself (2018b, eq. 18)."""
+
+    temperature_learning_rate: Positive = 3e-4
+    """Learning rate of the temperature."""
+    learn_temperature: bool = True
+    """Whether the temperature α follows the target entropy, or stays at initial_temperature."""
+    initial_temperature: Positive = 1.0
+    """Temperature α at the start; sweep it to compare fixed temperatures."""
+    target_entropy_per_dim: float = -1.0
+    """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (2018b) or -0.5 (Brax, Dopamine)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from flax import struct
 from rljax import devices
 from rljax.algorithms.core import contract
 from rljax.algorithms.core.agent import Agent
+from rljax.algorithms.core.blocks import Optimizer
 from rljax.algorithms.core.contract import (
     Algorithm,
     cleared,
@@ -25,7 +26,7 @@ from rljax.algorithms.core.contract import (
     for_each,
 )
 from rljax.algorithms.core.learner import Learner
-from rljax.config import Config, Count, Fraction, Positive, Whole, require
+from rljax.config import Count, Fraction, Whole, require
 from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
 from rljax.data.prepared import Prepared
 from rljax.data.replay import Sequences, narrow
@@ -45,7 +46,7 @@ with them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayConfig(Config):
+class ReplayConfig(Optimizer):
     """Settings of every algorithm with replay."""
 
     num_envs: Count = 1
@@ -66,8 +67,6 @@ class ReplayConfig(Config):
     learning_starts: Whole = 5_000
     """Steps of random actions, over all environments, before the first update (in whole rollouts, at least one; a
     repeated action counts once)."""
-    anneal_steps: Whole = 0
-    """Environment steps over which the learning rates fall linearly to 0; 0 keeps them constant."""
     n_step: Count = 1
     """Rewards summed before bootstrapping from a value (Sutton and Barto 2018, eq. 7.1)."""
     normalize_observation: bool = False
@@ -78,8 +77,6 @@ class ReplayConfig(Config):
     """Source of auto-reset's fresh states (see AutoReset)."""
     random_age: bool = False
     """Whether first episodes begin at a random age, so that the time limits of many environments are not in step."""
-    learning_rate: Positive = 3e-4
-    """Initial step size of the optimizer."""
     discount: Fraction = 0.99
     """Discount γ of future rewards."""
 

@@ -17,6 +17,7 @@ from flax import struct
 from rljax import devices
 from rljax.algorithms.core import contract
 from rljax.algorithms.core.agent import Agent
+from rljax.algorithms.core.blocks import Optimizer
 from rljax.algorithms.core.contract import (
     Algorithm,
     cleared,
@@ -24,7 +25,7 @@ from rljax.algorithms.core.contract import (
     for_each,
 )
 from rljax.algorithms.core.learner import Learner
-from rljax.config import Config, Count, Fraction, Positive, Whole
+from rljax.config import Count, Fraction, Positive
 from rljax.envs import Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
@@ -34,17 +35,13 @@ from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
 
 @dataclasses.dataclass(frozen=True)
-class OnPolicyConfig(Config):
+class OnPolicyConfig(Optimizer):
     """Settings of every algorithm that learns from rollouts."""
 
     num_envs: Count = 32
     """Environments stepped together, over all devices."""
     rollout_length: Count = 64
     """Steps of each environment between two updates."""
-    learning_rate: Positive = 3e-4
-    """Step size of the optimizer."""
-    anneal_steps: Whole = 0
-    """Environment steps over which the learning rate falls linearly to 0; 0 keeps it constant."""
     max_grad_norm: Positive = 0.5
     """Largest global norm of the gradients; larger ones are scaled down."""
     discount: Fraction = 0.99
