@@ -34,8 +34,10 @@ from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.encoder import encode, layers_after
 from rljax.nn.networks import MLP, Activation, activation
+from rljax.nn.noisy import NoisyDense
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
+from rljax.ops.quantiles import quantile_loss
 from rljax.ops.returns import bootstrapped
 from rljax.spaces import Discrete, Space, batch_shape
 from rljax.types import Key, Metrics, PyTree
@@ -132,38 +134,6 @@ class Hyper(core.Hyper):
     importance_exponent: jax.Array
 
 
-class NoisyDense(nn.Module):
-    """A dense layer with factorised noise in its weights, [..., d] to [..., units] (Fortunato et al. 2018, eq. 9-11).
-
-    The noise is drawn from the stream "noise", once for all rows of the input; without that stream there is none.
-    """
-
-    units: int
-    initial_std: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = x.shape[-1]
-        bound = inputs**-0.5
-        mean = nn.initializers.uniform(2 * bound)
-        std = nn.initializers.constant(self.initial_std * bound)
-        kernel = self.param("kernel", lambda *args: mean(*args) - bound, (inputs, self.units), jnp.float32)
-        bias = self.param("bias", lambda *args: mean(*args) - bound, (self.units,), jnp.float32)
-        kernel_std = self.param("kernel_std", std, (inputs, self.units), jnp.float32)
-        bias_std = self.param("bias_std", std, (self.units,), jnp.float32)
-        output = x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], self.units))
-        if not self.has_rng("noise"):
-            return output
-
-        def noise(width: int) -> jax.Array:
-            normal = jax.random.normal(self.make_rng("noise"), (width,), jnp.float32)
-            return jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
-
-        # The noise of weight ij is input i's times output j's: no noise matrix is needed.
-        of_inputs, of_outputs = (jnp.broadcast_to(noise(y.shape[-1]), y.shape) for y in (x, output))
-        return output + ((x * of_inputs) @ kernel_std + jnp.broadcast_to(bias_std, output.shape)) * of_outputs
-
-
 class Layers(nn.Module):
     """Hidden layers and, where `output` is given, a linear one; noisy where the exploration is."""
 
@@ -239,18 +209,6 @@ def td_loss(
         return loss, loss
     error = (target - output)[:, 0]
     return (optax.losses.huber_loss(error) if config.loss == "huber" else 0.5 * jnp.square(error)), jnp.abs(error)
-
-
-def quantile_loss(quantiles: jax.Array, samples: jax.Array) -> jax.Array:
-    """Huber quantile regression (Dabney et al. 2018, eq. 10, κ = 1) of quantiles [..., n] to samples [..., m]: [...].
-
-    The n quantiles are the midpoints of n equal shares of the distribution (lemma 2).
-    """
-    n = quantiles.shape[-1]
-    probability = ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n).reshape(*(1,) * (quantiles.ndim - 1), n, 1)
-    error = samples[..., None, :] - quantiles[..., :, None]
-    weight = jnp.abs(probability - (error < 0))
-    return (weight * optax.losses.huber_loss(error)).mean(-1).sum(-1)
 
 
 class Agent(core.Agent):
@@ -357,15 +315,8 @@ class Agent(core.Agent):
             lambda learner, x: self.update_value(learner, *x, hyper), learner, (batches, keys)
         )
         metrics = devices.mean(jax.tree.map(jnp.mean, metrics))
-        return (
-            learner,
-            metrics
-            | {
-                "policy/exploration": hyper.exploration_start,
-                "learning_rate": hyper.learning_rate,
-            },
-            priority,
-        )
+        metrics |= {"policy/exploration": hyper.exploration_start, "learning_rate": hyper.learning_rate}
+        return learner, metrics, priority
 
 
 def make(env: Environment, config: Config | None = None, network: nn.Module | None = None) -> Algorithm:

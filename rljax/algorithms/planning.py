@@ -13,16 +13,16 @@ and `Solution.converged` says whether there are finite values at all: a loop tha
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from rljax.envs.finite import MDP
+from rljax.envs.finite.chain import Method, ending, evaluated
 from rljax.types import Refused
 
-Method = Literal["direct", "bicgstab"]
 BLOCK = 128
 """Sweeps after which residuals join the history."""
 PATIENCE = 30
@@ -109,8 +109,8 @@ def policy_evaluation(mdp: MDP, policy: jax.Array, method: Method = "direct", to
       method: "direct" solves it by a matrix [S, S]; "bicgstab" needs products with P alone, for many states.
       tolerance: of bicgstab, relative to the rewards.
     """
-    under, lost = _ending(mdp.under(policy))
-    values, _ = _certain(under, _evaluated(under, method, tolerance))
+    under, lost = ending(mdp.under(policy))
+    values, _ = _certain(under, evaluated(under, method, tolerance))
     return jnp.where(lost, -jnp.inf, values)
 
 
@@ -125,8 +125,8 @@ def policy_iteration(mdp: MDP, max_iterations: int = 100, method: Method = "dire
 
     def improve(carry: tuple) -> tuple:
         policy, last, _, _, residuals, count = carry
-        under, lost = _ending(mdp.under(policy))
-        values = _evaluated(under, method)
+        under, lost = ending(mdp.under(policy))
+        values = evaluated(under, method)
         finite = jnp.isfinite(values).all() & ~lost.any()
         q = mdp.action_values(values)
         gain = q.max(0) - jnp.take_along_axis(q, policy[None], axis=0)[0]
@@ -309,61 +309,6 @@ def _solution(
     return Solution(values, q.T, jnp.argmax(q, 0).astype(jnp.int32), bound, residuals, count, converged)
 
 
-def _evaluated(under: MDP, method: Method, tolerance: float = 1e-6) -> jax.Array:
-    """V of a process with one action, [S]; where nothing ends, up to a constant, which `_certain` finds.
-
-    The part of the solution that all states share is large, r/(1-γ), and its rounding would drown differences between
-    states; so it is taken out, and the equation of the remainder is solved once more.
-    """
-
-    def left(values: jax.Array) -> jax.Array:
-        return values - under.discount * under.expected(values)[0]
-
-    def without_matrix(rewards: jax.Array) -> jax.Array:
-        return jax.scipy.sparse.linalg.bicgstab(left, rewards, tol=tolerance)[0]
-
-    solve: Callable[[jax.Array], jax.Array] = without_matrix
-    if method == "direct":
-        matrix = jnp.eye(under.num_states, dtype=under.rewards.dtype) - under.discount * _matrix(under)
-        solve = functools.partial(jax.scipy.linalg.lu_solve, jax.scipy.linalg.lu_factor(matrix))
-
-    ends = under.terminal.any()
-
-    def centred(x: jax.Array) -> jax.Array:
-        return jnp.where(ends, x, x - (x.min() + x.max()) / 2)
-
-    values = centred(solve(under.rewards[0]))
-    return values + solve(centred(under.backup(values) - values))
-
-
-def _ending(under: MDP) -> tuple[MDP, jax.Array]:
-    """A process with one action, made to end where it has no value or pays no more; and the former states, bool [S].
-
-    A state has no value if it may come to a missing action, and for γ = 1 if payment may never end.
-    """
-    undiscounted, rewards = ~_discounted(under), under.rewards[0]
-    settled = undiscounted & ~_reaching(under, undiscounted & (rewards != 0))
-    lost = _reaching(under, jnp.isneginf(rewards) | (undiscounted & ~_reaching(under, settled)))
-    over = settled | lost
-    ended = under.replace(
-        rewards=jnp.where(over, 0.0, under.rewards),
-        probabilities=jnp.where(over, 0.0, under.probabilities),
-        terminal=under.terminal | over,
-    )
-    return ended, lost
-
-
-def _reaching(under: MDP, goal: jax.Array) -> jax.Array:
-    """The states from which a process with one action may come to a goal, bool [S]."""
-
-    def grow(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        found, _ = carry
-        more = found | (under.expected(found.astype(under.rewards.dtype))[0] > 0)
-        return more, (more != found).any()
-
-    return jax.lax.while_loop(lambda carry: carry[1], grow, (goal, goal.any()))[0]
-
-
 def _first_policy(mdp: MDP) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The first policy, int32 [S]: for γ = 1 actions that lead to an end, else each state's first action.
 
@@ -393,12 +338,3 @@ def _first_policy(mdp: MDP) -> tuple[jax.Array, jax.Array, jax.Array]:
     first = jnp.argmax(possible, 0).astype(jnp.int32)
     _, policy, _ = jax.lax.while_loop(lambda x: x[2], grow, (mdp.terminal, first, undiscounted))
     return policy, undiscounted & idle & ~mdp.terminal, jnp.argmax(stays(idle), 0).astype(jnp.int32)
-
-
-def _matrix(mdp: MDP) -> jax.Array:
-    """P [S, S] of a process with one action."""
-    if mdp.successors is None:
-        return mdp.probabilities[0].T
-    states = jnp.arange(mdp.num_states)
-    matrix = jnp.zeros((mdp.num_states, mdp.num_states), mdp.rewards.dtype)
-    return matrix.at[states, mdp.successors[0]].add(mdp.probabilities[0])

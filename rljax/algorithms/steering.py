@@ -1,8 +1,8 @@
 """Steering: RL chooses the noise from which a frozen diffusion or flow policy begins.
 
 An action is [noise, chunk]; only the chunk, which the frozen policy made from the noise, is executed. Agents: dsrl.py
-(dsrl_sac, dsrl_na; residual, a baseline) and grrl.py (grrl_steer). Steps and returns are the task's; grrl_steer trains
-on success as its only reward.
+(dsrl_sac, dsrl_na), grrl.py (grrl_steer) and residual.py (a baseline). Steps and returns are the task's; grrl_steer
+trains on success as its only reward.
 """
 
 import dataclasses
@@ -16,9 +16,10 @@ from flax import struct
 from rljax.algorithms import diffusion
 from rljax.algorithms.core.contract import Algorithm, continuous, sha256_of
 from rljax.algorithms.core.experience import assemble
-from rljax.algorithms.dsrl import DSRL_NA, RESIDUAL, Agent, AliasedAgent, Config, ResidualAgent
+from rljax.algorithms.dsrl import DSRL_NA, Agent, AliasedAgent, Config
 from rljax.algorithms.grrl import GRRL, PredictingAgent
 from rljax.algorithms.progress import successes
+from rljax.algorithms.residual import RESIDUAL, ResidualAgent
 from rljax.data import Dataset
 from rljax.data.chunks import in_chunks
 from rljax.data.prepared import Prepared, check_spaces, in_unit, normalized

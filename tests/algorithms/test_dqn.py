@@ -11,7 +11,9 @@ import rlax
 
 import rljax
 from rljax.algorithms import dqn
+from rljax.nn.noisy import NoisyDense
 from rljax.ops import categorical
+from rljax.ops.quantiles import quantile_loss
 from rljax.spaces import vector
 from rljax.training import evaluate
 from tests.toys import Clock, Drift, Pixels, limited
@@ -100,7 +102,7 @@ def test_quantile_loss_agrees_with_rlax():
 
 def test_the_quantile_loss_is_least_at_the_quantiles():
     samples = jnp.linspace(0.0, 100.0, 1001)
-    descend = jax.jit(lambda _, x: x - 4.0 * jax.grad(dqn.quantile_loss)(x, samples))
+    descend = jax.jit(lambda _, x: x - 4.0 * jax.grad(quantile_loss)(x, samples))
     quantiles = jax.lax.fori_loop(0, 300, descend, jnp.array([10.0, 20.0]))
     np.testing.assert_allclose(quantiles, [25.0, 75.0], atol=1.0)
 
@@ -256,7 +258,7 @@ def test_noise_is_fresh_and_absent_where_the_policy_is_deterministic():
 
 def test_noisy_layers_by_hand():
     """Weights are μ + σ f(ε_in) f(ε_out): zero mean, and the deviation that σ0 says, for rows of one noise."""
-    layer = dqn.NoisyDense(3, 0.5)
+    layer = NoisyDense(3, 0.5)
     x = jnp.array([[1.0, -2.0], [0.5, 4.0]])
     params = layer.init(jax.random.key(0), x)
     np.testing.assert_allclose(params["params"]["kernel_std"], 0.5 / np.sqrt(2), rtol=1e-6)

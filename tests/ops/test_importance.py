@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rljax.algorithms import planning
-from rljax.envs.finite import from_lists
+from rljax.envs.finite import chain, from_lists
 from rljax.ops import importance
 
 ESTIMATORS = [importance.weighted, importance.per_decision_weighted]
@@ -136,7 +136,7 @@ def chain_episodes(behavior, target, count, horizon, seed):
 def exact(target):
     """V of a stochastic policy in state 0, from (I - γ P) V = r."""
     one_by_one = [CHAIN.under(jnp.full(4, a)) for a in range(2)]
-    matrix = [np.asarray(planning._matrix(m), np.float64) for m in one_by_one]
+    matrix = [np.asarray(chain.matrix(m), np.float64) for m in one_by_one]
     share = np.stack([1 - target, target])
     p = sum(w[:, None] * m for w, m in zip(share, matrix))
     r = (share * np.asarray(CHAIN.rewards, np.float64)).sum(0)

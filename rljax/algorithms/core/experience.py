@@ -26,10 +26,11 @@ from rljax.algorithms.core.contract import (
     for_each,
 )
 from rljax.algorithms.core.learner import Learner
+from rljax.algorithms.core.sources import Remembered
 from rljax.config import Count, Fraction, Whole, require
 from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
 from rljax.data.prepared import Prepared
-from rljax.data.replay import Sequences, narrow
+from rljax.data.replay import narrow
 from rljax.envs import Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
@@ -130,45 +131,6 @@ class State(struct.PyTreeNode):
     @property
     def obs_statistics(self) -> running_statistics.Statistics:
         return self.experience.obs_statistics
-
-
-@dataclasses.dataclass(frozen=True)
-class Remembered:
-    """A replay to draw from, as an agent's `sample` sees it.
-
-    Fields:
-      replay, state: the buffer and its state.
-      num_updates, batch_size: how many batches, and how many transitions of each this device draws.
-      normalize: maps observations to normalised ones.
-      image_shift: most pixels by which images are shifted.
-    """
-
-    replay: Replay
-    state: ReplayState
-    num_updates: int
-    batch_size: int
-    normalize: Callable[[PyTree], PyTree]
-    image_shift: int = 0
-
-    def sample(self, key: Key, discount: Any, importance_exponent: Any = 0.0) -> Batch:
-        """Batches of windows of n steps, leaves [num_updates, batch_size, …], with observations normalised."""
-        number, size = self.num_updates, self.batch_size
-        batch = self.replay.sample(self.state, key, number * size, discount, importance_exponent, number)
-        batch = batch.replace(obs=self.normalize(batch.obs), next_obs=self.normalize(batch.next_obs))
-        batch = shift_batch(key, batch, self.image_shift)
-        # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
-        return jax.tree.map(lambda x: x.reshape(size, number, *x.shape[1:]).swapaxes(0, 1), batch)
-
-    def sequences(self, key: Key, length: int) -> Sequences:
-        """Stretches of `length` consecutive steps, leaves [num_updates, length, batch_size, …], normalised likewise."""
-        number, size = self.num_updates, self.batch_size
-        drawn = self.replay.sample_sequences(self.state, key, number * size, length)
-        steps = drawn.steps
-        steps = steps.replace(obs=self.normalize(steps.obs), next_obs=self.normalize(steps.next_obs))
-        split = jax.tree.map(
-            lambda x: x.reshape(length, number, size, *x.shape[2:]).swapaxes(0, 1), drawn.replace(steps=steps)
-        )
-        return split
 
 
 class Loop(contract.Loop):

@@ -20,12 +20,12 @@ from rljax.algorithms.core import contract, experience
 from rljax.algorithms.core.agent import Agent
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.learner import Learner
+from rljax.algorithms.core.sources import Drawn
 from rljax.config import BelowOne, Config, Must, require
 from rljax.data import Dataset
 from rljax.data.prepared import Prepared, RewardScale, prepare
 from rljax.envs import Environment
 from rljax.ops import running_statistics
-from rljax.ops.augment import shift_batch
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -84,27 +84,6 @@ class State(struct.PyTreeNode):
     @property
     def params(self) -> PyTree:
         return self.learner.params
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A dataset to draw from, as an agent's `sample` sees it.
-
-    Fields:
-      data: the dataset, or this device's part of it.
-      num_updates, batch_size: how many batches, and how many rows of each this device draws.
-      image_shift: most pixels by which images are shifted.
-    """
-
-    data: Any
-    num_updates: int
-    batch_size: int
-    image_shift: int = 0
-
-    def sample(self, key: Key, discount: Any) -> Any:
-        """Batches, leaves [num_updates, batch_size, …]."""
-        rows = shift_batch(key, self.data.sample(key, self.num_updates * self.batch_size, discount), self.image_shift)
-        return jax.tree.map(lambda x: x.reshape(self.num_updates, self.batch_size, *x.shape[1:]), rows)
 
 
 class Loop(contract.Loop):
