@@ -14,7 +14,7 @@ import optax
 
 from rljax import devices
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.blocks import Images, Parts
+from rljax.algorithms.core.blocks import Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, continuous, observable
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble
@@ -30,7 +30,7 @@ from rljax.types import Key, Metrics, PyTree, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, Parts, OnPolicyConfig):
+class Config(Encoding, Parts, OnPolicyConfig):
     """Settings of A2C. Those in `Hyper` live in the state and can be swept by vmap."""
 
     num_envs: Count = 16

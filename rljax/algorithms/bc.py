@@ -15,7 +15,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted, Hyper
-from rljax.algorithms.core.blocks import DenseNetwork, Images, Parts
+from rljax.algorithms.core.blocks import DenseNetwork, Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -31,7 +31,7 @@ Kind = Literal["deterministic", "gaussian"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, DenseNetwork, Images, Parts, ReplayConfig):
+class Config(OfflineConfig, DenseNetwork, Encoding, Parts, ReplayConfig):
     """Settings of behaviour cloning."""
 
     learns_from_rewards: ClassVar[bool] = False

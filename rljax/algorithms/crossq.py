@@ -20,7 +20,7 @@ import optax
 from rljax import devices
 from rljax.algorithms import sac
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images, Temperature
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Encoding, Temperature
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -40,7 +40,7 @@ from rljax.types import Key, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, Images, AsymmetricParts, Temperature, ReplayConfig):
+class Config(DenseNetwork, Encoding, AsymmetricParts, Temperature, ReplayConfig):
     """Settings of CrossQ. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 3

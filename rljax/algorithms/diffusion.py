@@ -21,7 +21,7 @@ import optax
 
 from rljax import devices
 from rljax.algorithms.core import agent as core
-from rljax.algorithms.core.blocks import Images, Parts
+from rljax.algorithms.core.blocks import Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, chosen, continuous
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -45,7 +45,7 @@ ENCODER_STREAM = 0xC44
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, Images, Parts, ReplayConfig):
+class Config(OfflineConfig, Encoding, Parts, ReplayConfig):
     """Settings of diffusion and flow policies."""
 
     learns_from_rewards: ClassVar[bool] = False

@@ -25,7 +25,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import Images, Parts
+from rljax.algorithms.core.blocks import Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, discrete
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -47,7 +47,7 @@ Head = Literal["scalar", "categorical", "quantile"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, Parts, ReplayConfig):
+class Config(Encoding, Parts, ReplayConfig):
     """Settings of DQN. Those in `Hyper` live in the state and can be swept by vmap."""
 
     batch_size: Count = 32

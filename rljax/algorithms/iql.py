@@ -16,7 +16,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Encoding
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -36,7 +36,7 @@ from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(OfflineConfig, DenseNetwork, Images, AsymmetricParts, ReplayConfig):
+class Config(OfflineConfig, DenseNetwork, Encoding, AsymmetricParts, ReplayConfig):
     """Settings of IQL, the paper's for MuJoCo. Those in `Hyper` live in the state and can be swept by vmap."""
 
     learning_rate: Positive = 3e-4

@@ -22,7 +22,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import AsymmetricParts, Images
+from rljax.algorithms.core.blocks import AsymmetricParts, Encoding
 from rljax.algorithms.core.contract import Algorithm, observable
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
@@ -39,7 +39,7 @@ from rljax.types import Key, Metrics, PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, AsymmetricParts, OnPolicyConfig):
+class Config(Encoding, AsymmetricParts, OnPolicyConfig):
     """Settings of PPO. Those in `Hyper` live in the state and can be swept by vmap."""
 
     num_epochs: Count = 4

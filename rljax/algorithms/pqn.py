@@ -18,7 +18,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
-from rljax.algorithms.core.blocks import Images, Parts
+from rljax.algorithms.core.blocks import Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, discrete
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
@@ -34,7 +34,7 @@ from rljax.types import Key, Metrics, PyTree, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Images, Parts, OnPolicyConfig):
+class Config(Encoding, Parts, OnPolicyConfig):
     """Settings of PQN. Those in `Hyper` live in the state and can be swept by vmap."""
 
     num_envs: Count = 128

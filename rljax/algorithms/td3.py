@@ -20,7 +20,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted, ActorCritic
-from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Images
+from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Encoding
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
@@ -40,7 +40,7 @@ NumAtoms = Annotated[int, Must("0, or at least 2", lambda x: x == 0 or x >= 2)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DenseNetwork, Images, AsymmetricParts, ReplayConfig):
+class Config(DenseNetwork, Encoding, AsymmetricParts, ReplayConfig):
     """Settings of TD3. Those in `Hyper` live in the state and can be swept by vmap."""
 
     rollout_length: Count = 2

@@ -1,15 +1,18 @@
 """Observations of any kind to features: the first step of every network."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rljax.nn.networks import CNN
+from rljax.nn.networks import ACTIVATIONS, CNN
 from rljax.spaces import PRIVILEGED, Box, Dict, Discrete, MultiDiscrete, Space, example
 from rljax.types import PyTree, Refused
+
+Fusion = Literal["concatenate", "late"]
 
 
 def seen(space: Space, names: Sequence[str]) -> Space:
@@ -47,32 +50,52 @@ def encode(
 ) -> jax.Array:
     """Features [..., d] of observations [..., shape of the space]; called in a module, whose parameters they need.
 
-    Numbers and vectors are as they are, categories one-hot (side by side where there are several), matrices flat;
-    images pass through convolutions of their own. Parts are concatenated in the order of their names. A custom network
-    takes the place of all this.
+    Numbers and vectors are as they are, matrices flat; categories are one-hot or embedded (side by side where there are
+    several, which share a table where all have as many values, as words do); images pass through convolutions of their
+    own. Parts are concatenated in the order of their names, as they are or each after a layer of its own. A custom
+    network takes the place of all this.
 
     Args:
       space: space of one observation, or of its parts that are seen.
-      config: settings of the convolutions (`Images`), after which an image has as many features as the first hidden
-        layer is wide.
+      config: settings of the encoder (`Encoding`); an image has as many features as the first hidden layer is wide.
       activation, layer_norm: of the convolutions, and of the layer after them.
       network: maps the observation, or a dict of the parts that are seen, to features [..., d].
     """
+    activate = ACTIVATIONS[activation]
     if network is not None:
         return network({name: obs[name] for name in space.spaces} if isinstance(space, Dict) else obs)
     if isinstance(space, Dict):
-        below = (encode(inner, obs[name], config, activation, layer_norm) for name, inner in space.spaces.items())
-        return jnp.concatenate(list(below), axis=-1)
+        below = [encode(inner, obs[name], config, activation, layer_norm) for name, inner in space.spaces.items()]
+        if config.fusion == "late":
+            below = [activate(nn.LayerNorm()(nn.Dense(_width(config))(x))) for x in below]
+        return jnp.concatenate(below, axis=-1)
+    if isinstance(space, Discrete | MultiDiscrete) and config.embedding_size:
+        return _embedded(space, obs, config.embedding_size)
     if isinstance(space, Discrete):
         return jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
     if isinstance(space, MultiDiscrete):
         return jax.nn.one_hot(obs, max(space.n), dtype=jnp.float32)[..., space.exists]
     if len(space.shape) == 3:
         layers = (config.cnn_channels, config.cnn_kernels, config.cnn_strides)
-        return CNN(*layers, config.hidden[0] if config.hidden else 256, activation, layer_norm)(obs)
+        return CNN(*layers, _width(config), activation, layer_norm)(obs)
     if len(space.shape) == 1:
         return obs
     return jnp.asarray(obs, jnp.float32).reshape(*obs.shape[: obs.ndim - len(space.shape)], -1)
+
+
+def _width(config: Any) -> int:
+    return config.hidden[0] if config.hidden else 256
+
+
+def _embedded(space: Discrete | MultiDiscrete, obs: jax.Array, size: int) -> jax.Array:
+    """Learned vectors [..., size] of choices [...], or [..., k * size] of several [..., k]."""
+    if isinstance(space, Discrete):
+        return nn.Embed(space.n, size)(obs)
+    alike = len(set(space.n)) == 1
+    first = np.zeros(len(space.n), int) if alike else np.cumsum((0, *space.n[:-1]))
+    table = nn.Embed(space.n[0] if alike else sum(space.n), size)
+    vectors = table(obs + jnp.broadcast_to(jnp.asarray(first, obs.dtype), obs.shape))
+    return vectors.reshape(*obs.shape[:-1], -1)
 
 
 class Encoder(nn.Module):

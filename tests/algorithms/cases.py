@@ -46,7 +46,9 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ppo of images": ("ppo", ROLLOUT | {"cnn_channels": (2,), "hidden": (4, 4), "target_kl": 0.1}, PIXELS, None, {}),
     "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
     "ppo of choices": ("ppo", ROLLOUT | {"normalize_observation": True}, limited(Repeat(), 7), None, {}),
-    "sac of parts": ("sac", SMALL | PARTS | {"normalize_observation": True, "n_step": 2}, LOOKING, None, {}),
+    "sac of parts": ("sac", SMALL | PARTS | {
+        "normalize_observation": True, "n_step": 2, "fusion": "late", "embedding_size": 2,
+    }, LOOKING, None, {}),
     "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,), "image_shift": 1}, LOOKING, None, {}),
     "crossq of parts": ("crossq", SMALL | PARTS | {
         "critic_hidden": (4,), "normalize_observation": True, "random_age": True,

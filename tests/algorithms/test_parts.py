@@ -9,7 +9,7 @@ import pytest
 import rljax
 from rljax import training
 from rljax.algorithms import a2c, dqn, ppo, pqn, sac, td3
-from rljax.nn.encoder import encode
+from rljax.nn.encoder import Encoder, encode
 from rljax.ops import running_statistics
 from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
 from rljax.types import Refused
@@ -50,12 +50,12 @@ def test_features_are_the_parts_side_by_side():
         "table": jnp.arange(8.0).reshape(2, 2, 2), "one": jnp.array([7.0, 8.0]),
     }  # fmt: skip
     expected = [[7, 0.1, 0.2, 0, 1, 2, 3, 0, 1, 0], [8, 0.3, 0.4, 4, 5, 6, 7, 0, 0, 1]]
-    np.testing.assert_allclose(encode(space, obs, None), expected, rtol=1e-6)
+    np.testing.assert_allclose(encode(space, obs, ppo.Config()), expected, rtol=1e-6)
 
 
 def test_choices_are_one_hot_each_side_by_side_for_any_leading_axes():
     space, obs = MultiDiscrete((3, 2)), jnp.array([[[0, 1], [2, 0]]])
-    np.testing.assert_array_equal(encode(space, obs, None), [[[1, 0, 0, 0, 1], [0, 0, 1, 1, 0]]])
+    np.testing.assert_array_equal(encode(space, obs, ppo.Config()), [[[1, 0, 0, 0, 1], [0, 0, 1, 1, 0]]])
 
 
 def test_choices_are_categories_to_normalisation_and_a_vector_of_whole_numbers_is_not():
@@ -105,6 +105,31 @@ def test_any_agent_can_act_at_random_in_several_choices():
     assert drawn.shape == (200, 2, 3)
     assert drawn.dtype == agent.example_action.dtype == jnp.int32
     assert [set(choice) for choice in np.asarray(drawn).reshape(-1, 3).T.tolist()] == [{0, 1, 2}, {0, 1}, {0, 1, 2, 3}]
+
+
+def test_words_share_a_table_and_other_choices_have_their_own():
+    """Three places of one vocabulary; and choices of 2 and of 3, whose rows are 0, 1 and 2, 3, 4."""
+    for space, rows in ((MultiDiscrete((4, 4, 4)), 4), (MultiDiscrete((2, 3)), 5), (Discrete(3), 3)):
+        encoder = Encoder(space, ppo.Config(embedding_size=2))
+        obs = jnp.zeros((1, *space.shape), jnp.int32) + 1
+        features, variables = encoder.init_with_output(jax.random.key(0), obs)
+        table = variables["params"]["Embed_0"]["embedding"]
+        assert table.shape == (rows, 2)
+        places = [1] * 3 if rows == 4 else [1, 3] if rows == 5 else [1]
+        np.testing.assert_array_equal(features[0], np.concatenate([table[place] for place in places]))
+
+
+def test_late_fusion_gives_each_part_a_normalised_layer_of_its_own():
+    space = Dict({"far": Box(-1e6, 1e6, (2,)), "near": Box(-1.0, 1.0, (3,))})
+    encoder = Encoder(space, ppo.Config(hidden=(8, 4), fusion="late"))
+    obs = {"far": jnp.full((5, 2), 1e5), "near": jnp.ones((5, 3))}
+    features, variables = encoder.init_with_output(jax.random.key(0), obs)
+    assert features.shape == (5, 16)
+    assert {name: x["kernel"].shape for name, x in variables["params"].items() if "Dense" in name} == {
+        "Dense_0": (2, 8), "Dense_1": (3, 8),
+    }  # fmt: skip
+    sizes = [float(jnp.abs(part).max()) for part in jnp.split(features, 2, axis=-1)]
+    assert max(sizes) < 4 * min(sizes)
 
 
 @pytest.mark.parametrize(("module", "config"), [(sac, SMALL), (td3, SMALL), (ppo, ROLLOUT)])

@@ -7,6 +7,7 @@ base would overwrite what a sibling of the block has set.
 import dataclasses
 
 from rljax.config import Config, Positive, Whole, Widths, require
+from rljax.nn.encoder import Fusion
 from rljax.nn.networks import Activation
 from rljax.nn.precision import Precision
 
@@ -48,8 +49,8 @@ class DenseNetwork(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class Images(Config):
-    """Settings of the convolutions that each image of an observation passes through."""
+class Encoding(Config):
+    """Settings of the encoder of observations (see `nn.encoder.encode`)."""
 
     cnn_channels: Widths = (16,)
     """Channels of each convolution; images only (default: MinAtar's)."""
@@ -57,6 +58,11 @@ class Images(Config):
     """Kernel widths of each convolution."""
     cnn_strides: Widths = (1,)
     """Strides of each convolution."""
+    embedding_size: Whole = 0
+    """Size of the learned vector of each choice or word in an observation; 0 puts a one among zeros."""
+    fusion: Fusion = "concatenate"
+    """Fusion of an observation's parts: their features side by side (concatenate), or each after a layer of its own, of
+    the width of the first hidden layer and normalised (late), so that none drowns the others by its size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
