@@ -83,7 +83,7 @@ class TimeLimit(Wrapper):
 
     def aged(self, state: State, key: Key) -> State:
         """The first state of an episode that is anywhere between its beginning and its limit."""
-        age = jax.random.randint(key, (), 0, self.max_steps)
+        age = jax.random.randint(key, (), 0, self.max_steps, jnp.int32)
         return state.replace(info=state.info | {self.slot(state, "elapsed"): age})
 
     def step(self, state: State, action: jax.Array) -> State:

@@ -332,4 +332,4 @@ def _joined(online: Any, offline: OfflineBatch, num_updates: int) -> Any:
         return jnp.concatenate([x, y.reshape(num_updates, -1, *y.shape[1:]).astype(x.dtype)], axis=1)
 
     names = online.__dataclass_fields__
-    return online.replace(**{name: join(getattr(online, name), getattr(offline, name)) for name in names})
+    return online.replace(**{n: jax.tree.map(join, getattr(online, n), getattr(offline, n)) for n in names})
