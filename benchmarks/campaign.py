@@ -14,6 +14,7 @@ import os
 import platform
 import queue
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -102,12 +103,12 @@ def experiment(folder: Path, seed: int, *flags: object) -> list[str]:
 
 def peer(python: Path, script: str, output: Path, *flags: object) -> list[str]:
     """The command of another library's run, by its driver in benchmarks/peers."""
-    return [str(python), f"benchmarks/peers/{script}.py", "--output", str(output), *map(str, flags)]
+    return [str(python), f"benchmarks/peers/{script}.py", *map(str, flags), "--output", str(output)]
 
 
 def run(command: Sequence[str], **options: Any) -> None:
     """Runs one command at the root of the repository."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # and no packages of ours, for the peers have their own
     if code := subprocess.run(command, cwd=ROOT, env=environment, **options).returncode:
         raise Refused(f"{' '.join(command[1:])} ended with exit code {code}")
 
@@ -171,6 +172,20 @@ def rate(calls: Callable[[int], Any], seconds: float, warm_up: int = 1) -> float
     return done / elapsed
 
 
+def timed(function: Callable[[Any], Any], state: Any, count: int) -> Callable[[], float]:
+    """A timing of `count` applications in one compiled loop that keeps its state: seconds of one."""
+    loop = jax.jit(lambda state: jax.lax.fori_loop(0, count, lambda _, s: function(s), state), donate_argnums=0)
+    kept = [jax.block_until_ready(loop(state))]
+
+    def run() -> float:
+        begin = time.perf_counter()
+        kept[0] = jax.block_until_ready(loop(kept[0]))
+        return (time.perf_counter() - begin) / count
+
+    run()
+    return run
+
+
 def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> float:
     """Seconds of one application, from a compiled loop of them; the best of three."""
     arguments = argument if isinstance(argument, tuple) else (argument,)
@@ -192,15 +207,17 @@ def time_of(function: Callable[..., Any], argument: Any, iterations: int) -> flo
 
 
 def matmul_rate(rows: int, width: int, dtype: Any = jnp.float32, iterations: int = 50) -> float:
-    """FLOP per second of a chain of products [rows, width] x [width, width]."""
-    weights = jnp.eye(width, dtype=dtype)
+    """FLOP per second of a chain of products [rows, width] x [width, width], 16 in an iteration."""
+    weights = (
+        jax.random.normal(jax.random.key(0), (width, width), dtype) / width**0.5
+    )  # which keeps the size of what it maps
 
-    def chain(x: jax.Array) -> jax.Array:
+    def chain(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         for _ in range(16):
             x = x @ weights
-        return x
+        return x, weights
 
-    return 16 * 2 * rows * width**2 / time_of(chain, jnp.ones((rows, width), dtype), iterations)
+    return 16 * 2 * rows * width**2 / time_of(chain, (jnp.ones((rows, width), dtype), weights), iterations)
 
 
 def peak_memory_mb() -> float:
@@ -226,7 +243,7 @@ def provenance(benchmark: str, arguments: Sequence[str] | None = None) -> Record
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
     given = map(shortened, sys.argv[1:] if arguments is None else arguments)
-    command = " ".join([f"python -m benchmarks.{benchmark}", *given])
+    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *given])
     return {"hardware": hardware(), "versions": versions(), "command": command}
 
 

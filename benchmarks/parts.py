@@ -23,28 +23,13 @@ from rljax.experiment import keys_of
 
 EPISODES = 200
 PIXELS: dict[str, Any] = {"cnn_channels": (16, 32), "cnn_kernels": (4, 4), "cnn_strides": (4, 2)}
+RATES: dict[str, Any] = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "temperature_learning_rate": 1e-3}
 SAC = sac.Config(
-    num_envs=4,
-    num_updates=4,
-    learning_starts=1_000,
-    hidden=(64, 64),
-    learning_rate=1e-3,
-    critic_learning_rate=1e-3,
-    temperature_learning_rate=1e-3,
-    batch_size=128,
-    replay_size=100_000,
+    num_envs=4, num_updates=4, learning_starts=1_000, hidden=(64, 64), batch_size=128, replay_size=100_000, **RATES
 )
-PPO = ppo.Config(
-    num_envs=32,
-    rollout_length=64,
-    num_epochs=10,
-    num_minibatches=4,
-    learning_rate=1e-3,
-    discount=0.95,
-    normalize_observation=True,
-    normalize_reward=True,
-    memory=32,
-)
+NORMALIZED: dict[str, Any] = {"normalize_observation": True, "normalize_reward": True}
+LENGTHS: dict[str, Any] = {"rollout_length": 64, "memory": 32, "discount": 0.95}
+PPO = ppo.Config(num_envs=32, num_epochs=10, num_minibatches=4, learning_rate=1e-3, **LENGTHS, **NORMALIZED)
 PPO_OF_PIXELS = ppo.Config(
     num_envs=32, rollout_length=60, num_minibatches=5, learning_rate=1e-3, hidden=(64, 64), **PIXELS
 )

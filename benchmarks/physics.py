@@ -13,7 +13,6 @@ MuJoCo Playground are measured where they are installed: pip install envpool pla
 """
 
 import dataclasses
-import functools
 import importlib.util
 import os
 import time
@@ -337,29 +336,24 @@ def soak(minutes: float) -> dict[str, Any]:
 
 def resets(seconds: float) -> dict[str, Any]:
     """Microseconds of a step of 32 pendulums, without resets and with each kind, beside those of a step of SAC."""
-    num_envs, length = 32, 1000
+    num_envs = 32
     env, config = rljax.make("pendulum"), sac.Config(num_envs=32, learning_starts=64, replay_size=100_000)
     guarded, algorithm = Guard.around(env), sac.make(env, config)
-    action = jnp.zeros((num_envs, 1))
-    without = (jax.vmap(guarded.reset), lambda state: jax.vmap(guarded.step)(state, action))
-    programs: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {"no resets": (*without, length)}
+    action, keys = jnp.zeros((num_envs, 1)), jax.random.split(jax.random.key(0), num_envs)
+
+    def stepping(reset: Callable[..., Any], step: Callable[..., Any], key: jax.Array) -> Callable[[], float]:
+        return campaign.timed(lambda state: step(state, action), jax.jit(reset)(key), 1000)
+
+    programs = {"no resets": stepping(jax.vmap(guarded.reset), jax.vmap(guarded.step), keys)}
     for policy in get_args(ResetPolicy):
         envs = AutoReset(env, num_envs, policy)
-        programs[f"resets: {policy}"] = (one_key(envs.reset), functools.partial(step_by, envs.step, action), length)
-    programs["SAC"] = (one_key(algorithm.init), lambda state: algorithm.step(state)[0], 20)
-    keys = jax.random.split(jax.random.key(0), num_envs)
-    states, compiled = {}, {}
-    for name, (init, step, steps) in programs.items():
-        states[name] = jax.jit(init)(keys)
-        compiled[name] = jax.jit(functools.partial(repeated, step, steps), donate_argnums=0)
-        states[name] = jax.block_until_ready(compiled[name](states[name]))
+        programs[f"resets: {policy}"] = stepping(envs.reset, envs.step, keys[0])
+    programs["SAC"] = campaign.timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(keys[0]), 20)
     best = dict.fromkeys(programs, np.inf)
     begin = time.perf_counter()
     while time.perf_counter() - begin < 5 * seconds:  # in turn, so that a busy machine slows all of them
-        for name, (_, _, steps) in programs.items():
-            start = time.perf_counter()
-            states[name] = jax.block_until_ready(compiled[name](states[name]))
-            best[name] = min(best[name], 1e6 * (time.perf_counter() - start) / steps)
+        for name, program in programs.items():
+            best[name] = min(best[name], 1e6 * program())
     rows = []
     for name, time_of_step in best.items():
         added, reset = time_of_step - best["no resets"], name.startswith("resets:")
@@ -373,18 +367,6 @@ def resets(seconds: float) -> dict[str, Any]:
         )
     title = f"Auto-reset, {jax.default_backend()}: 32 pendulums, the fastest of many slices"
     return campaign.table("physics", title, rows, "")
-
-
-def one_key(init: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda keys: init(keys[0])
-
-
-def step_by(step: Callable[..., Any], action: jax.Array, state: Any) -> Any:
-    return step(state, action)
-
-
-def repeated(step: Callable[..., Any], count: int, state: Any) -> Any:
-    return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
 
 
 if __name__ == "__main__":

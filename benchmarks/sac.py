@@ -11,7 +11,6 @@ batches of 256, 256 x 256 units, float32 unless a row says otherwise, on HalfChe
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import optax
 
 import rljax
 from benchmarks import campaign, off_policy
+from benchmarks.campaign import timed
 from rljax.algorithms import sac
 from rljax.algorithms.core.experience import Loop
 from rljax.data import Batch
@@ -129,24 +129,11 @@ def speed(settings: Settings) -> dict[str, Any]:
     )
 
 
-def timed(function: Callable[[PyTree], PyTree], state: PyTree) -> Callable[[], float]:
-    """A timing of `ITERATIONS` applications in one compiled loop that keeps its state: seconds of one."""
-    loop = jax.jit(lambda state: jax.lax.fori_loop(0, ITERATIONS, lambda _, s: function(s), state), donate_argnums=0)
-    kept = [jax.block_until_ready(loop(state))]
-
-    def run() -> float:
-        begin = time.perf_counter()
-        kept[0] = jax.block_until_ready(loop(kept[0]))
-        return (time.perf_counter() - begin) / ITERATIONS
-
-    run()
-    return run
-
-
 def whole(config: sac.Config, steps: int = 1) -> Callable[[], float]:
     """The whole algorithm: seconds of one of its `steps` environment steps per iteration."""
     algorithm = sac.make(rljax.make("half_cheetah"), config)
-    run = timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(jax.random.key(0)))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    run = timed(lambda state: algorithm.step(state)[0], state, ITERATIONS)
     return lambda: run() / steps
 
 
@@ -175,7 +162,7 @@ def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable
         return agent.learn(learner, batch, learn_key, hyper)[0], key
 
     with mock.patch.object(sac, "over_ensemble", ensemble or sac.over_ensemble), _optimizer(adam):
-        return timed(update, (learner, key))
+        return timed(update, (learner, key), ITERATIONS)
 
 
 def sampled(config: sac.Config) -> Callable[[], float]:
@@ -191,7 +178,7 @@ def sampled(config: sac.Config) -> Callable[[], float]:
         return agent.learn(learner, batches, learn_key, hyper)[0], experience, key
 
     replay = experience.replay.replace(count=jnp.int32(config.replay_size))
-    return timed(update, (learner, experience.replace(replay=replay), key))
+    return timed(update, (learner, experience.replace(replay=replay), key), ITERATIONS)
 
 
 def one_by_one(function: Any, members: int, _: str) -> Any:

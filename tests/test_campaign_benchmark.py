@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
+import runpy
+import shlex
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import campaign, off_policy
+from benchmarks import accelerator, campaign, off_policy
 from experiments import dqn
 from rljax.analysis.tables import benchmark_page
 from rljax.types import Refused
@@ -150,3 +153,34 @@ def test_a_column_of_metrics_is_read_of_one_seed_or_of_all(tmp_path):
     assert campaign.logged(tmp_path, "loss", 0) == [(1, 0.5), (3, 0.7)]
     np.testing.assert_allclose(campaign.logged(tmp_path, "loss"), [(1, 0.5), (1, 0.6), (3, 0.7)])
     assert campaign.logged(tmp_path, "nothing") == []
+
+
+SCRIPTS = sorted(path.stem for path in (campaign.ROOT / "benchmarks").glob("*.py"))
+DOCUMENTS = [campaign.ROOT / "README.md", campaign.ROOT / "benchmarks" / "README.md"]
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"campaign", "before_after", "offline_speed", "steering_scores"}))
+def test_every_command_that_is_shown_is_parsed(name, monkeypatch):
+    """Of the docstrings and the pages, whose records were made by these flags; nothing is measured."""
+    parsed: list[campaign.Settings] = []
+    real = campaign.main
+    monkeypatch.setattr(campaign, "main", lambda _, settings: real(parsed.append, settings))
+    texts = [(campaign.ROOT / "benchmarks" / f"{script}.py").read_text().split('"""')[1] for script in SCRIPTS]
+    texts += [path.read_text() for path in DOCUMENTS]
+    shown = [text for page in texts for text in re.findall(rf"python -m benchmarks\.{name}\b([^\n`;]*)", page)]
+    assert shown
+    for text in dict.fromkeys(shown):
+        monkeypatch.setattr(sys, "argv", [name, *shlex.split(text, comments=True)])
+        runpy.run_path(str(campaign.ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+        assert isinstance(parsed.pop(), campaign.Settings)
+
+
+def test_the_accelerator_is_recorded(settings, monkeypatch):
+    monkeypatch.setattr(campaign, "matmul_rate", lambda *_: 2e12)
+    small = accelerator.Settings(tasks=("pendulum",), num_envs=(4,), seconds=0.01, results=settings.results)
+    accelerator.main(small)
+    record = campaign.earlier(settings, "accelerator")
+    assert record["rows"][0] == ["product of matrices, float32", 256, "TFLOP/s", 2.0, "–"]
+    assert record["rows"][-1][:3] == ["pendulum, environments", 4, "steps/s"]
+    with pytest.raises(Refused, match="cartpole has no continuous actions"):
+        accelerator.main(dataclasses.replace(small, tasks=("cartpole",)))
