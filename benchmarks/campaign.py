@@ -33,6 +33,7 @@ from rljax.analysis.statistics import spread_in_words
 from rljax.config import config_to_dict, plain
 from rljax.paths import localized
 from rljax.training.folder import write_json
+from rljax.training.program import build
 from rljax.training.versions import hardware, versions
 from rljax.types import Refused
 
@@ -170,6 +171,31 @@ def rate(calls: Callable[[int], Any], seconds: float, warm_up: int = 1) -> float
         done, elapsed = done + count, elapsed + time.perf_counter() - begin
         count = max(1, round(done / elapsed * seconds / 8))
     return done / elapsed
+
+
+def training_rate(
+    algorithm: Algorithm, seconds: float, members: int | None = None, devices: int | None = None, warm_up: int = 1
+) -> tuple[float, float]:
+    """Steps per second of training as the runner does it, over all members; and seconds until the first, to compile.
+
+    Args:
+      members: number of seeds that are trained together; None for a single run.
+      devices: number of devices, chosen as the runner does where None.
+      warm_up: iterations before the rate counts.
+    """
+    begin = time.perf_counter()
+    program = build(algorithm, members, devices, "threefry2x32")
+    key = jax.random.key(0) if members is None else jax.random.split(jax.random.key(0), members)
+    state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
+    data = () if algorithm.data is None else (program.place(algorithm.data),)
+
+    def iterations(count: int) -> None:
+        nonlocal state, totals
+        state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count), *data))
+
+    iterations(0)
+    compile_seconds = time.perf_counter() - begin
+    return rate(iterations, seconds, warm_up) * algorithm.per_iteration * (members or 1), compile_seconds
 
 
 def timed(function: Callable[[Any], Any], state: Any, count: int) -> Callable[[], float]:

@@ -8,12 +8,10 @@ only reads its folders. `python -m benchmarks.off_policy` draws the curves of al
 import dataclasses
 import importlib
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import campaign
@@ -81,23 +79,12 @@ def returns(made: Algorithm, task: str, total_steps: int, target: float | None, 
 
 def speed(made: Algorithm) -> dict[str, Any]:
     """Steps per second of one run with the experiment's defaults, once it learns; and how long it took to compile."""
-    begin = time.perf_counter()
-    state = jax.jit(made.init)(jax.random.key(0))
-    loop = jax.jit(
-        lambda state, count: jax.lax.fori_loop(0, count, lambda _, s: made.step(s)[0], state), donate_argnums=0
-    )
-
-    def iterations(count: int) -> None:
-        nonlocal state
-        state = jax.block_until_ready(loop(state, np.int32(count)))
-
-    iterations(0)
-    compile_seconds = time.perf_counter() - begin
     # A pass over the warm-up first, in which nothing is learned.
-    rate = campaign.rate(iterations, 15.0, getattr(made.config, "first_learning_iteration", 0) + 1)
+    warm_up = getattr(made.config, "first_learning_iteration", 0) + 1
+    rate, compile_seconds = campaign.training_rate(made, 15.0, devices=1, warm_up=warm_up)
     return {
         "compile_seconds": compile_seconds,
-        "steps_per_second_one_run": rate * made.per_iteration,
+        "steps_per_second_one_run": rate,
         "peak_memory_mb": campaign.peak_memory_mb(),
     }
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import rljax
 from benchmarks import campaign
@@ -20,7 +19,6 @@ from rljax import algorithms, training
 from rljax.algorithms import offline_settings
 from rljax.data import formats, normalized_score
 from rljax.training.evaluate import evaluate
-from rljax.training.program import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,19 +115,7 @@ def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float)
     known = {field.name for field in dataclasses.fields(config)}
     config = dataclasses.replace(config, **{name: value for name, value in KINDS[kind].items() if name in known})
     made = algorithms.get(algorithm).make(rljax.make(task), config, formats.load(path))
-    begin = time.perf_counter()
-    program = build(made, members if members > 1 else None, None, "threefry2x32")
-    key = jax.random.split(jax.random.key(0), members) if members > 1 else jax.random.key(0)
-    state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
-    data = program.place(made.data)
-
-    def iterations(count: int) -> None:
-        nonlocal state, totals
-        state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count), data))
-
-    iterations(0)
-    compile_seconds = time.perf_counter() - begin
-    return campaign.rate(iterations, seconds, warm_up=8) * made.per_iteration * members, compile_seconds
+    return campaign.training_rate(made, seconds, members if members > 1 else None, warm_up=8)
 
 
 def million(settings: Settings) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from rljax.algorithms import ppo
 from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import AutoReset, EpisodeStatistics, Guard
 from rljax.spaces import Discrete
-from rljax.training import program as programs
 
 TARGETS = {
     "cartpole": 490.0,
@@ -115,7 +114,7 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
             "compile_seconds": one.compile_seconds,
             "training_seconds": one.seconds,
             "steps_per_second_one_run": one.steps / one.seconds,
-            "steps_per_second_all_seeds": rate_of_members(algorithm, together),
+            "steps_per_second_all_seeds": campaign.training_rate(algorithm, 10.0, together)[0],
             "num_seeds_together": together,
         }
     keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
@@ -139,19 +138,6 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
         record["share_of_physics_rate"] = speed["steps_per_second_one_run"] / rate
     print({name: round(value) for name, value in speed.items() if name.startswith("steps_")}, flush=True)
     return record
-
-
-def rate_of_members(algorithm: Algorithm, members: int, seconds: float = 10.0) -> float:
-    """Steps per second of all members together, compilation and a warm-up apart."""
-    program = programs.build(algorithm, members, None, "threefry2x32")
-    keys = jax.vmap(jax.random.key)(np.arange(members, dtype=np.uint32))
-    state, totals = program.init(np.asarray(jax.random.key_data(keys)), {})
-
-    def iterations(count: int) -> None:
-        nonlocal state, totals
-        state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count)))
-
-    return campaign.rate(iterations, seconds) * algorithm.per_iteration * members
 
 
 def profile(settings: Settings) -> dict[str, Any]:
@@ -230,11 +216,8 @@ def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
     devices = jax.device_count()
     if devices == 1:
         return ""
-    program = programs.build(algorithm, None, devices, "threefry2x32")
-    state, totals = program.init(np.asarray(jax.random.key_data(jax.random.key(0))), {})
-    seconds = time_of(lambda s, t: program.run(s, t, np.int32(0), np.int32(1))[:2], (state, totals), 50)
-    split = algorithm.per_iteration / seconds
-    turns = rate_of_members(algorithm, members)
+    split, _ = campaign.training_rate(algorithm, 5.0, devices=devices)
+    turns, _ = campaign.training_rate(algorithm, 10.0, members)
     keys = jax.random.split(jax.random.key(0), members)
     together = jax.jit(jax.vmap(algorithm.init))(keys)
     vmapped = time_of(lambda s: jax.vmap(algorithm.step)(s)[0], together, 5)
