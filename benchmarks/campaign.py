@@ -311,7 +311,10 @@ def result_path(settings: Settings, name: str) -> Path:
 
 def earlier(settings: Settings, name: str) -> Record:
     """The contents of a file of results, perhaps from another machine; empty where there is none."""
-    return read(result_path(settings, name)) or {}
+    path = result_path(settings, name)
+    if (found := read(path)) is None and path.exists():
+        raise Refused(f"{path} is damaged; what it holds would be lost")
+    return found or {}
 
 
 def write(settings: Settings, name: str, record: Record) -> None:

@@ -122,6 +122,9 @@ def test_a_result_is_written_whole_with_where_and_how_it_was_made(settings, monk
         campaign.write(settings, "parts", record | {"scores": {1: object()}})
     assert campaign.earlier(settings, "parts")["scores"] == [1]  # the old one is still whole
     assert "### A title" in benchmark_page(settings.results)
+    campaign.result_path(settings, "parts").write_text("<<<<<<< HEAD")
+    with pytest.raises(Refused, match=r"parts-.*\.json is damaged"):
+        campaign.earlier(settings, "parts")
 
 
 def test_a_refusal_is_one_line(monkeypatch, capsys):
