@@ -3,22 +3,12 @@
 python -m benchmarks.crossq
 """
 
-import dataclasses
+import functools
 
-import tyro
-
-from benchmarks import off_policy
+from benchmarks import campaign, off_policy
 
 TARGETS = {"pendulum": -151.0}  # SAC's
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings(off_policy.Settings):
-    """Settings of the measurements."""
-
-    tasks: tuple[str, ...] = tuple(TARGETS)
-    """Tasks, with the defaults of experiments/crossq.py."""
-
-
 if __name__ == "__main__":
-    off_policy.main("crossq", TARGETS, tyro.cli(Settings))
+    main = functools.partial(off_policy.main, "crossq", TARGETS)
+    campaign.main(main, off_policy.Settings(tasks=tuple(TARGETS)))

@@ -13,62 +13,69 @@ many at a time as there are cores; on an accelerator all seeds of a dataset are 
 updates as ours with what it publishes for the kind of dataset, but for what `CORL` below changes on both sides.
 """
 
-import csv
 import dataclasses
 import itertools
 import json
 import os
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
-from benchmarks import offline_speed
-from benchmarks.common import RESULTS, ROOT, committed, profile, run_all, with_interval, write
+from benchmarks import campaign, offline_speed
+from benchmarks.campaign import with_interval
 from benchmarks.offline_speed import dataset_path
 from rljax import training
 from rljax.analysis.tables import run_by
 from rljax.data import formats, normalized_score
+from rljax.types import Refused
 
 TASKS = ("half_cheetah", "hopper", "walker2d")
 KINDS = ("medium", "medium-replay", "medium-expert")
-UPDATES = {
-    "bc": 50_000, "bc_10": 50_000, "td3_bc": 50_000, "cql": 10_000, "cql_long": 80_000, "iql": 50_000,
-    "iql_corl": 50_000, "iql_far": 50_000,
-}  # fmt: skip
-"""Updates of a run here, a hundredth to a twelfth of the published numbers: on two cores a million updates take CQL a
-night, and CORL's a day and a half."""
-FIRST = ("iql_corl", "iql", "cql")
-"""First columns of the tables: the algorithm with CORL's settings, and those that CORL has as well."""
-LABELS = {
-    "bc": "BC", "bc_10": "BC, best 10 %", "td3_bc": "TD3+BC", "cql": "CQL", "cql_long": "CQL, longer", "iql": "IQL",
-    "iql_corl": "IQL, set as CORL's", "iql_far": "IQL, γ = 0.997",
-}  # fmt: skip
-WHERE_NAMED = ("cql_long", "iql_far")
-"""Algorithms that run only where they are named."""
-DISCOUNT = 0.99
-"""γ of all but `iql_far`."""
+
+
+class Variant(NamedTuple):
+    """An algorithm as it is run here."""
+
+    label: str
+    updates: int
+    """Updates of a run here, a hundredth to a twelfth of the published numbers: on two cores a million updates take CQL
+    a night, and CORL's a day and a half."""
+    experiment: str
+    """Name of the script in experiments/."""
+    flags: tuple[str, ...] = ()
+    """Flags beyond the settings of the task."""
+
+
 IQL = ("--learning-rate", "1e-3", "--critic-learning-rate", "1e-3")
 CQL = ("--learning-rate", "3e-4", "--num-actions", "4")
-FLAGS = {
-    "bc_10": ("--top", "0.1"),
-    "cql": CQL,
-    "cql_long": (*CQL, "--critic-learning-rate", "1e-3", "--target-rate", "0.02"),
-    "iql": IQL,
-    "iql_corl": (*IQL, "--initialization", "uniform"),
-    "iql_far": (*IQL, "--discount", "0.997", "--target-rate", "0.02", "--advantage-weight", "1"),
+LONGER = (*CQL, "--critic-learning-rate", "1e-3", "--target-rate", "0.02")
+FAR = (*IQL, "--discount", "0.997", "--target-rate", "0.02", "--advantage-weight", "1")
+OURS = {
+    "bc": Variant("BC", 50_000, "bc"),
+    "bc_10": Variant("BC, best 10 %", 50_000, "bc", ("--top", "0.1")),
+    "td3_bc": Variant("TD3+BC", 50_000, "td3_bc"),
+    "cql": Variant("CQL", 10_000, "cql", CQL),
+    "cql_long": Variant("CQL, longer", 80_000, "cql", LONGER),
+    "iql": Variant("IQL", 50_000, "iql", IQL),
+    "iql_corl": Variant("IQL, set as CORL's", 50_000, "iql", (*IQL, "--initialization", "uniform")),
+    "iql_far": Variant("IQL, γ = 0.997", 50_000, "iql", FAR),
 }
-"""Of ours, beyond the settings of the task: the best tenth of the episodes; rates that so few updates suffice; for CQL
+"""Ours, by name: the best tenth of the episodes; rates that so few updates suffice; for CQL
 4 candidate actions of each kind, not 10, since CORL's would take hours more; CQL once more, for eight times as many
 updates, with critics and targets that move faster, for after 10,000 its values on half_cheetah-medium-expert are less
 than half of what they come to; IQL once more, set as CORL's: with networks that start as PyTorch's do, and what it
 publishes for the dataset (`IQL_OF_CORL`); and IQL with a horizon of 333 steps, not 100, targets that move faster for
 it, and a third of the weight on values that are three times as large: at γ = 0.99 a hopper that leaps and falls after
 300 steps is worth as much as one that never falls."""
+FIRST = ("iql_corl", "iql", "cql")
+"""First columns of the tables: the algorithm with CORL's settings, and those that CORL has as well."""
+WHERE_NAMED = ("cql_long", "iql_far")
+"""Algorithms that run only where they are named."""
+DISCOUNT = 0.99
+"""γ of all but `iql_far`."""
 IQL_OF_CORL = {
     "hopper-medium": ("--deterministic-policy", "--target-rate", "1e-3"),
     "hopper-medium-replay": ("--deterministic-policy", "--target-rate", "1e-3"),
@@ -96,7 +103,7 @@ class Settings(offline_speed.Settings):
     of all runs; only if named, million, IQL and CQL for a million updates by the clock, hours on a CPU."""
     datasets: tuple[str, ...] = tuple(f"{task}-{kind}" for kind in KINDS for task in TASKS)
     """Datasets of experiments/collect.py, as <task>-<kind>."""
-    algorithms: tuple[str, ...] = tuple(name for name in UPDATES if name not in WHERE_NAMED)
+    algorithms: tuple[str, ...] = tuple(name for name in OURS if name not in WHERE_NAMED)
     """Algorithms, ours and CORL's; only if named, cql_long, half an hour a seed on a core, and iql_far."""
     seeds: int = 5
     """Number of our seeds."""
@@ -107,75 +114,80 @@ class Settings(offline_speed.Settings):
 
 
 def main(settings: Settings) -> None:
-    if unknown := set(settings.algorithms) - set(UPDATES):
-        sys.exit(f"error: unknown algorithms {', '.join(sorted(unknown))}; known: {', '.join(UPDATES)}")
+    campaign.require_known("algorithms", settings.algorithms, OURS)
     made = () if set(settings.parts) == {"table"} else settings.datasets
     if missing := [path for name in made if not (path := dataset_path(settings, name)).exists()]:
-        sys.exit(f"error: {missing[0]} is not there; make it with experiments/collect.py")
+        raise Refused(f"{missing[0]} is not there; make it with experiments/collect.py")
     jobs: list[list[str]] = []
     if "scores" in settings.parts:
         jobs += own_jobs(settings)
     if "peers" in settings.parts:
         jobs += peer_jobs(settings)
-    run_all(jobs)
+    campaign.run_all(jobs)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process need not keep a GPU to itself
     if "million" in settings.parts:
-        write("offline-million", offline_speed.million(settings))
+        campaign.write(settings, "offline-million", offline_speed.million(settings))
     if "speed" in settings.parts:
-        write("offline-speed", offline_speed.speed(settings))
+        campaign.write(settings, "offline-speed", offline_speed.speed(settings))
     if "table" in settings.parts:
-        write("offline-scores", record(settings))
+        campaign.write(settings, "offline-scores", record(settings))
         draw(settings)
 
 
 def updates_of(settings: Settings, algorithm: str) -> int:
-    return settings.updates or UPDATES[algorithm]
+    return settings.updates or OURS[algorithm].updates
 
 
 def own_folder(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
     """Folder of one seed; on an accelerator, of all."""
     own = "seeds" if training.expect_accelerator() else f"seed{seed}"
-    experiment = {"bc_10": "bc", "cql_long": "cql", "iql_corl": "iql", "iql_far": "iql"}.get(algorithm, algorithm)
-    return settings.runs / "offline" / experiment / f"{algorithm}-{name}-{own}"
+    return settings.runs / "offline" / OURS[algorithm].experiment / f"{algorithm}-{name}-{own}"
+
+
+def own_evaluation(settings: Settings, algorithm: str, name: str, seeds: Sequence[int]) -> dict[str, Any] | None:
+    """The evaluation of a run that is finished, of as many updates as are asked for."""
+    folder = own_folder(settings, algorithm, name, seeds[0])
+    return campaign.finished(folder, seeds, total_steps=updates_of(settings, algorithm))
 
 
 def peer_result(settings: Settings, algorithm: str, name: str, seed: int) -> Path:
     return settings.runs / "offline" / "corl" / f"{algorithm}-{name}-seed{seed}.json"
 
 
-def own_jobs(settings: Settings) -> Iterable[list[str]]:
+def peer_record(settings: Settings, algorithm: str, name: str, seed: int) -> dict[str, Any] | None:
+    """The record of a run of CORL that is finished, of as many updates as are asked for."""
+    record = campaign.read(peer_result(settings, algorithm, name, seed))
+    return record if record and record["updates"] == updates_of(settings, algorithm) else None
+
+
+def own_jobs(settings: Settings) -> Iterator[list[str]]:
     """One command for each seed that is not finished, seed after seed; on an accelerator one for all seeds."""
-    together = training.expect_accelerator()
-    for seed in range(1 if together else settings.seeds):
-        for algorithm in settings.algorithms:
-            for name in settings.datasets:
-                folder = own_folder(settings, algorithm, name, seed)
-                if (folder / "evaluation.json").exists() or ("rljax", algorithm, name, seed) in earlier(settings):
-                    continue
-                command = [sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--resume"]
-                command += ["--dataset", str(dataset_path(settings, name)), "--no-progress", "--name", folder.name]
-                command += ["--total-steps", str(updates_of(settings, algorithm)), "--runs", str(folder.parent.parent)]
-                command += ["--seeds", str(settings.seeds)] if together else []
-                if algorithm == "iql_corl":
-                    command += IQL_OF_CORL.get(name, ("--reward-scale", "none"))
-                yield [*command, *FLAGS.get(algorithm, ())]
+    seeds, before = range(settings.seeds), earlier(settings)
+    for group in [seeds] if training.expect_accelerator() else [[seed] for seed in seeds]:
+        for algorithm, name in itertools.product(settings.algorithms, settings.datasets):
+            done = all(("rljax", algorithm, name, seed) in before for seed in group)
+            if done or own_evaluation(settings, algorithm, name, group) is not None:
+                continue
+            flags = ["--dataset", str(dataset_path(settings, name))]
+            flags += ["--total-steps", str(updates_of(settings, algorithm))]
+            flags += ["--seeds", str(len(group))] if len(group) > 1 else []
+            if algorithm == "iql_corl":
+                flags += IQL_OF_CORL.get(name, ("--reward-scale", "none"))
+            flags += OURS[algorithm].flags
+            yield campaign.experiment(own_folder(settings, algorithm, name, group[0]), group[0], *flags)
 
 
-def peer_jobs(settings: Settings) -> Iterable[list[str]]:
-    for seed in range(settings.peer_seeds):
-        for algorithm in (name for name in settings.algorithms if name in CORL):
-            for name in settings.datasets:
-                result = peer_result(settings, algorithm, name, seed)
-                if result.exists() or ("CORL", algorithm, name, seed) in earlier(settings):
-                    continue
-                result.parent.mkdir(parents=True, exist_ok=True)
-                updates = updates_of(settings, algorithm)
-                task, _, kind = name.partition("-")
-                command = [str(settings.peers_python), "benchmarks/peers/corl.py", algorithm, "--task", task]
-                command += ["--dataset", str(dataset_path(settings, name)), "--kind", kind.replace("-", "_")]
-                command += ["--updates", str(updates), "--seed", str(seed), "--threads", "1", "--resume"]
-                command += ["--curve", str(updates // 10), "--corl", str(settings.corl), "--output", str(result)]
-                yield [*command, *CORL[algorithm]]
+def peer_jobs(settings: Settings) -> Iterator[list[str]]:
+    before = earlier(settings)
+    kinds = [algorithm for algorithm in settings.algorithms if algorithm in CORL]
+    for seed, algorithm, name in itertools.product(range(settings.peer_seeds), kinds, settings.datasets):
+        done = ("CORL", algorithm, name, seed) in before
+        if done or peer_record(settings, algorithm, name, seed) is not None:
+            continue
+        updates, output = updates_of(settings, algorithm), peer_result(settings, algorithm, name, seed)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        flags = ("--seed", str(seed), "--threads", "1", "--resume", "--curve", str(updates // 10), *CORL[algorithm])
+        yield offline_speed.corl(settings, algorithm, name, updates, output, *flags)
 
 
 # Scores
@@ -183,39 +195,46 @@ def peer_jobs(settings: Settings) -> Iterable[list[str]]:
 
 def own_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict[str, Any] | None:
     """Score, updates and curve of a run that is finished."""
-    folder = own_folder(settings, algorithm, name, seed)
-    if not (folder / "evaluation.json").exists():
+    evaluation = own_evaluation(settings, algorithm, name, [seed])
+    if evaluation is None:
         return None
-    evaluation, task = json.loads((folder / "evaluation.json").read_text()), name.partition("-")[0]
-    with (folder / "metrics.csv").open() as file:
-        rows = [r for r in csv.DictReader(file) if r.get("evaluation/return") and int(r["seed"]) == seed]
-    member = next((member for member in evaluation["members"] if member["seed"] == seed), None)
-    if member is None:
-        return None
+    folder, task = own_folder(settings, algorithm, name, seed), name.partition("-")[0]
+    member = next(member for member in evaluation["members"] if member["seed"] == seed)
     config = json.loads((folder / "config.json").read_text())["config"]
     versions = json.loads((folder / "versions.json").read_text())["versions"]
+    curve = campaign.logged(folder, "evaluation/return", seed)
     return {
-        "implementation": "rljax", "algorithm": algorithm, "dataset": name, "seed": seed,
-        "data": facts(settings, name)["sha256"], "updates": evaluation["steps"], "episodes": evaluation["episodes"],
+        "implementation": "rljax",
+        "algorithm": algorithm,
+        "dataset": name,
+        "seed": seed,
+        "data": facts(settings, name)["sha256"],
+        "updates": evaluation["steps"],
+        "episodes": evaluation["episodes"],
         "score": float(normalized_score(task, member["deterministic"]["mean"])),
         "stochastic_score": float(normalized_score(task, member["stochastic"]["mean"])),
-        "discount": config["discount"], "discounted": member["deterministic"].get("mean_discounted"),
-        "curve": [[int(r["step"]), float(normalized_score(task, float(r["evaluation/return"])))] for r in rows],
+        "discount": config["discount"],
+        "discounted": member["deterministic"].get("mean_discounted"),
+        "curve": [[step, float(normalized_score(task, value))] for step, value in curve],
         "versions": {name: versions.get(name) for name in ("rljax", "jax", "commit")},
-    }  # fmt: skip
+    }
 
 
 def corl_result(settings: Settings, algorithm: str, name: str, seed: int) -> dict[str, Any] | None:
-    path = peer_result(settings, algorithm, name, seed)
-    if not path.exists():
+    record = peer_record(settings, algorithm, name, seed)
+    if record is None:
         return None
-    record = json.loads(path.read_text())
     return {
-        "implementation": "CORL", "algorithm": algorithm, "dataset": name, "seed": seed,
-        "data": facts(settings, name)["sha256"], "updates": record["updates"],
-        "episodes": record["evaluation_episodes"], "score": record["normalized_scores"][0],
-        "curve": record.get("curve"), "config": record["config"], "versions": record["versions"],
-    }  # fmt: skip
+        "implementation": "CORL",
+        "algorithm": algorithm,
+        "dataset": name,
+        "seed": seed,
+        "data": facts(settings, name)["sha256"],
+        "episodes": record["evaluation_episodes"],
+        "score": record["normalized_scores"][0],
+        "curve": record.get("curve"),
+        **{field: record[field] for field in ("updates", "config", "versions")},
+    }
 
 
 def facts(settings: Settings, name: str) -> dict[str, Any]:
@@ -225,10 +244,9 @@ def facts(settings: Settings, name: str) -> dict[str, Any]:
     if path.exists():
         known = json.loads(path.read_text())[kind]
         best = float(normalized_score(task, known["best_return"]))
-        return {"sha256": known["sha256"], "score": known["normalized_score"], "best_score": best} | discounted(
-            settings, name
-        )
-    return committed("offline-scores")["datasets"][name]
+        about = {"sha256": known["sha256"], "score": known["normalized_score"], "best_score": best}
+        return about | discounted(settings, name)
+    return campaign.earlier(settings, "offline-scores")["datasets"][name]
 
 
 def discounted(settings: Settings, name: str) -> dict[str, Any]:
@@ -241,7 +259,7 @@ def discounted(settings: Settings, name: str) -> dict[str, Any]:
 
 def earlier(settings: Settings) -> dict[Run, dict[str, Any]]:
     """Runs of as many updates in the committed file, where they are asked for."""
-    runs = committed("offline-scores")["runs"] if settings.committed else []
+    runs = campaign.earlier(settings, "offline-scores").get("runs", []) if settings.committed else []
     return {key_of(run): run for run in runs if run["updates"] == updates_of(settings, run["algorithm"])}
 
 
@@ -255,7 +273,7 @@ def results(settings: Settings) -> list[dict[str, Any]]:
     found = [
         of(settings, algorithm, name, seed) or before.get((implementation, algorithm, name, seed))
         for name in settings.datasets
-        for algorithm in UPDATES
+        for algorithm in OURS
         for implementation, of in (("rljax", own_result), ("CORL", corl_result))
         for seed in range(settings.seeds)
     ]
@@ -280,23 +298,26 @@ def table(settings: Settings, found: list[dict[str, Any]], data: dict[str, Any])
     """Datasets in rows; ours and CORL's scores, with intervals over seeds, in columns."""
     kinds = [
         (i, a)
-        for a in sorted(UPDATES, key=lambda a: FIRST.index(a) if a in FIRST else len(FIRST))
+        for a in sorted(OURS, key=lambda a: FIRST.index(a) if a in FIRST else len(FIRST))
         for i in ("rljax", "CORL")
         if any((r["implementation"], r["algorithm"]) == (i, a) for r in found)
     ]
     rows = []
     for name in settings.datasets:
-        row: list[Any] = [name, f"{data[name]['score']:.1f}", f"{data[name]['best_score']:.1f}"]
-        for implementation, algorithm in kinds:
-            row.append(with_interval([r["score"] for r in found if key_of(r)[:3] == (implementation, algorithm, name)]))
-        rows.append([*row, commits([r for r in found if r["dataset"] == name])])
-    columns = [LABELS[a] + ("" if i == "rljax" else " of CORL") for i, a in kinds]
-    lengths = {a: sorted({r["updates"] for r in found if r["algorithm"] == a}) for a in UPDATES}
-    said = ", ".join(f"{LABELS[a]} {' and '.join(f'{n:,}' for n in n)}" for a, n in lengths.items() if n)
-    return profile(
-        "benchmarks.offline",
+        row = {
+            "dataset": name,
+            "its policy": f"{data[name]['score']:.1f}",
+            "its best episode": f"{data[name]['best_score']:.1f}",
+        }
+        for i, a in kinds:
+            scores = [r["score"] for r in found if key_of(r)[:3] == (i, a, name)]
+            row[OURS[a].label + ("" if i == "rljax" else " of CORL")] = with_interval(scores)
+        rows.append(row | {"commits": commits([r for r in found if r["dataset"] == name])})
+    lengths = {a: sorted({r["updates"] for r in found if r["algorithm"] == a}) for a in OURS}
+    said = ", ".join(f"{OURS[a].label} {' and '.join(f'{n:,}' for n in n)}" for a, n in lengths.items() if n)
+    return campaign.table(
+        "offline",
         f"Offline, {jax.default_backend()}: normalised scores (D4RL's references) on generated datasets",
-        ["dataset", "its policy", "its best episode", *columns, "commits"],
         rows,
         f"Updates: {said}: a twentieth to a hundredth of what is published with, so that these compare beginnings. "
         "Scores of the last state over 100 episodes of the deterministic policy: the mean over seeds [its 95 % "
@@ -320,17 +341,17 @@ def recorded(run: dict[str, Any]) -> bool:
 
 def discounted_table(settings: Settings, found: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
     """Datasets in rows; in columns the discounted returns, which algorithms maximise, of the data and of our runs."""
-    kinds = [a for a in UPDATES if any(run["algorithm"] == a for run in found)]
+    kinds = [a for a in OURS if any(run["algorithm"] == a for run in found)]
     rows = []
     for name in (n for n in settings.datasets if any(run["dataset"] == n for run in found)):
         of = [run for run in found if run["dataset"] == name]
-        row: list[Any] = [name, " and ".join(f"{mean:.1f}" for mean in data[name]["discounted"])]
-        row += [with_interval([run["discounted"] for run in of if run["algorithm"] == kind]) for kind in kinds]
-        rows.append([*row, commits(of)])
-    return profile(
-        "benchmarks.offline",
+        row = {"dataset": name, "its episodes": " and ".join(f"{mean:.1f}" for mean in data[name]["discounted"])}
+        for kind in kinds:
+            row[OURS[kind].label] = with_interval([run["discounted"] for run in of if run["algorithm"] == kind])
+        rows.append(row | {"commits": commits(of)})
+    return campaign.table(
+        "offline",
         f"Offline, {jax.default_backend()}: discounted returns (γ = {DISCOUNT}) on generated datasets",
-        ["dataset", "its episodes", *(LABELS[kind] for kind in kinds), "commits"],
         rows,
         "What TD3+BC, CQL and IQL maximise: the rewards of an episode, discounted from its start, of the same "
         "runs and episodes as the scores, but only of runs that recorded it; of the data those of the medium policy "
@@ -338,20 +359,16 @@ def discounted_table(settings: Settings, found: list[dict[str, Any]], data: dict
     )
 
 
-def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> None:
+def draw(settings: Settings) -> None:
     """Learning curves of every dataset: seeds thin, their mean thick; CORL's dashed, the data's own policy dotted."""
     import matplotlib.pyplot as plt
 
     found, data = results(settings), {name: facts(settings, name) for name in settings.datasets}
-    colors = dict(zip(UPDATES, plt.rcParams["axes.prop_cycle"].by_key()["color"]))
-    columns = len(TASKS)
-    figure, axes = plt.subplots(
-        -(-len(settings.datasets) // columns), columns, figsize=(3.8 * columns, 2.8 * len(settings.datasets) / columns),
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for axis, name in zip(axes.flat, settings.datasets):
+    colors = dict(zip(OURS, plt.rcParams["axes.prop_cycle"].by_key()["color"]))
+    figure, axes = campaign.panels(len(settings.datasets), len(TASKS), 3.8, 2.8)
+    for axis, name in zip(axes, settings.datasets):
         axis.axhline(data[name]["score"], color="k", linestyle=":", linewidth=1)
-        for implementation, algorithm in itertools.product(("rljax", "CORL"), UPDATES):
+        for implementation, algorithm in itertools.product(("rljax", "CORL"), OURS):
             of = [r for r in found if key_of(r)[:3] == (implementation, algorithm, name) and r["curve"]]
             if not of:
                 continue
@@ -364,21 +381,18 @@ def draw(settings: Settings, path: Path = RESULTS.parent / "offline.png") -> Non
             axis.plot(steps, mean, **look, linewidth=1.6, alpha=0.9)
         axis.set_title(name, fontsize=10)
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
-        axis.tick_params(labelsize=8)
-    drawn = {result["algorithm"] for result in found}
-    handles = [plt.Line2D([], [], color=color, label=LABELS[name]) for name, color in colors.items() if name in drawn]
+    drawn = {name: colors[name] for name in OURS if any(result["algorithm"] == name for result in found)}
+    handles = [plt.Line2D([], [], color=color, label=OURS[name].label) for name, color in drawn.items()]
     handles += [
         plt.Line2D([], [], color="k", linestyle="--", label="CORL"),
         plt.Line2D([], [], color="k", linestyle=":", label="the data's policy"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
-    for axis in axes[-1]:
+    for axis in figure.axes[-len(TASKS) :]:
         axis.set_xlabel("updates", fontsize=9)
     figure.supylabel("normalised score", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    print(f"wrote {path.relative_to(ROOT)}")
+    campaign.save_figure(settings, "offline", figure)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
+    campaign.main(main, Settings())

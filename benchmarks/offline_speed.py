@@ -3,32 +3,26 @@
 `python -m benchmarks.offline --parts speed million` runs it.
 """
 
-import csv
 import dataclasses
 import json
-import multiprocessing
-import os
-import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import rljax
-from benchmarks.common import ROOT, profile
+from benchmarks import campaign
+from benchmarks.campaign import ROOT
 from rljax import algorithms, training
 from rljax.algorithms import offline_settings
 from rljax.data import formats, normalized_score
 from rljax.training.evaluate import evaluate
-from rljax.training.program import build
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings of the measurements of speed."""
 
     datasets: tuple[str, ...] = ()
@@ -36,11 +30,9 @@ class Settings:
     algorithms: tuple[str, ...] = ()
     """Algorithms to measure."""
     updates: int | None = None
-    """Updates of a run; where not given, UPDATES (million: a million)."""
+    """Updates of a run; where not given, those of the algorithm in benchmarks/offline.py (million: a million)."""
     seconds: float = 20.0
     """Seconds for which each speed is measured."""
-    runs: Path = ROOT / "runs"
-    """Folder of the datasets and the runs."""
     corl: Path = ROOT.parent / "CORL"
     """Folder with a clone of github.com/corl-team/CORL."""
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
@@ -69,36 +61,21 @@ def speed(settings: Settings) -> dict[str, Any]:
 
     def measured(algorithm: str, kind: str, members: int) -> tuple[float, float]:
         """Measures in a process of its own: a CPU's number of devices can be set only once per process."""
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            path = dataset_path(settings, name)
-            return process.submit(rate_of, path, algorithm, kind, members, settings.seconds).result()
+        return campaign.alone(rate_of, dataset_path(settings, name), algorithm, kind, members, settings.seconds)
 
     for algorithm in (a for a in ("bc", "td3_bc", "iql", "cql") if a in settings.algorithms):
         peer = corl_rate(settings, algorithm)
         if peer:
-            rows.append([f"{algorithm} of CORL", LIKE_FOR_LIKE, f"{1e3 / peer:.2f}", peer, "–", "–", "–"])
+            rows.append(row_of_speed(f"{algorithm} of CORL", LIKE_FOR_LIKE, peer))
         for kind in KINDS if algorithm == "cql" else list(KINDS)[:2]:
             rate, compile_seconds = max(measured(algorithm, kind, 1) for _ in range(RUNS))
             together = measured(algorithm, kind, 5)[0] if kind == LIKE_FOR_LIKE else None
-            share = f"{rate / together:.2f}" if together else "–"
-            rows.append(
-                [
-                    algorithm,
-                    kind,
-                    f"{1e3 / rate:.2f}",
-                    rate,
-                    f"{rate / peer:.2f}×" if peer else "–",
-                    f"{compile_seconds:.1f}",
-                    share,
-                ]
-            )
+            rows.append(row_of_speed(algorithm, kind, rate, peer, compile_seconds, together))
             ratios[f"{algorithm}, {kind}"] = rate / peer if peer else None
-            print(rows[-1], flush=True)
-    return profile(
-        "benchmarks.offline",
+            campaign.show(rows[-1])
+    return campaign.table(
+        "offline",
         f"Offline, {jax.default_backend()}: updates per second on {settings.datasets[0]}",
-        ["program", "precision and gradient", "ms", "updates per second", "over CORL", "compile, s",
-         "cost of 5 seeds at once, of 5 runs"],
         rows,
         "Only the rows in float32 are like for like: CORL computes in float32, and CQL's penalty there has the "
         "gradient of all thirty candidates. Batches of 256 and the networks of the papers on both sides, CORL's with "
@@ -107,7 +84,26 @@ def speed(settings: Settings) -> dict[str, Any]:
         "experiments/*.py take bfloat16 where the processor has it, and one candidate of CQL's thirty"
         + ("; a hundred updates an iteration on an accelerator." if training.expect_accelerator() else "."),
         ratios=ratios,
-    )  # fmt: skip
+    )
+
+
+def row_of_speed(
+    program: str,
+    kind: str,
+    rate: float,
+    peer: float | None = None,
+    compile_seconds: float | None = None,
+    together: float | None = None,
+) -> dict[str, Any]:
+    return {
+        "program": program,
+        "precision and gradient": kind,
+        "ms": f"{1e3 / rate:.2f}",
+        "updates per second": rate,
+        "over CORL": f"{rate / peer:.2f}×" if peer else "–",
+        "compile, s": f"{compile_seconds:.1f}" if compile_seconds else "–",
+        "cost of 5 seeds at once, of 5 runs": f"{rate / together:.2f}" if together else "–",
+    }
 
 
 def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float) -> tuple[float, float]:
@@ -119,22 +115,7 @@ def rate_of(path: Path, algorithm: str, kind: str, members: int, seconds: float)
     known = {field.name for field in dataclasses.fields(config)}
     config = dataclasses.replace(config, **{name: value for name, value in KINDS[kind].items() if name in known})
     made = algorithms.get(algorithm).make(rljax.make(task), config, formats.load(path))
-    begin = time.perf_counter()
-    program = build(made, members if members > 1 else None, None, "threefry2x32")
-    key = jax.random.split(jax.random.key(0), members) if members > 1 else jax.random.key(0)
-    state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
-    data = program.place(made.data)
-    state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(0), data))
-    compile_seconds = time.perf_counter() - begin
-    count, updates, elapsed = 8, 0, 0.0
-    while elapsed < seconds:
-        begin = time.perf_counter()
-        state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count), data))
-        slice_seconds = time.perf_counter() - begin
-        if count > 8:  # the first slice is the warm-up
-            updates, elapsed = updates + count, elapsed + slice_seconds
-        count = max(9, round(count / slice_seconds * seconds / 8))
-    return updates / elapsed * made.per_iteration * members, compile_seconds
+    return campaign.training_rate(made, seconds, members if members > 1 else None, warm_up=8)
 
 
 def million(settings: Settings) -> dict[str, Any]:
@@ -146,46 +127,52 @@ def million(settings: Settings) -> dict[str, Any]:
         command += ["--runs", str(folder.parents[1]), "--name", folder.name, "--overwrite", "--no-progress"]
         command += ["--total-steps", str(updates), "--evaluate-every", "0", "--final-episodes", "0"]
         begin = time.perf_counter()
-        subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        campaign.run(command)
         rows.append(row_of_million(folder, algorithm, name.partition("-")[0], time.perf_counter() - begin))
-        print(rows[-1], flush=True)
-    return profile(
-        "benchmarks.offline",
+        campaign.show(rows[-1])
+    return campaign.table(
+        "offline",
         f"Offline, {jax.default_backend()}: {updates:,} updates on {name}, by the clock",
-        ["algorithm", "seconds of the command", "of these in training, after compilation", "updates per second",
-         "highest mean value of the data", "after updates", "at the end", "score at the end"],
         rows,
         "One command each, with the settings of the papers: it starts Python, reads the dataset, compiles, learns, "
         "logs a hundred times and saves ten checkpoints; without evaluations. Scores are those of the last state over "
         "100 episodes, played afterwards.",
-    )  # fmt: skip
+    )
 
 
-def row_of_million(folder: Path, algorithm: str, task: str, elapsed: float) -> list[Any]:
+def row_of_million(folder: Path, algorithm: str, task: str, elapsed: float) -> dict[str, Any]:
     """A row of a finished run's results, with a score."""
-    with (folder / "metrics.csv").open() as file:
-        logged = list(csv.DictReader(file))
-    values = {int(row["step"]): float(row["value/mean"]) for row in logged}
+    values, seconds = dict(campaign.logged(folder, "value/mean")), campaign.logged(folder, "seconds")[-1][1]
     peak, end = max(values, key=lambda step: values[step]), max(values)
-    seconds = float(logged[-1]["seconds"])
     env, policy = rljax.make(task), rljax.load(folder)
     returns = jax.jit(lambda key: evaluate(env, policy, key, 100).returns)(jax.random.key(1))
-    score = f"{normalized_score(task, returns).mean():.1f}"
-    value = [f"{values[peak]:.1f}", peak, f"{values[end]:.1f}"]
-    return [algorithm, f"{elapsed:.1f}", f"{seconds:.1f}", end / seconds, *value, score]
+    return {
+        "algorithm": algorithm,
+        "seconds of the command": f"{elapsed:.1f}",
+        "of these in training, after compilation": f"{seconds:.1f}",
+        "updates per second": end / seconds,
+        "highest mean value of the data": f"{values[peak]:.1f}",
+        "after updates": peak,
+        "at the end": f"{values[end]:.1f}",
+        "score at the end": f"{normalized_score(task, returns).mean():.1f}",
+    }
 
 
 def corl_rate(settings: Settings, algorithm: str) -> float | None:
     """CORL's updates per second, with PyTorch's own number of threads, of the faster of as many processes as ours."""
     if not settings.corl.exists() or not settings.peers_python.exists():
         return None
-    name, rates = settings.datasets[0], []
-    task, _, kind = name.partition("-")
+    output, rates = settings.runs / "offline" / "corl" / f"speed-{algorithm}.json", []
+    updates = 300 if algorithm == "cql" else 3000
     for _ in range(RUNS):
-        output = settings.runs / "offline" / "corl" / f"speed-{algorithm}.json"
-        command = [str(settings.peers_python), "benchmarks/peers/corl.py", algorithm, "--task", task, "--speed-only"]
-        command += ["--dataset", str(dataset_path(settings, name)), "--kind", kind.replace("-", "_")]
-        command += ["--updates", "300" if algorithm == "cql" else "3000", "--corl", str(settings.corl)]
-        subprocess.run([*command, "--output", str(output)], check=True, cwd=ROOT)
+        campaign.run(corl(settings, algorithm, settings.datasets[0], updates, output, "--speed-only"))
         rates.append(json.loads(output.read_text())["steps_per_second_one_run"])
     return max(rates)
+
+
+def corl(settings: Settings, algorithm: str, name: str, updates: int, output: Path, *flags: str) -> list[str]:
+    """The command of one of CORL's runs."""
+    task, _, kind = name.partition("-")
+    where = ("--dataset", dataset_path(settings, name), "--kind", kind.replace("-", "_"), "--corl", settings.corl)
+    of = (algorithm, "--task", task, "--updates", updates)
+    return campaign.peer(settings.peers_python, "corl", output, *of, *where, *flags)

@@ -9,33 +9,30 @@ alone. Scores are those of the last state, deterministic, over `EPISODES` episod
 """
 
 import dataclasses
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 import rljax
-from benchmarks.common import RESULTS, profile, with_interval
+from benchmarks import campaign
+from benchmarks.campaign import with_interval
 from rljax import training
 from rljax.algorithms import ppo, sac
 from rljax.experiment import keys_of
 
 EPISODES = 200
 PIXELS: dict[str, Any] = {"cnn_channels": (16, 32), "cnn_kernels": (4, 4), "cnn_strides": (4, 2)}
+RATES: dict[str, Any] = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "temperature_learning_rate": 1e-3}
 SAC = sac.Config(
-    num_envs=4, num_updates=4, learning_starts=1_000, hidden=(64, 64), learning_rate=1e-3, critic_learning_rate=1e-3,
-    temperature_learning_rate=1e-3, batch_size=128, replay_size=100_000,
-)  # fmt: skip
-PPO = ppo.Config(
-    num_envs=32, rollout_length=64, num_epochs=10, num_minibatches=4, learning_rate=1e-3, discount=0.95,
-    normalize_observation=True, normalize_reward=True, memory=32,
-)  # fmt: skip
+    num_envs=4, num_updates=4, learning_starts=1_000, hidden=(64, 64), batch_size=128, replay_size=100_000, **RATES
+)
+NORMALIZED: dict[str, Any] = {"normalize_observation": True, "normalize_reward": True}
+LENGTHS: dict[str, Any] = {"rollout_length": 64, "memory": 32, "discount": 0.95}
+PPO = ppo.Config(num_envs=32, num_epochs=10, num_minibatches=4, learning_rate=1e-3, **LENGTHS, **NORMALIZED)
 PPO_OF_PIXELS = ppo.Config(
     num_envs=32, rollout_length=60, num_minibatches=5, learning_rate=1e-3, hidden=(64, 64), **PIXELS
-)  # fmt: skip
+)
 SAC_OF_PIXELS = dataclasses.replace(SAC, replay_size=20_000, discount=0.95, initial_temperature=0.1, **PIXELS)
 PRIVILEGED = ("privileged_state",)
 
@@ -63,7 +60,7 @@ CASES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings of the measurements."""
 
     cases: tuple[str, ...] = tuple(CASES)
@@ -72,8 +69,6 @@ class Settings:
     """Number of seeds of each case, from first_seed on."""
     first_seed: int = 0
     """The first seed."""
-    output: Path = RESULTS / "parts-cpu.json"
-    """File of the results; other cases in it stay."""
 
 
 def scores_of(case: Case, seeds: list[int]) -> tuple[list[float], float]:
@@ -81,7 +76,7 @@ def scores_of(case: Case, seeds: list[int]) -> tuple[list[float], float]:
     algorithm = case.module.make(rljax.make(**case.env), case.config)
     result = training.train(
         algorithm, keys_of(seeds), case.steps, evaluate_every=0, final_episodes=EPISODES, progress=False
-    )  # fmt: skip
+    )
     assert result.evaluation is not None
     return [member["deterministic"]["mean"] for member in result.evaluation["members"]], result.seconds
 
@@ -89,30 +84,36 @@ def scores_of(case: Case, seeds: list[int]) -> tuple[list[float], float]:
 def main(settings: Settings) -> None:
     seeds = list(range(settings.first_seed, settings.first_seed + settings.seeds))
     training.use_cpu_cores(members=len(seeds))
-    kept = json.loads(settings.output.read_text())["scores"] if settings.output.exists() else {}
+    kept = campaign.earlier(settings, "parts").get("scores", {})  # of other cases
     for name in settings.cases:
         begin = time.perf_counter()
         scores, seconds = scores_of(CASES[name], seeds)
         kept[name] = {"seeds": seeds, "scores": scores, "seconds": seconds}
         print(f"{name}: {with_interval(scores)}, {time.perf_counter() - begin:.0f} s", flush=True)
+        campaign.write(settings, "parts", record(kept))  # at once, lest an interruption loses it
+
+
+def record(kept: dict[str, Any]) -> dict[str, Any]:
     rows = [
-        [name, CASES[name].steps, with_interval(kept[name]["scores"]), f"{kept[name]['seconds']:.0f}"]
+        {
+            "agent": name,
+            "steps": CASES[name].steps,
+            "return": with_interval(kept[name]["scores"]),
+            "seconds of all seeds together": f"{kept[name]['seconds']:.0f}",
+        }
         for name in CASES
         if name in kept
     ]
-    record = profile(
-        "benchmarks.parts",
+    return campaign.table(
+        "parts",
         f"Observations with parts, {jax.default_backend()}: return of the last state",
-        ["agent", "steps", "return", "seconds of all seeds together"],
         rows,
         "A blind pendulum's policy does not see the velocity; where values see all, the critics do, in training alone. "
         "Pixels are 32 × 32, of catch, whose return is the share of balls that are caught. "
         f"Means over seeds, 95 % intervals, {EPISODES} episodes each.",
         scores=kept,
     )
-    settings.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"wrote {settings.output}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
+    campaign.main(main, Settings())

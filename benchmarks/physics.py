@@ -13,12 +13,8 @@ MuJoCo Playground are measured where they are installed: pip install envpool pla
 """
 
 import dataclasses
-import functools
 import importlib.util
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, get_args
@@ -27,14 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-import tyro
 
 import rljax
-from benchmarks.common import RESULTS, peak_memory_mb, write
+from benchmarks import campaign
 from rljax.algorithms import sac
 from rljax.envs import AutoReset, Guard
 from rljax.envs.auto_reset import ResetPolicy
-from rljax.training.versions import hardware, versions
+from rljax.training.versions import hardware
 
 TASKS = {
     "half_cheetah": "HalfCheetah",
@@ -57,7 +52,7 @@ ON_CPU = ("half_cheetah", "reacher", "inverted_pendulum")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings of the measurements."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -72,42 +67,35 @@ class Settings:
     """Minutes of continuous stepping with 256 native environments, instead of the table."""
     resets: bool = False
     """Whether to measure what auto-reset adds to a step of 32 pendulums, instead of the table."""
-    child: str = ""
-    """Arguments, as JSON, of one measurement to make in this process."""
 
 
 def main(settings: Settings) -> None:
-    if settings.child:
-        print(json.dumps(measure(**json.loads(settings.child))), flush=True)
-        return
-    if unknown := set(settings.tasks) - set(TASKS):
-        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(TASKS)}")
-    if unknown := set(settings.sources) - set(SOURCES):
-        sys.exit(f"error: unknown sources {', '.join(sorted(unknown))}; known: {', '.join(SOURCES)}")
+    campaign.require_known("tasks", settings.tasks, TASKS)
+    campaign.require_known("sources", settings.sources, SOURCES)
     if settings.soak:
-        write("physics-soak", soak(settings.soak))
-        return
-    if settings.resets:
-        write("physics-resets", resets(settings.seconds))
-        return
-    cpu = jax.default_backend() == "cpu"
-    measurements = []
+        campaign.write(settings, "physics-soak", soak(settings.soak))
+    elif settings.resets:
+        campaign.write(settings, "physics-resets", resets(settings.seconds))
+    else:
+        campaign.write(settings, "physics", record(merged(settings, measurements(settings))))
+
+
+def measurements(settings: Settings) -> list[dict[str, Any]]:
+    """A measurement of each task, source and number of environments; what fails is left out, and said."""
+    cpu, found = jax.default_backend() == "cpu", []
     for task in settings.tasks:
         for source in settings.sources or sources_for(task, cpu):
             for num_envs in settings.num_envs or ((16, 64, 256) if cpu else (1024, 4096, 8192)):
                 if source == "gymnasium async" and num_envs > 16:
                     continue  # a process for each: they would only wait for each other
-                job = {"task": task, "source": source, "num_envs": num_envs, "seconds": settings.seconds}
-                command = [sys.executable, "-m", "benchmarks.physics", "--child", json.dumps(job)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                    print(f"{task} {source} {num_envs}: failed: {last}", flush=True)
+                try:
+                    result = campaign.alone(measure, task, source, num_envs, settings.seconds)
+                except Exception as error:  # whatever another library raises
+                    print(f"{task} {source} {num_envs}: failed: {error}", flush=True)
                     continue
-                result = json.loads(done.stdout.strip().splitlines()[-1])
-                measurements.append({"task": task, "source": source, "num_envs": num_envs} | result)
+                found.append({"task": task, "source": source, "num_envs": num_envs} | result)
                 print(f"{task:25s} {source:22s} {num_envs:6d}: {result['rate']:12,.0f} steps/s", flush=True)
-    write("physics", record(merged(measurements)))
+    return found
 
 
 def sources_for(task: str, cpu: bool) -> list[str]:
@@ -131,7 +119,7 @@ def measure(task: str, source: str, num_envs: int, seconds: float) -> dict[str, 
     """Environment steps per second of one source, what compiling took, and the peak of memory."""
     jax.config.update("jax_enable_compilation_cache", False)
     rate, compile_seconds = SOURCES[source](task, source.partition(" ")[2], num_envs, seconds)
-    return {"rate": rate, "compile_seconds": compile_seconds, "peak_memory_mb": peak_memory_mb()}
+    return {"rate": rate, "compile_seconds": compile_seconds, "peak_memory_mb": campaign.peak_memory_mb()}
 
 
 def of_program(reset: Callable, step: Callable, action_size: int, num_envs: int, seconds: float) -> tuple[float, float]:
@@ -150,25 +138,25 @@ def of_program(reset: Callable, step: Callable, action_size: int, num_envs: int,
     for _ in range(2):  # the second time too, where a reset gives other types than a step
         state = jax.block_until_ready(compiled(state, jax.random.key(1), length))
     compile_seconds = time.perf_counter() - begin
-    steps, elapsed, key = 0, 0.0, jax.random.key(2)
-    while elapsed < seconds:
-        key, roll_key = jax.random.split(key)
-        begin = time.perf_counter()
-        state = jax.block_until_ready(compiled(state, roll_key, length))
-        elapsed += time.perf_counter() - begin
-        steps += length * num_envs
-    return steps / elapsed, compile_seconds
+    key = jax.random.key(2)
+
+    def rolls(count: int) -> None:
+        nonlocal state, key
+        for _ in range(count):
+            key, roll_key = jax.random.split(key)
+            state = jax.block_until_ready(compiled(state, roll_key, length))
+
+    return campaign.rate(rolls, seconds) * length * num_envs, compile_seconds
 
 
 def of_loop(step: Callable[[], None], num_envs: int, seconds: float) -> float:
     """The rate of calls that step all environments once."""
-    for _ in range(5):
-        step()
-    steps, begin = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - begin) < seconds:
-        step()
-        steps += num_envs
-    return steps / elapsed
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return campaign.rate(steps, seconds, warm_up=5) * num_envs
 
 
 def own(task: str, engine: str, num_envs: int, seconds: float) -> tuple[float, float | None]:
@@ -272,16 +260,15 @@ TASK_OF_OTHERS = (
 )
 
 
-def merged(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def merged(settings: Settings, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The measurements, with this machine's earlier ones that were not repeated, ordered by task, source and size."""
 
     def place(m: dict[str, Any]) -> tuple[int, int, int]:
         return list(TASKS).index(m["task"]), list(SOURCES).index(m["source"]), m["num_envs"]
 
-    path = RESULTS / f"physics-{jax.default_backend()}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = campaign.earlier(settings, "physics")
     known = before.get("measurements", []) if before.get("hardware") == hardware() else []
-    together = {place(m): m for m in [*known, *measurements]}
+    together = {place(m): m for m in [*known, *found]}
     return [together[key] for key in sorted(together)]
 
 
@@ -296,29 +283,19 @@ def record(measurements: list[dict[str, Any]]) -> dict[str, Any]:
         best = max((r for r in theirs if r), default=None)
         bare = rate(m["task"], "mujoco.rollout", m["num_envs"])
         rows.append(
-            [
-                m["task"],
-                LABELS.get(m["source"], m["source"]),
-                str(m["num_envs"]),
-                round(m["rate"]),
-                f"{m['rate'] / best:.2f}×" if best else "–",
-                f"{m['rate'] / bare:.0%}" if bare and m["source"] == "native" else "–",
-                "–" if m["compile_seconds"] is None else f"{m['compile_seconds']:.1f}",
-                round(m["peak_memory_mb"]),
-            ]
+            {
+                "task": m["task"],
+                "source": LABELS.get(m["source"], m["source"]),
+                "environments": str(m["num_envs"]),
+                "steps/s": round(m["rate"]),
+                "of Gymnasium's best": f"{m['rate'] / best:.2f}×" if best else "–",
+                "of bare rollout": f"{m['rate'] / bare:.0%}" if bare and m["source"] == "native" else "–",
+                "compile, s": "–" if m["compile_seconds"] is None else f"{m['compile_seconds']:.1f}",
+                "peak memory, MB": round(m["peak_memory_mb"]),
+            }
         )
-    columns = ["task", "source", "environments", "steps/s", "of Gymnasium's best", "of bare rollout", "compile, s"]
-    return {
-        "kind": "profile",
-        "title": f"Physics, {jax.default_backend()}: environment steps per second",
-        "columns": [*columns, "peak memory, MB"],
-        "rows": rows,
-        "notes": TASK_OF_OTHERS,
-        "measurements": measurements,
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.physics",
-    }
+    title = f"Physics, {jax.default_backend()}: environment steps per second"
+    return campaign.table("physics", title, rows, TASK_OF_OTHERS, measurements=measurements)
 
 
 def soak(minutes: float) -> dict[str, Any]:
@@ -334,7 +311,7 @@ def soak(minutes: float) -> dict[str, Any]:
         return jax.lax.scan(body, state, jax.random.split(key, 500))[0]
 
     state, key, steps = jax.jit(env.reset)(jax.random.key(0)), jax.random.key(1), 0
-    rows: list[list[Any]] = []
+    rows: list[dict[str, Any]] = []
     begin = time.perf_counter()
     while True:
         key, roll_key = jax.random.split(key)
@@ -343,76 +320,54 @@ def soak(minutes: float) -> dict[str, Any]:
         elapsed = (time.perf_counter() - begin) / 60
         if elapsed >= minutes * len(rows) / 10:
             memory = process.memory_info().rss / 2**20
-            rows.append([f"{elapsed:.1f}", steps, round(memory, 1), process.num_threads()])
-            print("{} min: {:,} steps, {} MB, {} threads".format(*rows[-1]), flush=True)
+            row = {
+                "minutes": f"{elapsed:.1f}",
+                "environment steps": steps,
+                "resident memory, MB": round(memory, 1),
+                "threads": process.num_threads(),
+            }
+            rows.append(row)
+            campaign.show(row)
         if elapsed >= minutes:
             break
-    return {
-        "kind": "profile",
-        "title": f"Soak, {jax.default_backend()}: HalfCheetah, 256 native environments stepped without a pause",
-        "columns": ["minutes", "environment steps", "resident memory, MB", "threads"],
-        "rows": rows,
-        "notes": "",
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": f"python -m benchmarks.physics --soak {minutes:g}",
-    }
+    title = f"Soak, {jax.default_backend()}: HalfCheetah, 256 native environments stepped without a pause"
+    return campaign.table("physics", title, rows, "")
 
 
 def resets(seconds: float) -> dict[str, Any]:
     """Microseconds of a step of 32 pendulums, without resets and with each kind, beside those of a step of SAC."""
-    num_envs, length = 32, 1000
+    num_envs = 32
     env, config = rljax.make("pendulum"), sac.Config(num_envs=32, learning_starts=64, replay_size=100_000)
     guarded, algorithm = Guard.around(env), sac.make(env, config)
-    action = jnp.zeros((num_envs, 1))
-    without = (jax.vmap(guarded.reset), lambda state: jax.vmap(guarded.step)(state, action))
-    programs: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {"no resets": (*without, length)}
+    action, keys = jnp.zeros((num_envs, 1)), jax.random.split(jax.random.key(0), num_envs)
+
+    def stepping(reset: Callable[..., Any], step: Callable[..., Any], key: jax.Array) -> Callable[[], float]:
+        return campaign.timed(lambda state: step(state, action), jax.jit(reset)(key), 1000)
+
+    programs = {"no resets": stepping(jax.vmap(guarded.reset), jax.vmap(guarded.step), keys)}
     for policy in get_args(ResetPolicy):
         envs = AutoReset(env, num_envs, policy)
-        programs[f"resets: {policy}"] = (one_key(envs.reset), functools.partial(step_by, envs.step, action), length)
-    programs["SAC"] = (one_key(algorithm.init), lambda state: algorithm.step(state)[0], 20)
-    keys = jax.random.split(jax.random.key(0), num_envs)
-    states, compiled = {}, {}
-    for name, (init, step, steps) in programs.items():
-        states[name] = jax.jit(init)(keys)
-        compiled[name] = jax.jit(functools.partial(repeated, step, steps), donate_argnums=0)
-        states[name] = jax.block_until_ready(compiled[name](states[name]))
+        programs[f"resets: {policy}"] = stepping(envs.reset, envs.step, keys[0])
+    programs["SAC"] = campaign.timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(keys[0]), 20)
     best = dict.fromkeys(programs, np.inf)
     begin = time.perf_counter()
     while time.perf_counter() - begin < 5 * seconds:  # in turn, so that a busy machine slows all of them
-        for name, (_, _, steps) in programs.items():
-            start = time.perf_counter()
-            states[name] = jax.block_until_ready(compiled[name](states[name]))
-            best[name] = min(best[name], 1e6 * (time.perf_counter() - start) / steps)
-    added = {name: best[name] - best["no resets"] for name in best}
-    rows = [
-        [name, f"{best[name]:.2f}", f"{added[name]:.2f}" if "resets:" in name else "–"]
-        + [f"{added[name] / best['SAC']:.2%}" if "resets:" in name else "–"]
-        for name in best
-    ]
-    return {
-        "kind": "profile",
-        "title": f"Auto-reset, {jax.default_backend()}: 32 pendulums, the fastest of many slices",
-        "columns": ["program", "µs a step", "added, µs", "added, of a step of SAC"],
-        "rows": rows,
-        "notes": "",
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.physics --resets",
-    }
-
-
-def one_key(init: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda keys: init(keys[0])
-
-
-def step_by(step: Callable[..., Any], action: jax.Array, state: Any) -> Any:
-    return step(state, action)
-
-
-def repeated(step: Callable[..., Any], count: int, state: Any) -> Any:
-    return jax.lax.fori_loop(0, count, lambda _, state: step(state), state)
+        for name, program in programs.items():
+            best[name] = min(best[name], 1e6 * program())
+    rows = []
+    for name, time_of_step in best.items():
+        added, reset = time_of_step - best["no resets"], name.startswith("resets:")
+        rows.append(
+            {
+                "program": name,
+                "µs a step": f"{time_of_step:.2f}",
+                "added, µs": f"{added:.2f}" if reset else "–",
+                "added, of a step of SAC": f"{added / best['SAC']:.2%}" if reset else "–",
+            }
+        )
+    title = f"Auto-reset, {jax.default_backend()}: 32 pendulums, the fastest of many slices"
+    return campaign.table("physics", title, rows, "")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    campaign.main(main, Settings())

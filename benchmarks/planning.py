@@ -22,25 +22,25 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from benchmarks.common import peak_memory_mb, time_of, write
+from benchmarks import campaign
+from benchmarks.campaign import ROOT
 from rljax.algorithms import planning
 from rljax.envs.finite import MDP, sparse
 from rljax.envs.finite.worlds import garnet, gridworld_of_cells
-from rljax.training.versions import hardware, versions
 
-ROOT = Path(__file__).parents[1]
 Part = Literal["peers", "grid", "growth", "together", "certificates"]
 METHODS: dict[str, Callable[..., planning.Solution]] = {
     "value_iteration": planning.value_iteration,
     "modified_policy_iteration": planning.modified_policy_iteration,
 }
 EPSILON = 1e-2
+Table = tuple[str, list[dict[str, Any]], str]
+"""Title, rows and notes."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings of the measurements."""
 
     parts: tuple[Part, ...] = ("peers", "grid", "growth", "together", "certificates")
@@ -64,18 +64,10 @@ def main(settings: Settings) -> None:
         "certificates": certificates,
     }
     for part in settings.parts:
-        record = parts[part](settings)
-        write(
-            f"planning-{part}",
-            {"kind": "profile"}
-            | record
-            | {
-                "peak_memory_mb": peak_memory_mb(),
-                "hardware": hardware(),
-                "versions": versions(),
-                "command": f"python -m benchmarks.planning --parts {part}",
-            },
-        )
+        title, rows, notes = parts[part](settings)
+        memory = campaign.peak_memory_mb()
+        record = campaign.table("planning", title, rows, notes, peak_memory_mb=memory)
+        campaign.write(settings, f"planning-{part}", record)
 
 
 def compiled_for(mdp: MDP, method: str, **options: Any) -> tuple[Any, float]:
@@ -97,7 +89,7 @@ def solved(mdp: MDP, compiled: Any) -> tuple[float, planning.Solution]:
     return min(times), solution
 
 
-def beside_peers(settings: Settings) -> dict[str, Any]:
+def beside_peers(settings: Settings) -> Table:
     """Random and grid processes of 10^4 and 10^5 states, by two methods of three libraries, to the same ε."""
     problems = {
         "random, 4 actions, 5 successors": lambda n: garnet(n, 4, 5, discount=0.99),
@@ -106,10 +98,8 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
     rows = []
     for name, make in problems.items():
         for states in (10_000, 100_000):
-            mdp = make(states)
-            arrays: tuple[Any, ...] = (
-                mdp.successors, mdp.probabilities, mdp.rewards, mdp.discount, mdp.terminal, mdp.start,
-            )  # fmt: skip
+            mdp = m = make(states)
+            arrays: tuple[Any, ...] = (m.successors, m.probabilities, m.rewards, m.discount, m.terminal, m.start)
             jax.block_until_ready(sparse(*arrays))  # once, for what JAX does at a first time
             begin = time.perf_counter()
             jax.block_until_ready(sparse(*arrays))
@@ -117,32 +107,44 @@ def beside_peers(settings: Settings) -> dict[str, Any]:
             for method in METHODS:
                 compiled, compile_seconds = compiled_for(mdp, method, tolerance=EPSILON)
                 seconds, solution = solved(mdp, compiled)
-                case = [name, mdp.num_states, method]
-                own = [int(solution.sweeps), set_up, seconds, f"compiled in {compile_seconds:.1f} s", "–", "–"]
-                rows.append([*case, "rljax", *own])
+                case = {"problem": name, "states": mdp.num_states, "method": method}
+                own = {
+                    "library": "rljax",
+                    "sweeps": int(solution.sweeps),
+                    "set-up (s)": set_up,
+                    "solution (s)": seconds,
+                    "rljax is faster by": f"compiled in {compile_seconds:.1f} s",
+                    "with the set-up": "–",
+                    "values apart": "–",
+                }
+                rows.append(case | own)
+                campaign.show(rows[-1])
                 for library in ("pymdptoolbox", "quantecon"):
                     result = peer(settings, mdp, library, method)
                     if "seconds" in result:
                         took, prepared = result["seconds"], result["set_up_seconds"]
-                        ratios = [f"{took / seconds:.1f}×", f"{(took + prepared) / (seconds + set_up):.1f}×"]
                         apart = np.ptp(np.array(result["values"]) - solution.values[: len(result["values"])])
-                        rows.append([*case, library, result["iterations"], prepared, took, *ratios, float(apart)])
+                        theirs = {
+                            "sweeps": result["iterations"],
+                            "set-up (s)": prepared,
+                            "solution (s)": took,
+                            "rljax is faster by": f"{took / seconds:.1f}×",
+                            "with the set-up": f"{(took + prepared) / (seconds + set_up):.1f}×",
+                            "values apart": float(apart),
+                        }
                     else:
-                        rows.append([*case, library, "–", "–", result["error"], "–", "–", "–"])
-                print(*rows[-3:], sep="\n", flush=True)
-    return {
-        "title": f"Planning beside other libraries, {jax.default_backend()}, to ε = {EPSILON}",
-        "columns": [
-            "problem", "states", "method", "library", "sweeps", "set-up (s)", "solution (s)",
-            "rljax is faster by", "with the set-up", "values apart",
-        ],
-        "rows": rows,
-        "notes": "rljax computes in float32, the others in float64. pymdptoolbox and rljax stop value iteration by the "
+                        theirs = {"solution (s)": result["error"]}
+                    rows.append(case | {"library": library} | theirs)
+                    campaign.show(rows[-1])
+    return (
+        f"Planning beside other libraries, {jax.default_backend()}, to ε = {EPSILON}",
+        rows,
+        "rljax computes in float32, the others in float64. pymdptoolbox and rljax stop value iteration by the "
         "span of the last change, QuantEcon by its size; rljax returns values that are certain to ε, pymdptoolbox "
         "those of its last sweep, of which only the differences are. The set-up is what each does with the arrays of a "
         "problem before it can solve it: checks, and in pymdptoolbox's value iteration a bound on the sweeps. How far "
         "the values of the first five states are apart leaves out what is added to all of them.",
-    }  # fmt: skip
+    )
 
 
 def peer(settings: Settings, mdp: MDP, library: str, method: str) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def grid(states: int, discount: float) -> MDP:
     return gridworld_of_cells(cells, 0.2, discount, None, -0.01, "GH", "#", "S", "", None, np.float32)
 
 
-def large_grid(settings: Settings) -> dict[str, Any]:
+def large_grid(settings: Settings) -> Table:
     """Ten million cells: time, memory, and bandwidth against what the memory can do."""
     begin = time.perf_counter()
     mdp = jax.block_until_ready(grid(settings.cells, 0.99))
@@ -190,38 +192,38 @@ def large_grid(settings: Settings) -> dict[str, Any]:
     traffic = mdp.num_bytes - mdp.start.nbytes + 2 * 4 * mdp.num_states  # read once, with values read and written
     stream = stream_rate()
     rate = traffic * sweeps / seconds
-    rows = [
-        ["states", mdp.num_states],
-        ["size of the problem (MB)", mdp.num_bytes / 1e6],
-        ["of the solution, with Q (MB)", memory.output_size_in_bytes / 1e6],
-        ["used by the solver besides (MB)", memory.temp_size_in_bytes / 1e6],
-        ["making it (s)", build_seconds],
-        ["compiling (s)", compile_seconds],
-        ["solving to ε = 1e-3 (s)", seconds],
-        ["sweeps", sweeps],
-        ["certified error", float(solution.bound)],
-        ["bandwidth of the sweeps (GB/s)", rate / 1e9],
-        ["bandwidth of a triad a ← a + s b (GB/s)", stream / 1e9],
-        ["share", f"{rate / stream:.0%}"],
-    ]
-    for row in rows:
-        print(*row, flush=True)
-    return {
-        "title": f"Value iteration on a grid of {mdp.num_states:,} cells, {jax.default_backend()}",
-        "columns": ["quantity", "value"],
-        "rows": rows,
-        "notes": "Bandwidth counts each array once for each sweep, and the values as read once and written once.",
+    quantities = {
+        "states": mdp.num_states,
+        "size of the problem (MB)": mdp.num_bytes / 1e6,
+        "of the solution, with Q (MB)": memory.output_size_in_bytes / 1e6,
+        "used by the solver besides (MB)": memory.temp_size_in_bytes / 1e6,
+        "making it (s)": build_seconds,
+        "compiling (s)": compile_seconds,
+        "solving to ε = 1e-3 (s)": seconds,
+        "sweeps": sweeps,
+        "certified error": float(solution.bound),
+        "bandwidth of the sweeps (GB/s)": rate / 1e9,
+        "bandwidth of a triad a ← a + s b (GB/s)": stream / 1e9,
+        "share": f"{rate / stream:.0%}",
     }
+    rows = [{"quantity": name, "value": value} for name, value in quantities.items()]
+    for row in rows:
+        campaign.show(row)
+    return (
+        f"Value iteration on a grid of {mdp.num_states:,} cells, {jax.default_backend()}",
+        rows,
+        "Bandwidth counts each array once for each sweep, and the values as read once and written once.",
+    )
 
 
 def stream_rate() -> float:
     """Bytes per second of a ← a + s b, in a loop, on arrays far larger than the caches."""
     size = 20_000_000
-    seconds = time_of(lambda a, b: (a + 0.5 * b, b), (jnp.ones(size), jnp.ones(size)), 20)
+    seconds = campaign.time_of(lambda a, b: (a + 0.5 * b, b), (jnp.ones(size), jnp.ones(size)), 20)
     return 3 * 4 * size / seconds
 
 
-def growth(settings: Settings) -> dict[str, Any]:
+def growth(settings: Settings) -> Table:
     """Time against states, actions, successors and 1/(1-γ), each alone."""
     base = {"num_states": 10_000, "num_actions": 4, "successors": 5, "discount": 0.9}
     ranges: dict[str, list[Any]] = {
@@ -237,19 +239,25 @@ def growth(settings: Settings) -> dict[str, Any]:
             mdp = grid(10_000, value) if name == "discount" else garnet(**(base | {name: value}))
             seconds, solution = solved(mdp, compiled_for(mdp, "value_iteration", tolerance=EPSILON)[0])
             sweeps = int(solution.sweeps)
-            rows.append([name, value, sweeps, 1e3 * seconds, 1e6 * seconds / sweeps])
-            print(*rows[-1], flush=True)
-    draw(rows)
-    return {
-        "title": f"Value iteration as problems grow, {jax.default_backend()}",
-        "columns": ["of", "value", "sweeps", "ms", "µs a sweep"],
-        "rows": rows,
-        "notes": "Random processes of 10,000 states, 4 actions, 5 successors and γ = 0.9 but for what changes; γ "
+            row = {
+                "of": name,
+                "value": value,
+                "sweeps": sweeps,
+                "ms": 1e3 * seconds,
+                "µs a sweep": 1e6 * seconds / sweeps,
+            }
+            rows.append(row)
+            campaign.show(row)
+    draw(settings, rows)
+    return (
+        f"Value iteration as problems grow, {jax.default_backend()}",
+        rows,
+        "Random processes of 10,000 states, 4 actions, 5 successors and γ = 0.9 but for what changes; γ "
         "changes on a grid of 100 x 100 cells.",
-    }
+    )
 
 
-def together(settings: Settings) -> dict[str, Any]:
+def together(settings: Settings) -> Table:
     """Many small processes in one program, by vmap."""
     rows = []
     for number in (1, 16, 256, 4096):
@@ -260,15 +268,18 @@ def together(settings: Settings) -> dict[str, Any]:
                 jax.jit(jax.vmap(functools.partial(solver, tolerance=EPSILON, max_sweeps=1_000))).lower(mdps).compile()
             )
             seconds, solution = solved(mdps, compiled)
-            certified = float(solution.bound.max())
-            rows.append([method, number, int(solution.sweeps.max()), 1e3 * seconds, 1e6 * seconds / number, certified])
-            print(*rows[-1], flush=True)
-    return {
-        "title": f"Many small processes at once, {jax.default_backend()}, to ε = {EPSILON}",
-        "columns": ["method", "processes", "sweeps of the slowest", "ms", "µs for each", "largest certified error"],
-        "rows": rows,
-        "notes": "Random processes of 50 states, 4 actions, 5 successors, γ = 0.9.",
-    }
+            row = {
+                "method": method,
+                "processes": number,
+                "sweeps of the slowest": int(solution.sweeps.max()),
+                "ms": 1e3 * seconds,
+                "µs for each": 1e6 * seconds / number,
+                "largest certified error": float(solution.bound.max()),
+            }
+            rows.append(row)
+            campaign.show(row)
+    title = f"Many small processes at once, {jax.default_backend()}, to ε = {EPSILON}"
+    return title, rows, "Random processes of 50 states, 4 actions, 5 successors, γ = 0.9."
 
 
 CERTIFIED: dict[str, Callable[[MDP], planning.Solution]] = {
@@ -279,28 +290,31 @@ CERTIFIED: dict[str, Callable[[MDP], planning.Solution]] = {
 }
 
 
-def certificates(settings: Settings) -> dict[str, Any]:
+def certificates(settings: Settings) -> Table:
     """Certified bounds in float32 against errors, on random processes solved in float64."""
     rows = []
     for discount in (0.9, 0.99, 0.999, 0.9999):
         for method, error, bound, size in certified(settings.processes, discount):
             ratio, relative = error / bound, bound / size
-            rows.append(
-                [discount, method, settings.processes, int((error > bound).sum()), float(ratio.max()),
-                 float(np.median(ratio)), float(np.median(relative)), float(relative.max())]
-            )  # fmt: skip
-            print(*rows[-1], flush=True)
-    return {
-        "title": f"Certified bounds against errors, float32, {jax.default_backend()}",
-        "columns": [
-            "γ", "method", "processes", "violated", "largest error/bound", "median error/bound",
-            "median bound, of the largest value", "largest bound, of the largest value",
-        ],
-        "rows": rows,
-        "notes": "Random processes of 20 states, 3 actions and 3 successors, half of them with terminal states, with "
+            row = {
+                "γ": discount,
+                "method": method,
+                "processes": settings.processes,
+                "violated": int((error > bound).sum()),
+                "largest error/bound": float(ratio.max()),
+                "median error/bound": float(np.median(ratio)),
+                "median bound, of the largest value": float(np.median(relative)),
+                "largest bound, of the largest value": float(relative.max()),
+            }
+            rows.append(row)
+            campaign.show(row)
+    return (
+        f"Certified bounds against errors, float32, {jax.default_backend()}",
+        rows,
+        "Random processes of 20 states, 3 actions and 3 successors, half of them with terminal states, with "
         "rewards of size 1e-3 to 1e4, some with 1e4 added or taken away; errors are the largest of all states, "
         "against policy iteration in NumPy's float64. The tolerance asked for is 1e-3.",
-    }  # fmt: skip
+    )
 
 
 def certified(
@@ -351,23 +365,20 @@ def solved_in_float64(
         policy = np.where(better, q.argmax(1), policy)
 
 
-def draw(rows: list[list[Any]], path: Path = ROOT / "benchmarks" / "planning.png") -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
+def draw(settings: Settings, rows: list[dict[str, Any]]) -> None:
     panels = {"num_states": "states", "num_actions": "actions", "successors": "successors", "discount": "1/(1-γ)"}
-    all_axes = figure.subplots(1, 4)
+    figure, all_axes = campaign.panels(4, 4, 3.0, 3.2)
     for axes, (name, label) in zip(all_axes, panels.items(), strict=True):
-        of_panel = [row for row in rows if row[0] == name]
-        x = [1 / (1 - row[1]) if name == "discount" else row[1] for row in of_panel]
-        axes.loglog(x, [row[3] for row in of_panel], "o-", color="#0072B2", label="solution")
-        axes.loglog(x, [row[4] / 1e3 for row in of_panel], "s--", color="#D55E00", label="one sweep")
+        of_panel = [row for row in rows if row["of"] == name]
+        x = [1 / (1 - row["value"]) if name == "discount" else row["value"] for row in of_panel]
+        axes.loglog(x, [row["ms"] for row in of_panel], "o-", color="#0072B2", label="solution")
+        axes.loglog(x, [row["µs a sweep"] / 1e3 for row in of_panel], "s--", color="#D55E00", label="one sweep")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-    all_axes[0].set_ylabel("ms")
-    all_axes[0].legend()
-    figure.savefig(path, dpi=110)
+    figure.axes[0].set_ylabel("ms")
+    figure.axes[0].legend()
+    campaign.save_figure(settings, "planning", figure)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
+    campaign.main(main, Settings())

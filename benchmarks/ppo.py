@@ -11,19 +11,16 @@ Every task runs in a process of its own, with the compilation cache off, so that
 
 import dataclasses
 import itertools
-import shlex
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import rljax
-from benchmarks.common import peak_memory_mb, time_of, write
+from benchmarks import campaign
+from benchmarks.campaign import time_of
 from benchmarks.physics import own as measure_physics
 from experiments.ppo import ACCELERATED, TASKS
 from rljax import training
@@ -31,8 +28,6 @@ from rljax.algorithms import ppo
 from rljax.algorithms.core.contract import Algorithm
 from rljax.envs import AutoReset, EpisodeStatistics, Guard
 from rljax.spaces import Discrete
-from rljax.training import program as programs
-from rljax.training.versions import hardware, versions
 
 TARGETS = {
     "cartpole": 490.0,
@@ -60,7 +55,7 @@ KNOWN = TARGETS | MUJOCO | LARGE | ADAPTED
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings of the measurements."""
 
     tasks: tuple[str, ...] = (*TARGETS, *MUJOCO)
@@ -75,35 +70,23 @@ class Settings:
     """Whether to measure speed too; without it a busy machine does no harm."""
     profile: bool = True
     """Whether to profile too, where the time goes."""
-    child: bool = False
-    """Whether to measure in this process instead of one for each task."""
 
 
 def main(settings: Settings) -> None:
-    if unknown := set(settings.tasks) - set(KNOWN):
-        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}")
-    if settings.child:
-        return child(settings)
-    jobs = [["--tasks", task, "--no-profile"] for task in settings.tasks]
-    jobs += [["--tasks", "--profile"]] if settings.profile else []
-    for job in jobs:
-        command = [sys.executable, "-m", "benchmarks.ppo", "--child", *job]
-        command += [f"--seeds={settings.seeds}"] if settings.seeds else []
-        command += [f"--together={settings.together}"] if settings.together else []
-        command += ["--engine", settings.engine, "--speed" if settings.speed else "--no-speed"]
-        print(f"== {shlex.join(job)}", flush=True)
-        subprocess.run(command, check=True)
-    return None
+    campaign.require_known("tasks", settings.tasks, KNOWN)
+    engine = "" if settings.engine == "auto" else f"-{settings.engine}"
+    for task in settings.tasks:
+        print(f"== {task}", flush=True)
+        campaign.alone(cold, settings, f"ppo-{task.replace(':', '-')}{engine}", benchmark, task, settings)
+    if settings.profile:
+        campaign.alone(cold, settings, "ppo-profile", profile, settings)
 
 
-def child(settings: Settings) -> None:
+def cold(settings: Settings, name: str, measure: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+    """Writes a measurement on all cores, in which everything is compiled anew."""
     training.use_cpu_cores()
     jax.config.update("jax_enable_compilation_cache", False)
-    for task in settings.tasks:
-        engine = "" if settings.engine == "auto" else f"-{settings.engine}"
-        write(f"ppo-{task.replace(':', '-')}{engine}", benchmark(task, settings))
-    if settings.profile:
-        write("ppo-profile", profile(settings))
+    campaign.write(settings, name, measure(*arguments))
 
 
 def make(task: str, engine: str = "auto") -> tuple[Algorithm, int]:
@@ -131,64 +114,30 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
             "compile_seconds": one.compile_seconds,
             "training_seconds": one.seconds,
             "steps_per_second_one_run": one.steps / one.seconds,
-            "steps_per_second_all_seeds": rate_of_members(algorithm, together),
+            "steps_per_second_all_seeds": campaign.training_rate(algorithm, 10.0, together)[0],
             "num_seeds_together": together,
         }
     keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
     result = training.train(algorithm, keys, steps, **options)
     assert result.evaluation is not None
-    means = {
-        kind: [member[kind]["mean"] for member in result.evaluation["members"]]
-        for kind in ("deterministic", "stochastic")
-    }
+    arguments = ["--tasks", task, "--no-profile", "--seeds", str(seeds), "--together", str(together)]
+    arguments += [] if settings.engine == "auto" else ["--engine", settings.engine]
+    arguments += [] if settings.speed else ["--no-speed"]
+    evaluation = result.evaluation
     record = {
-        "algorithm": "ppo",
-        "task": task,
-        "engine": "jax",
-        "implementation": "rljax",
-        "seeds": list(range(seeds)),
-        "steps": result.steps,
+        **campaign.returns(algorithm, task, result.steps, evaluation["episodes"], evaluation["members"]),
         **speed,
-        "evaluation_episodes": result.evaluation["episodes"],
-        "returns_deterministic": means["deterministic"],
-        "returns_stochastic": means["stochastic"],
         "target": {"return": KNOWN[task]},
-        "peak_memory_mb": peak_memory_mb(),
-        "config": dataclasses.asdict(algorithm.config),
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": f"python -m benchmarks.ppo --tasks {task} --no-profile --seeds {seeds} --together {together}"
-        + ("" if settings.engine == "auto" else f" --engine {settings.engine}")
-        + ("" if settings.speed else " --no-speed"),
+        "peak_memory_mb": campaign.peak_memory_mb(),
+        **campaign.provenance("ppo", arguments),
     }
-    if task in MUJOCO | LARGE:
-        record["engine"] = engine = algorithm.env.unwrapped.engine.name  # type: ignore[attr-defined]
-        if speed:
-            # Random actions of as many environments in a compiled loop, resets included.
-            record["physics_steps_per_second"], _ = measure_physics(task, engine, algorithm.config.num_envs, 5.0)
-            record["share_of_physics_rate"] = speed["steps_per_second_one_run"] / record["physics_steps_per_second"]
-    rates = {name: round(value) for name, value in speed.items() if name.startswith("steps_")}
-    print(f"{task}: returns {means['deterministic']}, {rates}")
+    if speed and task in MUJOCO | LARGE:
+        # Random actions of as many environments in a compiled loop, resets included.
+        rate, _ = measure_physics(task, record["engine"], algorithm.config.num_envs, 5.0)
+        record["physics_steps_per_second"] = rate
+        record["share_of_physics_rate"] = speed["steps_per_second_one_run"] / rate
+    print({name: round(value) for name, value in speed.items() if name.startswith("steps_")}, flush=True)
     return record
-
-
-def rate_of_members(algorithm: Algorithm, members: int, seconds: float = 10.0) -> float:
-    """Steps per second of all members together, compilation and a warm-up apart."""
-    program = programs.build(algorithm, members, None, "threefry2x32")
-    keys = jax.vmap(jax.random.key)(np.arange(members, dtype=np.uint32))
-    state, totals = program.init(np.asarray(jax.random.key_data(keys)), {})
-
-    def run(state: Any, totals: Any, count: int) -> tuple[Any, Any, float]:
-        begin = time.perf_counter()
-        state, totals, finite = program.run(state, totals, np.int32(0), np.int32(count))
-        jax.block_until_ready(finite)
-        return state, totals, time.perf_counter() - begin
-
-    state, totals, _ = run(state, totals, 1)
-    state, totals, elapsed = run(state, totals, 1)
-    count = max(1, round(seconds / elapsed))
-    _, _, elapsed = run(state, totals, count)
-    return count * algorithm.per_iteration * members / elapsed
 
 
 def profile(settings: Settings) -> dict[str, Any]:
@@ -221,7 +170,6 @@ def profile(settings: Settings) -> dict[str, Any]:
     act_seconds = time_of(lambda s: act(s, state.params["policy"]), env_state, iterations)
     whole_seconds = time_of(lambda s: algorithm.step(s)[0], state, iterations)
     update_seconds = whole_seconds - act_seconds
-    policy_seconds = act_seconds - env_seconds
 
     # Multiplications and additions of one sample, forward; backward costs twice that.
     actions = algorithm.env.action_space
@@ -232,14 +180,18 @@ def profile(settings: Settings) -> dict[str, Any]:
     forward = 2 * (2 * layers + heads)
     update_flops = 3 * forward * config.num_epochs * steps
     batch = steps // config.num_minibatches
-    matmul_rate = measure_matmul(batch, config.hidden[-1])
+    matmul_rate = campaign.matmul_rate(batch, config.hidden[-1])
     one_rate = steps / whole_seconds
-    rows: list[list[Any]] = [
-        ["environments, auto-reset and statistics", env_seconds * 1e6 / steps, env_seconds / whole_seconds],
-        ["policy network and sampling", policy_seconds * 1e6 / steps, policy_seconds / whole_seconds],
-        ["advantages and update", update_seconds * 1e6 / steps, update_seconds / whole_seconds],
-        ["whole iteration", whole_seconds * 1e6 / steps, 1.0],
-    ]  # fmt: skip
+    parts = {
+        "environments, auto-reset and statistics": env_seconds,
+        "policy network and sampling": act_seconds - env_seconds,
+        "advantages and update": update_seconds,
+        "whole iteration": whole_seconds,
+    }
+    rows = [
+        {"part": name, "µs a step": round(part * 1e6 / steps, 3), "share": f"{part / whole_seconds:.0%}"}
+        for name, part in parts.items()
+    ]
     achieved = update_flops / update_seconds
     shape = f"[{batch}, {config.hidden[-1]}] x [{config.hidden[-1]}, {config.hidden[-1]}]"
     notes = (
@@ -249,18 +201,14 @@ def profile(settings: Settings) -> dict[str, Any]:
         f"here for a chain of {shape} products."
     )
     notes += sharing(algorithm, one_rate, settings.together or 64)
-    return {
-        "kind": "profile",
-        "title": f"PPO on CartPole, {jax.default_backend()}: where the time of one step goes",
-        "columns": ["part", "µs a step", "share"],
-        "rows": [[name, round(time, 3), f"{share:.0%}"] for name, time, share in rows],
-        "notes": notes,
-        "matmul_gflops": matmul_rate / 1e9,
-        "update_gflops": achieved / 1e9,
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.ppo --tasks --profile",
-    }
+    return campaign.table(
+        "ppo",
+        f"PPO on CartPole, {jax.default_backend()}: where the time of one step goes",
+        rows,
+        notes,
+        matmul_gflops=matmul_rate / 1e9,
+        update_gflops=achieved / 1e9,
+    )
 
 
 def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
@@ -268,11 +216,8 @@ def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
     devices = jax.device_count()
     if devices == 1:
         return ""
-    program = programs.build(algorithm, None, devices, "threefry2x32")
-    state, totals = program.init(np.asarray(jax.random.key_data(jax.random.key(0))), {})
-    seconds = time_of(lambda s, t: program.run(s, t, np.int32(0), np.int32(1))[:2], (state, totals), 50)
-    split = algorithm.per_iteration / seconds
-    turns = rate_of_members(algorithm, members)
+    split, _ = campaign.training_rate(algorithm, 5.0, devices=devices)
+    turns, _ = campaign.training_rate(algorithm, 10.0, members)
     keys = jax.random.split(jax.random.key(0), members)
     together = jax.jit(jax.vmap(algorithm.init))(keys)
     vmapped = time_of(lambda s: jax.vmap(algorithm.step)(s)[0], together, 5)
@@ -284,18 +229,5 @@ def sharing(algorithm: Algorithm, one_rate: float, members: int) -> str:
     )
 
 
-def measure_matmul(batch: int, width: int) -> float:
-    """FLOP per second of products [batch, width] x [width, width], the update's own shape."""
-    weights = jnp.eye(width) + 1e-3
-
-    def chain(x: jax.Array) -> jax.Array:
-        for _ in range(16):
-            x = x @ weights
-        return x
-
-    seconds = time_of(chain, jnp.ones((batch, width)) / width, 50)
-    return 16 * 2 * batch * width * width / seconds
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    campaign.main(main, Settings())

@@ -4,23 +4,13 @@ python -m benchmarks.pqn
 python -m benchmarks.pqn --tasks gymnax:Breakout-MinAtar --seeds 2
 """
 
-import dataclasses
+import functools
 
-import tyro
-
-from benchmarks import off_policy
+from benchmarks import campaign, off_policy
 
 # What solves the classic tasks; the level of PPO on MinAtar's Breakout that gymnax publishes.
 TARGETS = {"cartpole": 488.0, "acrobot": -89.0, "gymnax:Breakout-MinAtar": 28.0}
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings(off_policy.Settings):
-    """Settings of the measurements."""
-
-    tasks: tuple[str, ...] = tuple(TARGETS)
-    """Tasks, with the defaults of experiments/pqn.py."""
-
-
 if __name__ == "__main__":
-    off_policy.main("pqn", TARGETS, tyro.cli(Settings))
+    main = functools.partial(off_policy.main, "pqn", TARGETS)
+    campaign.main(main, off_policy.Settings(tasks=tuple(TARGETS)))

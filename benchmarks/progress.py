@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 import rljax
-from benchmarks.common import RESULTS, ROOT, profile, with_interval, write
+from benchmarks import campaign
+from benchmarks.campaign import with_interval
 from experiments.gr_rl import Settings as Pipeline
 from rljax import pipeline, training
 from rljax.algorithms import progress
@@ -56,7 +56,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings of the measurements."""
 
     parts: tuple[str, ...] = ("critics", "table")
@@ -71,13 +71,10 @@ class Settings:
     """Number of demonstrations per task and seed."""
     updates: int = 6_000
     """Updates of a critic; the joint one has as many for each task."""
-    runs: Path = ROOT / "runs"
-    """Folder of the demonstrations and the progress."""
 
 
 def main(settings: Settings) -> None:
-    if unknown := set(settings.critics) - set(CRITICS):
-        sys.exit(f"error: unknown critics {', '.join(sorted(unknown))}; known: {', '.join(CRITICS)}")
+    campaign.require_known("critics", settings.critics, CRITICS)
     if "critics" in settings.parts:
         for seed in range(settings.seeds):
             data = {task: demonstrations(settings, task, seed) for task in settings.tasks}
@@ -85,7 +82,7 @@ def main(settings: Settings) -> None:
                 learn(settings, name, data, seed)
     if "table" in settings.parts:
         found = results(settings)
-        write("progress", table(settings, found))
+        campaign.write(settings, "progress", table(settings, found))
         draw(settings, found)
 
 
@@ -121,13 +118,19 @@ def learn(settings: Settings, name: str, data: dict[str, Any], seed: int) -> Non
         learned = [progress.with_failures(x, pipeline.retries(x, data[task][1])) for x, task in zip(parts, group)]
         algorithm = progress.make(env, config, concatenate(learned))
         result = training.train(
-            algorithm, jax.random.key(seed), settings.updates * len(group), evaluate_every=0, final_episodes=0,
+            algorithm,
+            jax.random.key(seed),
+            settings.updates * len(group),
+            evaluate_every=0,
+            final_episodes=0,
             progress=False,
-        )  # fmt: skip
+        )
         if result.interrupted is not None:
             sys.exit(128 + result.interrupted)
         for path, part in zip(paths, parts):
-            np.save(path, progress.progress(algorithm, result.state, part).astype(np.float32))
+            temporary = path.with_name(f"half-{path.name}")  # which no later run takes for the whole
+            np.save(temporary, progress.progress(algorithm, result.state, part).astype(np.float32))
+            temporary.replace(path)
 
 
 # Results
@@ -176,29 +179,29 @@ def best(runs: list[np.ndarray]) -> int:
 
 def table(settings: Settings, found: dict[tuple[str, str], list[np.ndarray]]) -> dict[str, Any]:
     """Tasks and critics in rows, and a row for dropping everything."""
-    rows: list[list[Any]] = []
+    rows = []
     for task in settings.tasks:
         of = [(name, found[task, name]) for name in settings.critics if (task, name) in found]
+        sure_of = f"recall at precision {SURE:g}"
         if of:
             everything = np.array([measure(*everything_dropped(settings, task, s)) for s in range(len(of[0][1]))])
-            rows.append([task, "everything dropped", *_cells(everything), "–", f"0 ({len(everything)})"])
+            cells = {"δ": "–", sure_of: f"0 ({len(everything)})"}
+            rows.append({"task": task, "critic": "everything dropped", **_cells(everything), **cells})
         for name, runs in of:
             at = best(runs)
             sure = [np.where(run[:, 1] >= SURE, run[:, 2], 0).max() for run in runs]
-            cells = [*_cells(np.array([run[at] for run in runs])), f"{DROPS[at]:.3f}", with_interval(sure, ".2f")]
-            rows.append([task, name, *cells])
-    return profile(
-        "benchmarks.progress",
+            cells = {"δ": f"{DROPS[at]:.3f}", sure_of: with_interval(sure, ".2f")}
+            rows.append({"task": task, "critic": name, **_cells(np.array([run[at] for run in runs])), **cells})
+    return campaign.table(
+        "progress",
         f"Progress critics, {jax.default_backend()}: which demonstrated faults their filter finds",
-        ["task", "critic", "F1", "precision", "recall", "steps dropped", "of slips", "of hesitations",
-         "of wrong approaches", "δ", f"recall at precision {SURE:g}"],
         rows,
         f"{settings.demonstrations} scripted demonstrations and {settings.updates:,} updates (joint: for each "
         f"task), γ = {GR_RL.critic.discount:g}, k = {GR_RL.within}; at the δ with the best F1 on these demonstrations: "
         "means over the seeds [bootstrap interval] (how many). A step counts as faulty if it lies in a fault or in the "
         "k steps before one, and a fault as found if one of those is dropped: dropping everything is what has to be "
         "beaten.",
-    )  # fmt: skip
+    )
 
 
 def everything_dropped(settings: Settings, task: str, seed: int) -> tuple[Any, ...]:
@@ -206,23 +209,24 @@ def everything_dropped(settings: Settings, task: str, seed: int) -> tuple[Any, .
     return np.ones(data.size), data.ends, fault, -1.0
 
 
-def _cells(measures: np.ndarray) -> list[str]:
+def _cells(measures: np.ndarray) -> dict[str, str]:
     """F1 with its interval over the seeds, and the means of the rest; of measures [seed, field]."""
-    return [with_interval(list(measures[:, 0]), ".2f"), *(f"{x:.2f}" for x in measures[:, 1:].mean(0))]
+    names = ("precision", "recall", "steps dropped", "of slips", "of hesitations", "of wrong approaches")
+    means = (f"{x:.2f}" for x in measures[:, 1:].mean(0))
+    return {"F1": with_interval(list(measures[:, 0]), ".2f"), **dict(zip(names, means, strict=True))}
 
 
-def draw(
-    settings: Settings, found: dict[tuple[str, str], list[np.ndarray]], path: Path = RESULTS.parent / "progress.png"
-) -> None:
+def draw(settings: Settings, found: dict[tuple[str, str], list[np.ndarray]]) -> None:
     """Precision over recall, a point for each δ, the mean over the seeds; and progress along one demonstration."""
     import matplotlib.pyplot as plt
 
     shown = [name for name in ("distributional", "no distribution", "share of time") if name in settings.critics]
     colors = dict(zip(CRITICS, plt.rcParams["axes.prop_cycle"].by_key()["color"]))
-    figure, axes = plt.subplots(
-        len(settings.tasks), 1 + len(shown), figsize=(3.6 * (1 + len(shown)), 3.0 * len(settings.tasks)),
-        squeeze=False, layout="constrained", width_ratios=[1.5, *[1] * len(shown)],
-    )  # fmt: skip
+    columns = 1 + len(shown)
+    figure, panels = campaign.panels(
+        len(settings.tasks) * columns, columns, 3.6, 3.0, width_ratios=[1.5, *[1] * len(shown)]
+    )
+    axes = np.reshape(list(panels), (-1, columns))
     for row, task in zip(axes, settings.tasks):
         data, fault = demonstrations(settings, task, 0)
         for name in settings.critics:
@@ -231,8 +235,8 @@ def draw(
                 with np.errstate(invalid="ignore"):
                     _, precision, recall, *_ = np.moveaxis(runs.mean(0), 1, 0)
                 style = ":" if name.endswith("slow") else "--" if "TD3+BC" in name else "-"
-                row[0].plot(recall, precision, style, marker=".", markersize=3, linewidth=1.2, color=colors[name],
-                            label=name)  # fmt: skip
+                look: dict[str, Any] = {"markersize": 3, "linewidth": 1.2, "color": colors[name], "label": name}
+                row[0].plot(recall, precision, style, marker=".", **look)
         chance = measure(*everything_dropped(settings, task, 0)).precision
         row[0].axhline(chance, color="grey", linewidth=0.8, label="everything dropped")
         row[0].set(xlim=(0, 1.02), ylim=(chance - 0.15, 1.02), xlabel="recall of faults", ylabel="precision of steps")
@@ -248,23 +252,18 @@ def draw(
             axis.plot(at - at[0], values[at], color=colors[name], linewidth=1.2)
             axis.plot((at - at[0])[dropped], values[at][dropped], "k.", markersize=3)
             for kind, (label, color) in KINDS.items():
-                axis.fill_between(
-                    at - at[0], 0, 1, where=fault[at] == kind, step="mid", color=color, alpha=0.3, linewidth=0,
-                    label=label, transform=axis.get_xaxis_transform(),
-                )  # fmt: skip
+                look = {"color": color, "alpha": 0.3, "linewidth": 0, "label": label}
+                across = axis.get_xaxis_transform()
+                axis.fill_between(at - at[0], 0, 1, where=fault[at] == kind, step="mid", transform=across, **look)
             low, high = min(0.0, values[at].min()), max(1.0, values[at].max())  # without distributions beyond [0, 1]
             axis.set(ylim=(low - 0.02, high + 0.02), xlabel="step", ylabel="progress")
             axis.set_title(f"{name}, δ = {drop:.3f}", fontsize=10)
-    for axis in axes.flat:
-        axis.tick_params(labelsize=8)
     handles: dict[str, Any] = {}
     for axis in [*axes[:, 0], *axes[:, -1]]:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels())))
     handles["dropped"] = plt.Line2D([], [], color="k", marker=".", linestyle="")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    print(f"wrote {path.relative_to(ROOT)}")
+    campaign.save_figure(settings, "progress", figure)
 
 
 def example(data: Dataset, fault: np.ndarray) -> int:
@@ -275,4 +274,4 @@ def example(data: Dataset, fault: np.ndarray) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
+    campaign.main(main, Settings())

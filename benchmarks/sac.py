@@ -11,9 +11,6 @@ batches of 256, 256 x 256 units, float32 unless a row says otherwise, on HalfChe
 
 import dataclasses
 import functools
-import json
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,17 +19,15 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 import rljax
-from benchmarks import off_policy
-from benchmarks.common import RESULTS, peak_memory_mb, write
+from benchmarks import campaign, off_policy
+from benchmarks.campaign import timed
 from rljax.algorithms import sac
 from rljax.algorithms.core.experience import Loop
 from rljax.data import Batch
 from rljax.envs import RescaleAction
 from rljax.nn.ensemble import over_ensemble
-from rljax.training.versions import hardware, versions
 from rljax.types import PyTree
 
 # SLM-Lab's and rl-zoo's rows for the classic tasks; CleanRL's at 1M steps (Gymnasium v4) for MuJoCo.
@@ -54,16 +49,14 @@ ROUNDS = 6
 class Settings(off_policy.Settings):
     """Settings of the measurements."""
 
-    tasks: tuple[str, ...] = tuple(TARGETS)
-    """Tasks, with the defaults of experiments/sac.py."""
-    peers_python: Path = off_policy.ROOT / ".venv-peers" / "bin" / "python"
+    peers_python: Path = campaign.ROOT / ".venv-peers" / "bin" / "python"
     """The interpreter of the peers; without it their last results are compared with."""
 
 
 def main(settings: Settings) -> None:
     off_policy.main("sac", TARGETS, dataclasses.replace(settings, speed=False))
     if settings.speed:
-        write("sac-profile", speed(settings))
+        campaign.write(settings, "sac-profile", speed(settings))
 
 
 def speed(settings: Settings) -> dict[str, Any]:
@@ -88,24 +81,28 @@ def speed(settings: Settings) -> dict[str, Any]:
         for name, program in programs.items():
             best[name] = min(best[name], program())
         if number in (ROUNDS // 3, 2 * ROUNDS // 3):  # twice, among our own
-            peers = {
-                peer: max(rate, peers.get(peer, 0.0)) for peer, rate in measure_peers(settings.peers_python).items()
-            }
+            peers = {peer: max(rate, peers.get(peer, 0.0)) for peer, rate in measure_peers(settings).items()}
     update, step = best["bare update, in a scan"], best["whole step: environment, replay, update"]
     whole_steps = {
         "one step, one update": (step, best["whole step, bfloat16 products"]),
         "four steps, four updates": tuple(time for name, time in best.items() if name.startswith("four steps")),
     }
     bare_updates = update, best["bare update, bfloat16 products"]
-    rows: list[list[Any]] = [[name, 1e6 * t, 1 / t, f"{update / t:.0%}", "–"] for name, t in best.items()]
-    rows += [
-        [f"{name}, whole step", 1e6 / rate, rate, f"{update * rate:.0%}", f"{1 / step / rate:.2f}×"]
-        for name, rate in peers.items()
+    seconds = best | {f"{peer}, whole step": 1 / rate for peer, rate in peers.items()}
+    rows = [
+        {
+            "program": name,
+            "µs": 1e6 * time,
+            "per second": 1 / time,
+            "of the bare update's rate": f"{update / time:.0%}",
+            "rljax (float32) over it": "–" if name in best else f"{time / step:.2f}×",
+        }
+        for name, time in seconds.items()
     ]
     flops = update_flops(config)
     notes = (
         f"One update is {flops / 1e6:.0f} MFLOP of products: {flops / update / 1e9:.0f} GFLOP/s in float32, where "
-        f"a [256, 256] x [256, 256] product alone makes {matmul_rate() / 1e9:.0f}. "
+        f"a [256, 256] x [256, 256] product alone makes {campaign.matmul_rate(256, 256) / 1e9:.0f}. "
         + "".join(
             f"In turns of {turns}, in {kind}: {bare / time:.0%} of the rate of the bare update"
             + "".join(f", {1 / time / rate:.2f}× {peer}" for peer, rate in peers.items())
@@ -115,45 +112,28 @@ def speed(settings: Settings) -> dict[str, Any]:
         )
         + memory_note()
     )
-    return {
-        "kind": "profile",
-        "title": f"SAC on HalfCheetah, {jax.default_backend()}: where the time of one step goes",
-        "columns": ["program", "µs", "per second", "of the bare update's rate", "rljax (float32) over it"],
-        "rows": rows,
-        "notes": notes,
-        "shares_of_bare_update": {
+    return campaign.table(
+        "sac",
+        f"SAC on HalfCheetah, {jax.default_backend()}: where the time of one step goes",
+        rows,
+        notes,
+        shares_of_bare_update={
             turns: [bare / time for bare, time in zip(bare_updates, times, strict=True)]
             for turns, times in whole_steps.items()
         },
-        "ratios": {
+        ratios={
             turns: {peer: [1 / time / rate for time in times] for peer, rate in peers.items()}
             for turns, times in whole_steps.items()
         },
-        "peak_memory_mb": peak_memory_mb(),
-        "hardware": hardware(),
-        "versions": versions(),
-        "command": "python -m benchmarks.sac --tasks",
-    }
-
-
-def timed(function: Callable[[PyTree], PyTree], state: PyTree) -> Callable[[], float]:
-    """A timing of `ITERATIONS` applications in one compiled loop that keeps its state: seconds of one."""
-    loop = jax.jit(lambda state: jax.lax.fori_loop(0, ITERATIONS, lambda _, s: function(s), state), donate_argnums=0)
-    kept = [jax.block_until_ready(loop(state))]
-
-    def run() -> float:
-        begin = time.perf_counter()
-        kept[0] = jax.block_until_ready(loop(kept[0]))
-        return (time.perf_counter() - begin) / ITERATIONS
-
-    run()
-    return run
+        peak_memory_mb=campaign.peak_memory_mb(),
+    )
 
 
 def whole(config: sac.Config, steps: int = 1) -> Callable[[], float]:
     """The whole algorithm: seconds of one of its `steps` environment steps per iteration."""
     algorithm = sac.make(rljax.make("half_cheetah"), config)
-    run = timed(lambda state: algorithm.step(state)[0], jax.jit(algorithm.init)(jax.random.key(0)))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    run = timed(lambda state: algorithm.step(state)[0], state, ITERATIONS)
     return lambda: run() / steps
 
 
@@ -167,10 +147,14 @@ def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable
     agent, learner, hyper, key = _learner(config, adam)
     draw = functools.partial(jax.random.normal, key)
     batch = Batch(
-        obs=draw((1, 256, 17)), action=jnp.tanh(draw((1, 256, 6))), reward=draw((1, 256)),
-        next_obs=draw((1, 256, 17)), discount=jnp.full((1, 256), 0.99), index=jnp.zeros((1, 256), jnp.int32),
+        obs=draw((1, 256, 17)),
+        action=jnp.tanh(draw((1, 256, 6))),
+        reward=draw((1, 256)),
+        next_obs=draw((1, 256, 17)),
+        discount=jnp.full((1, 256), 0.99),
+        index=jnp.zeros((1, 256), jnp.int32),
         weight=jnp.ones((1, 256)),
-    )  # fmt: skip
+    )
 
     def update(state: PyTree) -> PyTree:
         learner, key = state
@@ -178,7 +162,7 @@ def bare(config: sac.Config, ensemble: Any = None, adam: Any = None) -> Callable
         return agent.learn(learner, batch, learn_key, hyper)[0], key
 
     with mock.patch.object(sac, "over_ensemble", ensemble or sac.over_ensemble), _optimizer(adam):
-        return timed(update, (learner, key))
+        return timed(update, (learner, key), ITERATIONS)
 
 
 def sampled(config: sac.Config) -> Callable[[], float]:
@@ -194,7 +178,7 @@ def sampled(config: sac.Config) -> Callable[[], float]:
         return agent.learn(learner, batches, learn_key, hyper)[0], experience, key
 
     replay = experience.replay.replace(count=jnp.int32(config.replay_size))
-    return timed(update, (learner, experience.replace(replay=replay), key))
+    return timed(update, (learner, experience.replace(replay=replay), key), ITERATIONS)
 
 
 def one_by_one(function: Any, members: int, _: str) -> Any:
@@ -228,13 +212,6 @@ def update_flops(config: sac.Config) -> float:
     return config.batch_size * (critic * (1 + 3 + 2) + actor * (1 + 3))
 
 
-def matmul_rate() -> float:
-    """FLOP per second of products of the update's own shape."""
-    weights = jnp.eye(256) + 1e-3
-    run = timed(lambda x: x @ weights, jnp.ones((256, 256)) / 256)
-    return 2 * 256**3 / min(run() for _ in range(5))
-
-
 def memory_note() -> str:
     """The memory that the compiled step allocates beside the state, at a million transitions."""
     algorithm = sac.make(rljax.make("half_cheetah"), sac.Config())
@@ -253,19 +230,18 @@ def memory_note() -> str:
     )
 
 
-def measure_peers(python: Path) -> dict[str, float]:
+def measure_peers(settings: Settings) -> dict[str, float]:
     """Steps per second of the peers, after their warm-up."""
     rates = {}
     for peer, name in (("sbx", "sbx"), ("sb3", "stable-baselines3")):
-        path = RESULTS / f"sac-half_cheetah-{peer}.json"
-        if python.exists():
-            command = [str(python), f"benchmarks/peers/{peer}_sac.py", "--task", "half_cheetah", "--steps", "3000"]
-            command += ["--learning-starts", "500", "--episodes", "1", "--output", str(path)]
-            subprocess.run(command, check=True, cwd=off_policy.ROOT)
-        if path.exists():
-            rates[name] = json.loads(path.read_text())["steps_per_second_one_run"]
+        path = settings.results / f"sac-half_cheetah-{peer}.json"
+        flags = ("--task", "half_cheetah", "--steps", 3000, "--learning-starts", 500, "--episodes", 1)
+        if settings.peers_python.exists():
+            campaign.run(campaign.peer(settings.peers_python, f"{peer}_sac", path, *flags))
+        if found := campaign.read(path):
+            rates[name] = found["steps_per_second_one_run"]
     return rates
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
+    campaign.main(main, Settings(tasks=tuple(TARGETS)))

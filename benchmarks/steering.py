@@ -15,7 +15,6 @@ in its noise, beside SAC from nothing and RLPD; on the lace the pipeline of expe
 import dataclasses
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +23,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import rljax
-from benchmarks import steering_scores
-from benchmarks.common import RESULTS, ROOT, profile, run_all, write
+from benchmarks import campaign, steering_scores
+from benchmarks.campaign import ROOT
 from benchmarks.steering_scores import METHODS, REWARDS, STEERED
 from rljax.algorithms import diffusion, steering
 from rljax.analysis.statistics import bootstrap_interval
@@ -43,7 +41,7 @@ from rljax.nn.precision import Precision
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.evaluate import evaluate
 from rljax.training.loading import read_description
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 MODES = {"sampled": False, "deterministic": True}
 UPDATES_TIMED = 4
@@ -70,21 +68,19 @@ class Settings(steering_scores.Settings):
 
 
 def main(settings: Settings) -> None:
-    if unknown := set(settings.methods) - set(METHODS):
-        sys.exit(f"error: unknown methods {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
-    if unknown := set(settings.tasks) - set(REWARDS):
-        sys.exit(f"error: unknown tasks {', '.join(sorted(unknown))}; known: {', '.join(REWARDS)}")
+    campaign.require_known("methods", settings.methods, METHODS)
+    campaign.require_known("tasks", settings.tasks, REWARDS)
     enable_compilation_cache()
     if "gym_pusht" in settings.parts:
-        write("steering-gym_pusht", gym_pusht(settings))
+        campaign.write(settings, "steering-gym_pusht", gym_pusht(settings))
     if "speed" in settings.parts:
-        write("steering-speed", speed(settings))
+        campaign.write(settings, "steering-speed", speed(settings))
     if "scores" in settings.parts:
-        run_all(steering_scores.base_jobs(settings))
-        run_all(steering_scores.own_jobs(settings))
+        campaign.run_all(steering_scores.base_jobs(settings))
+        campaign.run_all(steering_scores.own_jobs(settings))
         if found := list(steering_scores.results(settings)):
-            write("steering-scores", steering_scores.record(found))
-            steering_scores.draw(found)
+            campaign.write(settings, "steering-scores", steering_scores.record(found))
+            steering_scores.draw(settings, found)
         else:
             print(f"no finished run under {settings.runs} is called {settings.pattern}: no table")
     if "film" in settings.parts:
@@ -97,12 +93,12 @@ def film(settings: Settings) -> None:
 
     folder = next(iter(sorted(settings.runs.glob("gr_rl/lace-seed*/4-steered"))), None)
     if folder is None:
-        sys.exit(f"error: there is no lace-seed*/4-steered in {settings.runs / 'gr_rl'}; experiments/gr_rl.py makes it")
+        raise Refused(f"there is no lace-seed*/4-steered in {settings.runs / 'gr_rl'}; experiments/gr_rl.py makes it")
     env = make_recorded(read_description(folder)["env"])
     for name, stage in (("imitated", "1-everything"), ("steered", folder.name)):
-        policy, path = rljax.load(folder.parent / stage, env=env), RESULTS.parent / f"lace-{name}.gif"
+        policy, path = rljax.load(folder.parent / stage, env=env), settings.results.parent / f"lace-{name}.gif"
         animate(env, policy, jax.random.key(5), path, max_steps=160, deterministic=False)
-        print(f"wrote {path.relative_to(ROOT)}")
+        campaign.say_written(path)
 
 
 # gym-pusht
@@ -176,17 +172,15 @@ def gym_pusht(settings: Settings) -> dict[str, Any]:
         found["difference"] = {what: other[what] - ours[what] for what in ours}
         for name, values in found.items():
             sign = "+" if name == "difference" else ""
-            cells = [interval(x, sign + QUANTITIES[quantity]) for (_, quantity), x in values.items()]
-            rows.append([f"{folder.parent.name}/{folder.name}", name, *cells])
-            print(*rows[-1], sep="  ", flush=True)
-    return profile(
-        "benchmarks.steering",
+            cells = {
+                f"{'highest ' * (quantity == 'coverage')}{quantity}, {mode}": interval(x, sign + QUANTITIES[quantity])
+                for (mode, quantity), x in values.items()
+            }
+            rows.append({"policy": f"{folder.parent.name}/{folder.name}", "engine": name, **cells})
+            campaign.show(rows[-1])
+    return campaign.table(
+        "steering",
         f"PushT, {settings.episodes} episodes: trained in our engine, played in gym-pusht",
-        [
-            "policy",
-            "engine",
-            *(f"{quantity}, {mode}" for mode in MODES for quantity in ("highest coverage", "success")),
-        ],
         rows,
         f"Means over episodes of at most {engines['rljax'].max_episode_steps} steps [and their bootstrap intervals]; "
         "success is a coverage above 0.95. In both engines episodes begin in the same states, and the policy draws the "
@@ -206,53 +200,51 @@ def speed(settings: Settings) -> dict[str, Any]:
     """Latency of the sampler, and an iteration of steering taken apart."""
     latencies, load = [], os.getloadavg()[0]
     samplers: tuple[tuple[str, diffusion.Objective, Precision], ...] = (
-        ("mlp", "diffusion", "float32"), ("mlp", "diffusion", "bfloat16"), ("mlp", "flow", "float32"),
-        ("mlp", "flow", "bfloat16"), ("transformer", "diffusion", "float32"), ("transformer", "flow", "float32"),
-    )  # fmt: skip
+        ("mlp", "diffusion", "float32"),
+        ("mlp", "diffusion", "bfloat16"),
+        ("mlp", "flow", "float32"),
+        ("mlp", "flow", "bfloat16"),
+        ("transformer", "diffusion", "float32"),
+        ("transformer", "flow", "float32"),
+    )
     for network, objective, precision in samplers:
         width = 512 if network == "mlp" else 128
         sampler = diffusion.Config(network=network, objective=objective, precision=precision, width=width)
         agent: Any = diffusion.make(rljax.make("push_t"), sampler).agent
         params = agent.init(jax.random.key(0)).params["policy"]
-        cells = []
+        row = {"policy": f"{network}, {objective}, {precision}"}
         for count in (1, 16, 256):
             obs, noise = jnp.zeros((count, 12)), jax.random.normal(jax.random.key(1), (count, *agent.chunk_shape))
             program = jax.jit(agent.sample_chunk).lower(params, obs, noise).compile()
-            cells.append(min(milliseconds(program, (params, obs, noise), settings.seconds / 2)))
-        latencies.append([f"{network}, {objective}, {precision}", *(f"{cell:.2f}" for cell in cells)])
-        print(*latencies[-1], sep="  ", flush=True)
+            row[str(count)] = f"{min(milliseconds(program, (params, obs, noise), settings.seconds / 2)):.2f}"
+        latencies.append(row)
+        campaign.show(row)
     rows = []
-    for task, reward in (("push_t", REWARDS["push_t"]), ("lace", REWARDS["lace"])):
+    for task in ("push_t", "lace"):
         for method in (name for name in STEERED if name in settings.methods):
-            rows.append([f"{task}, {method}", *loop(task, reward, method, settings)])
-            print(*rows[-1], sep="  ", flush=True)
+            rows.append({"task, method": f"{task}, {method}", **loop(task, REWARDS[task], method, settings)})
+            campaign.show(rows[-1])
     c, sampler = steering.Config(), diffusion.Config()
-    return {
-        "records": [
-            profile(
-                "benchmarks.steering",
-                "The sampler of a diffusion policy: ms of a call, by the number of observations",
-                ["policy", "1", "16", "256"],
-                latencies,
-                f"PushT's chunks of {sampler.horizon} actions of 2 in {sampler.sampler_steps} evaluations of the "
-                "network (width 512, of a transformer 128; 3 blocks), called from Python; the best of several calls. "
-                f"The transformer computes in float32 alone. Load of the machine before: {load:.1f}.",
-            ),
-            profile(
-                "benchmarks.steering",
-                "RL in the noise: ms of an iteration, and of its parts alone",
-                ["task, method", "acting", "physics", "updates", "sampler in updates", "replay and the rest",
-                 "iteration", "steps per second", "minutes for 300,000 steps"],
-                rows,
-                f"Of {c.num_envs} environments, {c.num_updates} updates of {c.batch_size} chunks of "
-                f"{sampler.executed} steps (dsrl_na: {steering.DEFAULTS['dsrl_na'].num_envs} and "
-                f"{steering.DEFAULTS['dsrl_na'].num_updates}), products in {settings.precision}. Each part is a "
-                f"compiled program of its own, the best of several calls (of {UPDATES_TIMED} updates, for all); the "
-                "sampler's share of the updates is its time for one batch, as often as they ask. Steps are those of "
-                f"the task, without compilation. Load of the machine before: {load:.1f}.",
-            ),
-        ],
-    }  # fmt: skip
+    latency = campaign.table(
+        "steering",
+        "The sampler of a diffusion policy: ms of a call, by the number of observations",
+        latencies,
+        f"PushT's chunks of {sampler.horizon} actions of 2 in {sampler.sampler_steps} evaluations of the "
+        "network (width 512, of a transformer 128; 3 blocks), called from Python; the best of several calls. "
+        f"The transformer computes in float32 alone. Load of the machine before: {load:.1f}.",
+    )
+    iteration = campaign.table(
+        "steering",
+        "RL in the noise: ms of an iteration, and of its parts alone",
+        rows,
+        f"Of {c.num_envs} environments, {c.num_updates} updates of {c.batch_size} chunks of "
+        f"{sampler.executed} steps (dsrl_na: {steering.DEFAULTS['dsrl_na'].num_envs} and "
+        f"{steering.DEFAULTS['dsrl_na'].num_updates}), products in {settings.precision}. Each part is a "
+        f"compiled program of its own, the best of several calls (of {UPDATES_TIMED} updates, for all); the "
+        "sampler's share of the updates is its time for one batch, as often as they ask. Steps are those of "
+        f"the task, without compilation. Load of the machine before: {load:.1f}.",
+    )
+    return {"records": [latency, iteration]}
 
 
 def milliseconds(program: Callable[..., Any], arguments: tuple, seconds: float, chained: bool = False) -> list[float]:
@@ -266,12 +258,12 @@ def milliseconds(program: Callable[..., Any], arguments: tuple, seconds: float, 
     return times
 
 
-def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
+def loop(task: str, reward: str, method: str, settings: Settings) -> dict[str, str]:
     """An iteration of one method on one task: its parts, as in `steering.make`, and the whole."""
     sampler_config = diffusion.Config(precision=settings.precision)
     config = dataclasses.replace(
         steering.DEFAULTS[method], precision=settings.precision, sampler=sampler_config, **STEERED[method]
-    )  # fmt: skip
+    )
     env = rljax.make(task, reward=reward)
     algorithm = steering.make(env, config)
     state = jax.jit(algorithm.init)(jax.random.key(0))
@@ -294,10 +286,14 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
 
     size = (UPDATES_TIMED, config.batch_size)
     batches = Batch(
-        jax.random.normal(key, (*size, obs_size)), jax.random.uniform(key, (*size, action_size), minval=-1.0),
-        -jnp.ones(size), jax.random.normal(key, (*size, obs_size)), jnp.full(size, config.discount),
-        jnp.zeros(size, jnp.int32), jnp.ones(size),
-    )  # fmt: skip
+        jax.random.normal(key, (*size, obs_size)),
+        jax.random.uniform(key, (*size, action_size), minval=-1.0),
+        -jnp.ones(size),
+        jax.random.normal(key, (*size, obs_size)),
+        jnp.full(size, config.discount),
+        jnp.zeros(size, jnp.int32),
+        jnp.ones(size),
+    )
     learn = best(lambda learner, batches: agent.learn(learner, batches, key, state.hyper)[0], state.learner, batches)
     updates = learn * config.num_updates / UPDATES_TIMED
     # For the target of an update, and for each step of distillation.
@@ -314,11 +310,18 @@ def loop(task: str, reward: str, method: str, settings: Settings) -> list[str]:
     for _ in range(config.first_learning_iteration):
         state = step(state)
     whole = min(milliseconds(step, (state,), settings.seconds, chained=True))
-    rest = whole - acting - physics - updates
     rate = algorithm.per_iteration / whole * 1e3
-    cells = (acting, physics, updates, sampling, rest, whole)
-    return [*(f"{cell:.1f}" for cell in cells), f"{rate:.0f}", f"{3e5 / rate / 60:.0f}"]
+    parts = {
+        "acting": acting,
+        "physics": physics,
+        "updates": updates,
+        "sampler in updates": sampling,
+        "replay and the rest": whole - acting - physics - updates,
+        "iteration": whole,
+    }
+    rates = {"steps per second": f"{rate:.0f}", "minutes for 300,000 steps": f"{3e5 / rate / 60:.0f}"}
+    return {name: f"{part:.1f}" for name, part in parts.items()} | rates
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, config=(tyro.conf.OmitArgPrefixes,)))
+    campaign.main(main, Settings())

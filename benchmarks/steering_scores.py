@@ -3,20 +3,20 @@
 `python -m benchmarks.steering --parts scores` runs it; runs are found by the names that it gives them.
 """
 
-import csv
 import dataclasses
 import itertools
 import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, ROOT, committed, profile, with_interval
+from benchmarks import campaign
+from benchmarks.campaign import with_interval
 from experiments.gr_rl import Settings as Pipeline
 from rljax.analysis.runs import curve, read_run
 from rljax.analysis.statistics import spread_band
@@ -33,16 +33,14 @@ STEERED: dict[str, dict[str, Any]] = {
 ALONE = ("--num-envs", "16", "--num-updates", "16", "--normalize-observation", "--layer-norm")
 FROM_NOTHING = {"sac": ALONE, "rlpd": (*ALONE, "--policy-delay", "4")}
 """Flags of methods with single actions; PushT's demonstrations have the sparse reward, and so has RLPD."""
-IN_CHUNKS = {
-    "rlpd_chunks": (
-        "--history", str(Pipeline().policy.history), "--executed", str(Pipeline().policy.executed), "--mirror",
-        "--normalize-observation", "--action-normalization", "minmax", "--discount", str(Pipeline().online.discount),
-    )
-}  # fmt: skip
+PIPELINE = Pipeline()
+HISTORY = ("--history", str(PIPELINE.policy.history), "--executed", str(PIPELINE.policy.executed))
+NORMALIZED = ("--normalize-observation", "--action-normalization", "minmax")
+IN_CHUNKS = {"rlpd_chunks": (*HISTORY, "--mirror", *NORMALIZED, "--discount", str(PIPELINE.online.discount))}
 """Flags of RLPD like for like with RL in the noise: of the lace's filtered and mirrored demonstrations, in chunks as
 those of the policy that is steered, with the 20 updates for each decision that are RLPD's own."""
 METHODS = (*STEERED, *FROM_NOTHING, *IN_CHUNKS, "gr_rl")
-MISMATCH = Pipeline().mismatch
+MISMATCH = PIPELINE.mismatch
 """Mismatch of the lace: the pipeline's, for all that learn online."""
 REWARDS = {"push_t": "dense", "lace": "staged", "lace_either_hand": "staged"}
 LEFT_FIRST = {"lace": 1.0, "lace_either_hand": 0.5}
@@ -52,11 +50,18 @@ STEERED_STAGE = "and RL in its noise"
 """Name of a pipeline's last stage."""
 COVERAGE = "highest_coverage"
 """Name in the runs of the highest coverage in an episode of PushT."""
+SHARES = {
+    "success": "success",
+    "deterministic": "deterministic",
+    "without mismatch": "as_asked",
+    "highest coverage": "coverage",
+}
+"""Quantities of the table, by the titles of their columns."""
 TARGETS = {"to +20 points": lambda base: base + 0.2, "to 90 %": lambda base: 0.9}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(campaign.Settings):
     """Settings that choose the runs."""
 
     seeds: int = 3
@@ -76,8 +81,6 @@ class Settings:
     """Reward of PushT, for scores of all but rlpd: dense, staged or sparse. A lace's is staged."""
     precision: Precision = "bfloat16"
     """Precision of the hidden layers' matrix products, in the runs and in the timed loop."""
-    runs: Path = ROOT / "runs"
-    """Folder of the seeds' runs."""
     pattern: str = "*-seed*"
     """Pattern of the names of the run folders that count, for scores."""
     committed: bool = False
@@ -112,25 +115,21 @@ def base_jobs(settings: Settings) -> Iterator[list[str]]:
     for seed in range(settings.seeds):
         methods = {task: left(settings, task, seed) for task in settings.tasks}
         if set(methods.get("push_t", ())) & set(STEERED):
-            yield from _job(
-                settings, base_folder(settings, "push_t", seed), seed, settings.policy_updates,
-                ("--dataset", str(settings.demos), "--precision", settings.precision),
-            )  # fmt: skip
+            flags = ("--dataset", str(settings.demos))
+            yield from _job(settings, base_folder(settings, "push_t", seed), seed, settings.policy_updates, flags)
         for task, left_first in LEFT_FIRST.items():
             folder = pipeline_folder(settings, task, seed)
             if set(methods.get(task, ())) - {"sac"} and not _complete(folder):
-                yield [
-                    sys.executable, "experiments/gr_rl.py", "--task", "lace", "--left-first", str(left_first),
-                    "--seed", str(seed), "--name", folder.name, "--no-progress", "--runs", str(settings.runs),
-                    "--online-steps", str(settings.online_steps),
-                    "--policy.precision", settings.precision, "--online.precision", settings.precision,
-                ]  # fmt: skip
+                command = [sys.executable, "experiments/gr_rl.py", "--task", "lace", "--left-first", str(left_first)]
+                command += ["--seed", str(seed), "--name", folder.name, "--no-progress", "--runs", str(settings.runs)]
+                command += ["--online-steps", str(settings.online_steps)]
+                yield [*command, "--policy.precision", settings.precision, "--online.precision", settings.precision]
 
 
 def own_jobs(settings: Settings) -> Iterator[list[str]]:
     """Commands of the online methods, seed after seed."""
-    steps, common = settings.online_steps, ["--precision", settings.precision, "--evaluation-episodes", "50"]
-    common += ["--evaluate-every", str(max(1, steps // 20))]
+    steps = settings.online_steps
+    common = ["--evaluation-episodes", "50", "--evaluate-every", str(max(1, steps // 20))]
     for seed, task in itertools.product(range(settings.seeds), settings.tasks):
         lace, stages = task in LEFT_FIRST, pipeline_folder(settings, task, seed)
         reward = ["--reward", REWARDS[task] if lace else settings.reward]
@@ -163,19 +162,19 @@ def flags_of(settings: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Iterable[str]) -> Iterator[list[str]]:
-    """The command of a run that is not finished."""
-    if not (folder / "evaluation.json").exists():
-        yield [
-            sys.executable, f"experiments/{folder.parent.name}.py", "--seed", str(seed), "--name", folder.name,
-            "--runs", str(settings.runs), "--total-steps", str(steps), "--final-episodes", "200", "--resume",
-            "--no-progress", *flags,
-        ]  # fmt: skip
+def _job(settings: Settings, folder: Path, seed: int, steps: int, flags: Sequence[str]) -> Iterator[list[str]]:
+    """The command of a run that is not finished, with these steps and the precision and reward that are asked for."""
+    wanted: dict[str, Any] = {"total_steps": steps, "config": {"precision": settings.precision}}
+    if "--reward" in flags:
+        wanted["env"] = {"reward": flags[flags.index("--reward") + 1]}
+    if campaign.finished(folder, [seed], **wanted) is None:
+        lengths = ("--total-steps", steps, "--final-episodes", 200, "--precision", settings.precision)
+        yield campaign.experiment(folder, seed, *lengths, *flags)
 
 
 def earlier(settings: Settings) -> list[dict[str, Any]]:
     """Runs of the committed file, where they are asked for."""
-    return committed("steering-scores")["runs"] if settings.committed else []
+    return campaign.earlier(settings, "steering-scores").get("runs", []) if settings.committed else []
 
 
 def results(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -192,12 +191,13 @@ def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
     """The finished seeds among the run folders."""
     for experiment in ("diffusion_policy", "steer", *FROM_NOTHING):
         for folder in sorted((settings.runs / experiment).glob(settings.pattern)):
-            if (folder / "evaluation.json").exists():
-                yield from _results_of(folder)
+            if (evaluation := campaign.read(folder / "evaluation.json")) is not None:
+                yield from _results_of(folder, evaluation)
     for folder in sorted((settings.runs / "gr_rl").glob(settings.pattern)):
-        if not (folder / "result.json").exists():
+        stages = campaign.read(folder / "result.json")
+        if stages is None:
             continue
-        seed, stages = int(re.findall(r"seed(\d+)", folder.name)[-1]), json.loads((folder / "result.json").read_text())
+        seed = int(re.findall(r"seed(\d+)", folder.name)[-1])
         # In the order of the stages, the last of which may be missing; what the filter took is the filtered policy's.
         made = sorted(folder.glob("[1-4]-*"))[: len(stages["stages"])]
         env = json.loads((made[-1] / "config.json").read_text())["env"]
@@ -207,37 +207,48 @@ def _finished(settings: Settings) -> Iterator[dict[str, Any]]:
             online = stage == STEERED_STAGE
             steps, points = _curve(folder / "4-steered", 0) if online else (None, None)
             yield {
-                "task": task_of(folder, env["name"]), "method": "gr_rl", "stage": stage, "seed": seed, "steps": steps,
-                "reward": env.get("reward") if online else None, "success": row["executed"]["success"],
-                "as_asked": row["asked"]["success"], "curve": points, "seconds": seconds,
+                "task": task_of(folder, env["name"]),
+                "method": "gr_rl",
+                "stage": stage,
+                "seed": seed,
+                "steps": steps,
+                "reward": env.get("reward") if online else None,
+                "success": row["executed"]["success"],
+                "as_asked": row["asked"]["success"],
+                "curve": points,
+                "seconds": seconds,
                 "versions": ran_by(of),
-            }  # fmt: skip
+            }
 
 
-def _results_of(folder: Path) -> Iterator[dict[str, Any]]:
-    evaluation, description = (json.loads((folder / f"{f}.json").read_text()) for f in ("evaluation", "config"))
-    online = description["algorithm"] != "diffusion"
+def _results_of(folder: Path, evaluation: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    description = json.loads((folder / "config.json").read_text())
+    config, env, online = description["config"], description["env"], description["algorithm"] != "diffusion"
+    method = config.get("method", folder.parent.name)
+    if method == "rlpd" and config.get("executed", 1) > 1:
+        method = "rlpd_chunks"
     for position, member in enumerate(evaluation["members"]):
-        if "success" in member["stochastic"]:
-            method = description["config"].get("method", folder.parent.name)
-            if method == "rlpd" and description["config"].get("executed", 1) > 1:
-                method = "rlpd_chunks"
+        sampled = member["stochastic"]
+        if "success" in sampled:
             yield {
-                "task": task_of(folder, description["env"]["name"]),
+                "task": task_of(folder, env["name"]),
                 "method": method,
-                "stage": "", "seed": member["seed"], "steps": evaluation["steps"] if online else None,
-                "reward": description["env"].get("reward", "sparse") if online else None,
-                "success": member["stochastic"]["success"], "deterministic": member["deterministic"]["success"],
-                **({"coverage": member["stochastic"][COVERAGE]} if COVERAGE in member["stochastic"] else {}),
-                "curve": _curve(folder, position)[1] if online else None, "seconds": _seconds(folder),
+                "stage": "",
+                "seed": member["seed"],
+                "steps": evaluation["steps"] if online else None,
+                "reward": env.get("reward", "sparse") if online else None,
+                "success": sampled["success"],
+                "deterministic": member["deterministic"]["success"],
+                **({"coverage": sampled[COVERAGE]} if COVERAGE in sampled else {}),
+                "curve": _curve(folder, position)[1] if online else None,
+                "seconds": _seconds(folder),
                 "versions": ran_by(folder),
-            }  # fmt: skip
+            }
 
 
 def _complete(folder: Path) -> bool:
     """Whether a pipeline has gone through all its stages."""
-    path = folder / "result.json"
-    return path.exists() and STEERED_STAGE in json.loads(path.read_text())["stages"]
+    return STEERED_STAGE in (campaign.read(folder / "result.json") or {"stages": {}})["stages"]
 
 
 def task_of(folder: Path, name: str) -> str:
@@ -253,8 +264,7 @@ def ran_by(folder: Path) -> dict[str, Any]:
 
 def _seconds(folder: Path) -> float:
     """Seconds that a run trained, with compilation and evaluations."""
-    with (folder / "metrics.csv").open() as file:
-        return float(list(csv.DictReader(file))[-1]["seconds"])
+    return campaign.logged(folder, "seconds")[-1][1]
 
 
 def _curve(folder: Path, position: int) -> tuple[int, list[list[float]]]:
@@ -297,22 +307,27 @@ def record(found: list[dict[str, Any]]) -> dict[str, Any]:
 def table(found: list[dict[str, Any]]) -> dict[str, Any]:
     base, rows = bases(found), []
     for (task, method, stage, reward, _), of in groups(found).items():
-        row = [task, method, stage or "–", reward or "–", f"{max(r['steps'] for r in of):,}" if of[0]["steps"] else "–"]
-        for quantity in ("success", "deterministic", "as_asked", "coverage"):
-            row.append(with_interval([100 * r[quantity] for r in of if quantity in r]))
-        for level in TARGETS.values():
+        online, curve_of = of[0]["steps"], of[0]["curve"]
+        row = {
+            "task": task,
+            "method": method,
+            "stage": stage or "–",
+            "reward": reward or "–",
+            "environment steps": f"{max(r['steps'] for r in of):,}" if online else "–",
+        }
+        for title, quantity in SHARES.items():
+            row[title] = with_interval([100 * r[quantity] for r in of if quantity in r])
+        for name, level in TARGETS.items():
             goal = level(base.get((task, method == "gr_rl"), base.get((task, True), np.nan)))
             at = [step for r in of if r["curve"] and (step := reached(r["curve"], goal)) is not None]
             said = f"{np.mean(at):,.0f} ({len(at)} of {len(of)})" if at else f"no ({len(of)})"
-            row.append("–" if of[0]["curve"] is None or not goal <= 1 else said)
-        row.append(f"{np.mean([r['seconds'] for r in of]) / 60:.0f}")
-        row.append(", ".join(sorted({run_by(r.get("versions")) for r in of})))
+            row[f"steps {name}"] = "–" if curve_of is None or not goal <= 1 else said
+        row["minutes"] = f"{np.mean([r['seconds'] for r in of]) / 60:.0f}"
+        row["commits"] = ", ".join(sorted({run_by(r.get("versions")) for r in of}))
         rows.append(row)
-    return profile(
-        "benchmarks.steering",
+    return campaign.table(
+        "steering",
         "Diffusion policies and RL in their noise: success in %",
-        ["task", "method", "stage", "reward", "environment steps", "success", "deterministic", "without mismatch",
-         "highest coverage", *(f"steps {name}" for name in TARGETS), "minutes", "commits"],
         rows,
         "Means over seeds [95 % bootstrap interval; of fewer than four seeds the range] (how many seeds). Success is "
         "that of a policy that samples; of gr_rl, where what is executed differs from what is asked for. Highest "
@@ -326,7 +341,7 @@ def table(found: list[dict[str, Any]]) -> dict[str, Any]:
         "residual has a bound of 0.1. Learning rates were chosen on seed 0 of PushT and on the lace's before its "
         "first published seed. Minutes of training on one core, with compilation and evaluations; of the filtered "
         "policy with the filter's.",
-    )  # fmt: skip
+    )
 
 
 def ladders(found: list[dict[str, Any]]) -> dict[str, tuple[list[str], np.ndarray]]:
@@ -360,16 +375,14 @@ def gains(found: list[dict[str, Any]]) -> dict[str, Any]:
             chance = "–"
             if len(gain) > 1:
                 # Exact: every way to give the differences their signs.
-                test = stats.permutation_test(
-                    (gain,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
-                )  # fmt: skip
+                how: dict[str, Any] = {"permutation_type": "samples", "alternative": "greater", "n_resamples": np.inf}
+                test = stats.permutation_test((gain,), np.mean, **how)
                 chance = f"{test.pvalue:.3f}"
-            rose = f"{(gain > 0).sum()} of {len(gain)}"
-            rows.append([task, stage, before, with_interval(list(100 * gain), "+.1f"), rose, chance])
-    return profile(
-        "benchmarks.steering",
+            row = {"task": task, "stage": stage, "after": before, "gain": with_interval(list(100 * gain), "+.1f")}
+            rows.append(row | {"seeds that gain": f"{(gain > 0).sum()} of {len(gain)}", "p": chance})
+    return campaign.table(
+        "steering",
         "Percentage points of success that a stage adds: of GR-RL's as executed under the mismatch",
-        ["task", "stage", "after", "gain", "seeds that gain", "p"],
         rows,
         "Means over seeds of the differences within a seed [95 % bootstrap interval; of fewer than four seeds the "
         "range] (how many seeds). p: how likely so large a mean is if a stage changed nothing, by the exact "
@@ -377,26 +390,21 @@ def gains(found: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.png") -> None:
+def draw(settings: Settings, found: list[dict[str, Any]]) -> None:
     """Success after the pipeline's stages, and over environment steps: seeds, means and bands; dotted what was."""
-    import matplotlib.pyplot as plt
-
     online = [r for r in found if r["curve"]]
     if not online:
         return
     tasks, base, stages_of = list(dict.fromkeys(r["task"] for r in online)), bases(found), ladders(found)
-    count = len(stages_of) + len(tasks)
-    height = -(-count // 2)
-    figure, axes = plt.subplots(height, 2, figsize=(10.4, 3.6 * height), squeeze=False, layout="constrained")
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
-    for axis, (task, (stages, success)) in zip(axes.flat, stages_of.items()):
+    figure, panels = campaign.panels(len(stages_of) + len(tasks), 2, 5.2, 3.6)
+    axes = list(panels)
+    for axis, (task, (stages, success)) in zip(axes, stages_of.items()):
         names = [textwrap.fill(stage, 12) for stage in stages]
         axis.plot(names, success.T, color="tab:blue", alpha=0.35, linewidth=1, marker=".")
         axis.plot(names, success.mean(0), color="tab:blue", linewidth=2.2, marker="o")
         seeds = f"{len(success)} seed{'s' if len(success) > 1 else ''}"
         axis.set(title=f"{task}, stage by stage ({seeds})", ylabel="success", ylim=(-0.02, 1.02))
-    for axis, task in zip(axes.flat[len(stages_of) :], tasks):
+    for axis, task in zip(axes[len(stages_of) :], tasks):
         for (_, method, _, reward, _), of in groups([r for r in online if r["task"] == task]).items():
             steps = sorted({step for r in of for step, _ in r["curve"]})
             values = np.array([[dict(map(tuple, r["curve"])).get(step, np.nan) for step in steps] for r in of])
@@ -410,6 +418,4 @@ def draw(found: list[dict[str, Any]], path: Path = RESULTS.parent / "steering.pn
         axis.set(title=task, xlabel="environment steps", ylabel="success", ylim=(0, 1.02))
         axis.xaxis.set_major_formatter(lambda step, _: f"{step / 1e3:g}k")
         axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    print(f"wrote {path.relative_to(ROOT)}")
+    campaign.save_figure(settings, "steering", figure)

@@ -4,11 +4,9 @@ python -m benchmarks.td3
 python -m benchmarks.td3 --tasks half_cheetah --seeds 3
 """
 
-import dataclasses
+import functools
 
-import tyro
-
-from benchmarks import off_policy
+from benchmarks import campaign, off_policy
 
 # rl-zoo's rows for the classic tasks; CleanRL's at 1M steps (Gymnasium v4) for MuJoCo.
 TARGETS = {
@@ -20,14 +18,6 @@ TARGETS = {
     "walker2d": 4058.0,
 }
 
-
-@dataclasses.dataclass(frozen=True)
-class Settings(off_policy.Settings):
-    """Settings of the measurements."""
-
-    tasks: tuple[str, ...] = tuple(TARGETS)
-    """Tasks, with the defaults of experiments/td3.py."""
-
-
 if __name__ == "__main__":
-    off_policy.main("td3", TARGETS, tyro.cli(Settings))
+    main = functools.partial(off_policy.main, "td3", TARGETS)
+    campaign.main(main, off_policy.Settings(tasks=tuple(TARGETS)))

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from benchmarks import common, offline
+from benchmarks import campaign, offline
 from rljax.data import Dataset
 from rljax.types import Transition
 
@@ -18,12 +17,12 @@ DISCOUNTED = offline.discounted
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
     monkeypatch.setattr(offline, "discounted", lambda settings, name: {"discounted": [1.0]})
     (tmp_path / "datasets").mkdir()
     facts = {"normalized_score": 50.0, "best_return": 3234.3, "sha256": "ab12"}  # D4RL's 100
     (tmp_path / "datasets" / "hopper.json").write_text(json.dumps({"medium": facts}))
-    return offline.Settings(datasets=(NAME,), algorithms=("iql",), seeds=2, peer_seeds=2, runs=tmp_path)
+    folders = {"runs": tmp_path, "results": tmp_path / "results"}
+    return offline.Settings(datasets=(NAME,), algorithms=("iql",), seeds=2, peer_seeds=2, **folders)
 
 
 def finished(settings, seed, value, name=NAME, algorithm="iql", discount=0.99, **more):
@@ -73,9 +72,8 @@ def test_the_mean_of_curves_has_the_steps_that_all_seeds_have(settings, monkeypa
         finished(settings, seed, value)
     with (offline.own_folder(settings, "iql", NAME, 1) / "metrics.csv").open("a") as file:
         file.write("60000,1,70,1607.0\n")  # this one was lengthened
-    monkeypatch.setattr(offline, "ROOT", tmp_path)
     monkeypatch.setattr(plt, "close", lambda figure: None)
-    offline.draw(settings, tmp_path / "offline.png")
+    offline.draw(settings)
     thick = max(plt.gcf().axes[0].lines, key=lambda line: line.get_linewidth())
     plt.gcf().clear()
     np.testing.assert_allclose(thick.get_xydata(), [[50_000, 75.0]], rtol=1e-3)
@@ -88,8 +86,7 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(settings):
     own = {"implementation": "rljax", "algorithm": "iql", "dataset": NAME, "updates": 50_000, "score": 10.0}
     runs = [own | {"seed": 0}, own | {"seed": 1}, own | {"implementation": "CORL", "seed": 0, "score": 20.0}]
     runs.append(own | {"implementation": "CORL", "seed": 1, "updates": 1000})
-    path = settings.runs / f"offline-scores-{jax.default_backend()}.json"
-    path.write_text(json.dumps({"runs": runs}))
+    campaign.write(settings, "offline-scores", {"runs": runs})
     assert len(offline.results(settings)) == 1
     settings = dataclasses.replace(settings, committed=True)
     assert list(offline.own_jobs(settings)) == []
@@ -97,6 +94,24 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(settings):
     assert [(r["implementation"], round(r["score"])) for r in offline.results(settings)] == [
         ("rljax", 10), ("rljax", 50), ("CORL", 20)
     ]  # fmt: skip
+
+
+def test_a_run_of_other_settings_is_not_counted(settings):
+    """Neither of as many updates as another campaign asked for, nor on the way to more."""
+    finished(settings, 0, 1607.0)
+    finished(settings, 1, 1607.0)
+    short = dataclasses.replace(settings, updates=1000)
+    (offline.own_folder(settings, "iql", NAME, 0) / "config.json").write_text(
+        json.dumps({"total_steps": 1000, "config": {"discount": 0.99}})
+    )
+    (command,) = offline.own_jobs(settings)
+    assert command[command.index("--seed") + 1] == "0"
+    assert [run["seed"] for run in offline.results(settings)] == [1]
+    path = offline.peer_result(settings, "iql", NAME, 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"updates": 1000}))
+    assert len(list(offline.peer_jobs(settings))) == 2
+    assert len(list(offline.peer_jobs(short))) == 1
 
 
 def test_variants_are_runs_of_their_algorithm_with_further_flags(settings):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import common, steering_scores
+from benchmarks import campaign, steering_scores
 
 
 def test_gym_pusht_begins_and_is_observed_as_ours():
@@ -70,7 +70,13 @@ def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
     assert len(list(steering_scores.own_jobs(settings))) == 2 * each
     folder = tmp_path / "steer" / "push_t-dsrl_na-seed1"
     folder.mkdir(parents=True)
-    (folder / "evaluation.json").touch()
+    (folder / "evaluation.json").write_text('{"members": [')  # half-written
+    assert len(list(steering_scores.own_jobs(settings))) == 2 * each
+    (folder / "evaluation.json").write_text(json.dumps({"members": [{"seed": 1}]}))
+    made = {"total_steps": 300_000, "env": {"reward": "dense"}, "config": {"precision": "float32"}}
+    (folder / "config.json").write_text(json.dumps(made))
+    assert len(list(steering_scores.own_jobs(settings))) == 2 * each  # of another precision
+    (folder / "config.json").write_text(json.dumps(made | {"config": {"precision": "bfloat16"}}))
     left = list(steering_scores.own_jobs(settings))
     assert len(left) == 2 * each - 1
     assert not any(folder.name in command for command in left)
@@ -88,11 +94,11 @@ def test_what_is_missing_is_run_and_what_is_finished_is_not(tmp_path):
 
 def test_runs_that_are_committed_count_where_they_are_asked_for(tmp_path, monkeypatch):
     """Neither they nor the policies that they began from are run again; a run of this machine comes before them."""
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
     stages = [result("gr_rl", 0, s, stage=name, task="lace") for s, name in ((0.1, "everything"), (0.4, "filtered"))]
     runs = [*stages, *(result(method, 1, 0.5, [[100, 0.5]]) for method in steering_scores.STEERED)]
-    (tmp_path / f"steering-scores-{jax.default_backend()}.json").write_text(json.dumps({"runs": runs}))
-    settings = steering_scores.Settings(seeds=2, demos=tmp_path / "demos.npz", runs=tmp_path)
+    folders = {"runs": tmp_path, "results": tmp_path / "results"}
+    settings = steering_scores.Settings(seeds=2, demos=tmp_path / "demos.npz", **folders)
+    campaign.write(settings, "steering-scores", {"runs": runs})
     assert list(steering_scores.results(settings)) == []
     settings = dataclasses.replace(settings, committed=True)
     assert list(steering_scores.results(settings)) == runs

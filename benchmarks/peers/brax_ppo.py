@@ -24,9 +24,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 TASKS = {"half_cheetah": "halfcheetah"} | {
     name: name
     for name in (
-        "hopper", "walker2d", "ant", "humanoid", "reacher", "pusher", "inverted_pendulum", "inverted_double_pendulum"
+        "hopper",
+        "walker2d",
+        "ant",
+        "humanoid",
+        "reacher",
+        "pusher",
+        "inverted_pendulum",
+        "inverted_double_pendulum",
     )
-}  # fmt: skip
+}
 SETTINGS: dict[str, Any] = {
     "episode_length": 1000,
     "unroll_length": 20,
