@@ -172,10 +172,14 @@ class Collection:
     def train(
         self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int
     ) -> training.runner.Result:  # fmt: skip
-        result = training.train(
-            algorithm, experiment.keys_of([seed])[0], steps, folder=folder, resume=folder.exists(), evaluate_every=0,
-            final_episodes=episodes, progress=self.settings.progress or "lines", tensorboard=False,
-        )  # fmt: skip
+        options = training.Options(
+            evaluate_every=0,
+            final_episodes=episodes,
+            progress=self.settings.progress or "lines",
+            tensorboard=False,
+        )
+        key = experiment.keys_of([seed])[0]
+        result = training.train(algorithm, key, steps, options, folder=folder, resume=folder.exists())
         if result.interrupted is not None:
             raise SystemExit(128 + result.interrupted)
         return result

@@ -5,12 +5,14 @@ from rljax.training.callbacks import Callback, StopAtReturn
 from rljax.training.devices import expect_accelerator, use_cpu_cores
 from rljax.training.evaluate import Episodes, evaluate
 from rljax.training.loading import load
+from rljax.training.options import Options
 from rljax.training.runner import Diverged, Result, train
 
 __all__ = [
     "Callback",
     "Diverged",
     "Episodes",
+    "Options",
     "Result",
     "StopAtReturn",
     "enable_compilation_cache",

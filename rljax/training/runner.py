@@ -7,18 +7,15 @@ interruption changes the result of training.
 
 import contextlib
 import dataclasses
-import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
@@ -38,8 +35,12 @@ from rljax.training.folder import (
 )
 from rljax.training.lock import locked
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog, merged_columns, require_wandb
+from rljax.training.members import check_members, seeds_of
 from rljax.training.memory import check_memory
-from rljax.training.progress import Progress, ProgressBar, shielded_output
+from rljax.training.options import Options
+from rljax.training.plan import Plan
+from rljax.training.progress import ProgressBar, shielded_output
+from rljax.training.signals import caught_signals
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
@@ -84,51 +85,15 @@ class Result:
     placement: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The run's schedule, in iterations; `evaluate` and `checkpoint` are multiples of `log`, or 0 for never."""
-
-    total: int
-    log: int
-    evaluate: int
-    checkpoint: int
-
-    @classmethod
-    def make(cls, per_iteration: int, total: int, log: int | None, evaluate: int | None, save: int | None) -> "_Plan":
-        for name, value, least in (("total_steps", total, 1), ("log_every", log, 1)):
-            if value is not None and value < least:
-                raise Refused(f"{name} = {value} is not allowed; it must be at least {least}")
-        for name, value in (("evaluate_every", evaluate), ("checkpoint_every", save)):
-            if value is not None and value < 0:
-                raise Refused(f"{name} = {value} is not allowed; it must be 0 (never) or more")
-        iterations = math.ceil(total / per_iteration)
-        logs = max(1, math.ceil((log or total / 100) / per_iteration))
-
-        def multiple(steps: int | None) -> int:
-            wanted = total / 10 if steps is None else steps
-            return math.ceil(wanted / (per_iteration * logs)) * logs
-
-        return cls(iterations, logs, multiple(evaluate), multiple(save))
-
-
 def train(
     algorithm: Algorithm,
     key: Key,
     total_steps: int,
+    options: Options = Options(),  # noqa: B008 (frozen)
     *,
     hyper: dict[str, Any] | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
-    log_every: int | None = None,
-    evaluate_every: int | None = None,
-    evaluation_episodes: int = 20,
-    final_episodes: int = 100,
-    checkpoint_every: int | None = None,
-    keep_checkpoints: int = 2,
-    devices: int | None = None,
-    progress: Progress = True,
-    tensorboard: bool = True,
-    wandb: bool = False,
     settings: dict[str, Any] | None = None,
     initialize: Callable[[Any], Any] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -140,19 +105,11 @@ def train(
       algorithm: made by `<algorithm>.make(env, config)`.
       key: one key; or keys [members], which train that many independent agents together.
       total_steps: environment steps of each member, rounded up to whole iterations (those made are reported).
+      options: logs, evaluations, checkpoints, devices and display.
       hyper: swept hyperparameters, each an array [members] named as in the algorithm's `Hyper`; one key is then
         shared by all members.
       folder: the run folder, which no other process may write at the same time; None keeps everything in memory.
       resume: continue from the folder's newest whole checkpoint, bit for bit; starts anew where there is none.
-      log_every, evaluate_every, checkpoint_every: in environment steps, rounded up to whole iterations and logs;
-        by default a hundredth, a tenth and a tenth of total_steps. 0 turns the last two off (the run's end is
-        still saved).
-      evaluation_episodes: episodes of each evaluation on the way, deterministic and as many stochastic.
-      final_episodes: the same at the end; 0 for none.
-      keep_checkpoints: number of newest checkpoints to keep, besides the best.
-      devices: number of devices to use; all where None.
-      progress: a bar, and lines of what happens; "lines" for these alone; False for nothing.
-      tensorboard, wandb: where to log besides metrics.csv.
       settings: further entries of config.json.
       initialize: changes the first state of a run that starts anew, such as `continued(state)` of core/offline.py.
       callbacks: called between slices; they may stop the run.
@@ -165,7 +122,7 @@ def train(
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
-    plan = _Plan.make(algorithm.per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
+    plan = Plan.make(algorithm.per_iteration, total_steps, options)
     if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")
     evaluate_in = algorithm.env if evaluate_in is None else evaluate_in
@@ -173,34 +130,34 @@ def train(
         ours, theirs = (repr(getattr(env, which)) for env in (algorithm.env, evaluate_in))
         if ours != theirs:
             raise Refused(f"evaluate_in must have the {which} of the algorithm's environment, {ours}; it has {theirs}")
-    if (plan.evaluate or final_episodes) and evaluate_in.max_episode_steps is None:
+    if (plan.evaluate or options.final_episodes) and evaluate_in.max_episode_steps is None:
         raise Refused(f"{evaluate_in!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
     out = None if folder is None else run_folder(folder)
-    if wandb:
+    if options.wandb:
         require_wandb()
-    keys, swept = _check_members(algorithm, key, hyper)
+    keys, swept = check_members(algorithm, key, hyper)
     elsewhere = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
     description = describe(algorithm, keys, swept, total_steps, (settings or {}) | elsewhere)
     members = keys.shape[0] if keys.ndim else None
-    program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)), evaluate_in)
+    program = programs.build(algorithm, members, options.devices, str(jax.random.key_impl(keys)), evaluate_in)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
     check_memory(example, members or 1, program.devices, out is not None, data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(shielded_output())
-        interrupt = stack.enter_context(_signals())
-        runner = _Runner(program, plan, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
-        runner.open_folder(stack, description, resume, keep_checkpoints)
+        interrupt = stack.enter_context(caught_signals())
+        runner = _Runner(program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
+        runner.open_folder(stack, description, resume)
         runner.start(resume, initialize)
-        runner.open_logs(stack, description, resume, progress, tensorboard, wandb)
-        runner.run(interrupt, evaluation_episodes)
+        runner.open_logs(stack, description, resume)
+        runner.run(interrupt)
         return Result(
             state=runner.state,
             policy=program.policy(runner.state),
             steps=runner.steps,
             rows=runner.rows,
-            evaluation=runner.final_evaluation(final_episodes) if final_episodes and not interrupt else None,
+            evaluation=runner.final_evaluation() if options.final_episodes and not interrupt else None,
             compile_seconds=runner.compile_seconds,
             seconds=runner.seconds,
             interrupted=interrupt[0] if interrupt else None,
@@ -216,7 +173,8 @@ class _Runner:
     def __init__(
         self,
         program: programs.Program,
-        plan: _Plan,
+        plan: Plan,
+        options: Options,
         steps_per_iteration: int,
         keys: Key,
         swept: dict[str, np.ndarray],
@@ -224,7 +182,7 @@ class _Runner:
         data: Any,
         callbacks: Sequence[Callback],
     ):
-        self.program, self.plan, self.steps_per_iteration = program, plan, steps_per_iteration
+        self.program, self.plan, self.options, self.steps_per_iteration = program, plan, options, steps_per_iteration
         self.keys, self.swept, self.folder = keys, swept, folder
         self.members = keys.shape[0] if keys.ndim else 1
         self.iteration = 0
@@ -248,7 +206,7 @@ class _Runner:
         """Environment steps made; counted here, where an int has no largest value."""
         return self.iteration * self.steps_per_iteration
 
-    def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, keep: int) -> None:
+    def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool) -> None:
         """Locks the folder, once it is certain to be this run's; writes nothing else there."""
         if self.folder is None:
             return
@@ -257,7 +215,7 @@ class _Runner:
             check_folder(self.folder, description, resume)
             if resume and (self.folder / "metrics.csv").exists():
                 merged_columns(self.folder / "metrics.csv", self.columns)
-        self.checkpointer = Checkpointer(self.folder / "checkpoints", keep)
+        self.checkpointer = Checkpointer(self.folder / "checkpoints", self.options.keep_checkpoints)
         stack.callback(self.checkpointer.close)
 
     def start(self, resume: bool, initialize: Callable[[Any], Any] | None) -> None:
@@ -289,14 +247,11 @@ class _Runner:
             self.data = (self.stream.at(self.iteration, self.program.place),)
         return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
 
-    def open_logs(
-        self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, progress: Progress,
-        tensorboard: bool, wandb: bool,
-    ) -> None:  # fmt: skip
+    def open_logs(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool) -> None:
         """Opens the progress bar and, in the folder, config.json, metrics.csv, TensorBoard and W&B."""
         first_process = jax.process_index() == 0
         total = self.plan.total * self.steps_per_iteration
-        self.bar = ProgressBar(total, self.steps, progress if first_process else False)
+        self.bar = ProgressBar(total, self.steps, self.options.progress if first_process else False)
         stack.callback(self.bar.close)
         if resume and self.folder is not None and not self.iteration:
             self.bar.line(f"nothing to resume was found in {self.folder}: training starts from the beginning")
@@ -313,14 +268,14 @@ class _Runner:
         resumed = self.steps if self.iteration else None
         self.csv = CsvLog(self.folder / "metrics.csv", self.columns, resumed)
         stack.callback(self.csv.close)
-        if tensorboard:
+        if self.options.tensorboard:
             self.others.append(TensorBoardLog(self.folder, resumed))
             stack.callback(self.others[-1].close)
-        if wandb:
+        if self.options.wandb:
             self.others.append(WandbLog(self.folder, description))
             stack.callback(self.others[-1].close)
 
-    def run(self, interrupt: list[int], evaluation_episodes: int) -> None:
+    def run(self, interrupt: list[int]) -> None:
         """Trains until the end or a signal, and leaves the last state saved."""
         plan, speed = self.plan, 0.0  # iterations per second
         while self.iteration < plan.total and not interrupt and not self.stopped:
@@ -342,7 +297,7 @@ class _Runner:
                 continue
             at_end = self.iteration == plan.total
             evaluate = plan.evaluate and (at_end or self.iteration % plan.evaluate == 0)
-            score = self.log(programs.means(totals), evaluation_episodes if evaluate else 0)
+            score = self.log(programs.means(totals), self.options.evaluation_episodes if evaluate else 0)
             self.totals = self.program.reset(self.totals)
             if evaluate or (plan.checkpoint and self.iteration % plan.checkpoint == 0):
                 self.save(score)
@@ -367,7 +322,7 @@ class _Runner:
         for member in range(self.members):
             hyper = {f"hyper/{name}": float(swept[member]) for name, swept in self.swept.items()}
             measured = {name: float(value[member]) for name, value in values.items()}
-            row: Row = {**head, "member": member, "seed": _seeds(self.keys)[member], **hyper, **measured}
+            row: Row = {**head, "member": member, "seed": seeds_of(self.keys)[member], **hyper, **measured}
             self.rows.append(row)
             if self.csv is not None:
                 self.csv.write([row])
@@ -414,8 +369,9 @@ class _Runner:
         values[sorted(self.lost)] = np.nan
         return values
 
-    def final_evaluation(self, episodes: int) -> dict[str, Any]:
+    def final_evaluation(self) -> dict[str, Any]:
         """The state of the last checkpoint over many episodes; also written to evaluation.json."""
+        episodes = self.options.final_episodes
         kinds = zip(("deterministic", "stochastic"), self.evaluate(episodes), strict=True)
         summaries = {kind: summarize(results) for kind, results in kinds}
         evaluation = {
@@ -424,7 +380,7 @@ class _Runner:
             "members": [
                 {
                     "member": member,
-                    "seed": _seeds(self.keys)[member],
+                    "seed": seeds_of(self.keys)[member],
                     "hyper": {name: float(swept[member]) for name, swept in self.swept.items()},
                     **{kind: summary[member] for kind, summary in summaries.items()},
                 }
@@ -475,38 +431,6 @@ class _Runner:
             self.lost.add(member)
 
 
-def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None) -> tuple[Key, dict[str, np.ndarray]]:
-    """The keys, [members] where there are members, and the swept values, every one checked by the config."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
-        raise Refused("key must be made by jax.random.key, or be a one-dimensional array of such keys")
-    swept = {name: np.asarray(values, np.float64) for name, values in (hyper or {}).items()}
-    if not swept:
-        return key, {}
-    sizes = {values.shape for values in swept.values()} | ({key.shape} if key.ndim else set())
-    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
-        raise Refused(f"keys and swept values must all be arrays of one length, got shapes {sorted(sizes)}")
-    known = jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__
-    for name, values in swept.items():
-        if name not in known:
-            raise Refused(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
-        if name in getattr(algorithm.config, "fixed", ()):
-            raise Refused(
-                f"{algorithm.name} cannot sweep {name!r} under this config: what it learns from depends on it"
-            )
-        for value in values:
-            # A whole one as an int, for the field may be one. Made, too: some settings are refused only beside an
-            # environment or a dataset.
-            value = int(value) if value.is_integer() else float(value)
-            algorithm.remake(dataclasses.replace(algorithm.config, **{name: value}))
-    if unread := sorted(set(swept) - _read_hyperparameters(algorithm)):
-        raise Refused(
-            f"{algorithm.name} cannot sweep {', '.join(unread)}: nothing reads it under this config, and all members "
-            "would be alike; its field in the config says what switches it on"
-        )
-    members = next(iter(sizes))[0]
-    return (key if key.ndim else jnp.broadcast_to(key, (members,))), swept
-
-
 def _of_its_own(state: Any, made_from: Any) -> Any:
     """Copies arrays that a state shares with others than `made_from`: it will be donated, and they may be in use."""
     own = {id(x) for x in jax.tree.leaves(made_from)}
@@ -518,54 +442,3 @@ def _of_its_own(state: Any, made_from: Any) -> Any:
         return x
 
     return jax.tree.map(copy, state)
-
-
-def _read_hyperparameters(algorithm: Algorithm) -> set[str]:
-    """The hyperparameters that the next state, or the policy, depends on: the ones that a trace of both keeps.
-
-    A value that is carried along unread, or read for something unused, is not among them.
-    """
-    state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    source = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
-    data = () if source is None else (jax.eval_shape(lambda x: x, source),)
-
-    def use(hyper: Any, rest: Any, *data: Any) -> Any:
-        state = rest.replace(hyper=hyper)
-        after, _ = algorithm.step(state, *data)
-        return after.replace(hyper=None), algorithm.policy(state)
-
-    names = list(state.hyper.__dataclass_fields__)
-    jaxpr = jax.make_jaxpr(use)(state.hyper, state.replace(hyper=None), *data).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return {name for name, read in zip(names, used) if read}
-
-
-def _seeds(keys: Key) -> list[int]:
-    """The seeds that keys were made from, as far as a key shows them (its last two words)."""
-    return [int(words[-2]) << 32 | int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM, SIGINT and SIGHUP while it lasts; a second SIGINT interrupts at once.
-
-    SIGHUP says that the terminal has gone, unless the user wants it ignored (`nohup`).
-    """
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be handled
-        before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

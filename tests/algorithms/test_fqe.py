@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import training
 from rljax.algorithms import fqe
 from rljax.data import Dataset, Metadata
 from rljax.data.prepared import prepare
@@ -19,6 +18,7 @@ from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.training.devices import make_mesh, shard_environments
 from rljax.types import Transition
+from tests.runs import train
 from tests.toys import ContinuousClock
 
 TINY = fqe.Config(batch_size=16, members=3, hidden=(8,), discount=0.9)
@@ -247,10 +247,7 @@ def test_units_of_rewards_do_not_matter(data, tiny):
 
 def test_the_runner_trains_it_and_gives_the_policy_back(tiny):
     algorithm = tiny[0]
-    result = training.train(
-        algorithm, jax.random.key(0), 20, evaluate_every=0, final_episodes=0, progress=False,
-        hyper={"discount": [0.0, 0.9]},
-    )  # fmt: skip
+    result = train(algorithm, 20, hyper={"discount": [0.0, 0.9]})
     assert result.state.learner.frozen["episode_weight"].shape == (2, 3, 150)
     chex.assert_trees_all_equal(algorithm.policy(result.state).variables["gain"], jnp.full(2, 0.8))
 

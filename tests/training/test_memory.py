@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 import rljax
-from rljax import training
 from rljax.algorithms import sac
 from rljax.training import memory
+from tests.runs import train
 
 STATE = {"replay": jax.ShapeDtypeStruct((1000, 100), jnp.float32), "key": jax.eval_shape(jax.random.key, 0)}
 
@@ -45,5 +45,5 @@ def test_what_is_free_here_is_plausible():
 def test_a_buffer_that_cannot_fit_is_refused_before_the_run_folder_is_made(tmp_path):
     algorithm = sac.make(rljax.make("pendulum"), sac.Config(replay_size=2_000_000_000, hidden=(4,)))
     with pytest.raises(ValueError, match=r"GB of memory with its checkpoints, most of it for state.experience.replay"):
-        training.train(algorithm, jax.random.key(0), 100, folder=tmp_path / "run", progress=False)
+        train(algorithm, 100, folder=tmp_path / "run", devices=None)
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
 """The runner: what it counts, writes, refuses and stops at."""
 
-import csv
 import dataclasses
 import functools
 import json
@@ -23,18 +22,10 @@ from rljax.envs import Environment, TimeLimit, initial_state
 from rljax.spaces import Box, Discrete
 from rljax.training import checkpoint, runner
 from rljax.training.lock import locked
+from rljax.training.members import read_hyperparameters
 from rljax.types import Refused
+from tests.runs import read, train
 from tests.toys import CounterConfig, counter
-
-
-def train(algorithm, steps, key=None, **options):
-    defaults = {"progress": False, "devices": 1, "final_episodes": 0, "evaluate_every": 0, "tensorboard": False}
-    return training.train(algorithm, jax.random.key(0) if key is None else key, steps, **(defaults | options))
-
-
-def read(folder):
-    with (folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -506,7 +497,7 @@ def test_what_nothing_reads_cannot_be_swept(case):
     config = module.Config(num_envs=2, batch_size=4, replay_size=64, learning_starts=4, hidden=(4,), **settings)
     algorithm = module.make(rljax.make(env), config)
     known = set(jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__)
-    assert known - runner._read_hyperparameters(algorithm) == unread
+    assert known - read_hyperparameters(algorithm) == unread
     if unread:
         name = min(unread)
         with pytest.raises(rljax.types.Refused, match=f"{algorithm.name} cannot sweep {name}: nothing reads it under"):
