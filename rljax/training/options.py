@@ -23,6 +23,8 @@ class Options(Config):
     """Environment steps between checkpoints; a tenth of the run where not given."""
     keep_checkpoints: Annotated[int, Must("at least 2", lambda x: x >= 2)] = 2
     """Number of newest checkpoints to keep, besides the best; at least 2, for one is whole while another is written."""
+    save_replay: bool = True
+    """Save the contents of replay buffers in checkpoints; a run resumed without them refills its buffer first."""
     devices: Count | None = None
     """Number of devices; where not given, as many as divide the members, or for one member all (on a CPU, one)."""
     progress: Progress = True

@@ -19,6 +19,7 @@ import numpy as np
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
+from rljax.data.replay import with_empty, without_contents
 from rljax.envs import Environment
 from rljax.training import program as programs
 from rljax.training.cache import enable_compilation_cache
@@ -143,7 +144,8 @@ def train(
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
-    check_memory(example, members or 1, program.devices, out is not None, data)
+    saved = () if out is None else example if options.save_replay else without_contents(example)
+    check_memory(example, members or 1, program.devices, saved, data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(shielded_output())
         interrupt = stack.enter_context(caught_signals())
@@ -195,6 +197,8 @@ class _Runner:
         self.stopped: str | None = None
         """The reason for which a callback stopped the run."""
         self.saved: int | None = None
+        self.refills = False
+        """Whether it was resumed from a checkpoint without the contents of its replay buffer."""
         self.checkpointer: Checkpointer | None = None
         self.stream = data if isinstance(data, Stream) else None
         self.data = () if data is None or self.stream else (program.place(data),)
@@ -223,23 +227,34 @@ class _Runner:
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
         swept = {name: values.astype(np.float32) for name, values in self.swept.items()}
-        restored = None
-        if self.checkpointer is not None and resume:
-            # Into shapes, so that a state as large as the memory can be resumed: there is never a second one.
-            training, totals = self.program.shapes(key_data, swept)
-            restored = self.checkpointer.restore("state", {"training": training, "totals": totals})
-        if restored is None:
+        saved = self.checkpointer.whole() if self.checkpointer is not None and resume else None
+        if saved is None:
             self.state, self.totals = self.program.init(key_data, swept)
         else:
-            self.iteration = self.saved = restored.iteration
-            self.seconds = restored.progress["seconds"]
-            self.state, self.totals = restored.item["training"], restored.item["totals"]
-            del restored
+            self.restore(saved, *self.program.shapes(key_data, swept))
         if initialize is not None and not self.iteration:
             self.state = _of_its_own(initialize(self.state), self.state)
         self.state, self.totals, finite = self.run_slice(0)
         jax.block_until_ready(finite)
         self.compile_seconds = time.perf_counter() - begin
+
+    def restore(self, iteration: int, state: Any, totals: Any) -> None:
+        """Takes over where a checkpoint stands.
+
+        Args:
+          state, totals: their shapes, and not arrays, so that a state as large as the memory can be resumed: there is
+            never a second one.
+        """
+        assert self.checkpointer is not None
+        notes = self.checkpointer.progress(iteration)
+        self.refills = not notes.get("replay", True)
+        target = {"training": without_contents(state) if self.refills else state, "totals": totals}
+        item = self.checkpointer.read("state", target, iteration)
+        self.state, self.totals = item["training"], item["totals"]
+        if self.refills:
+            self.state = with_empty(self.state, state)
+        self.iteration = self.saved = iteration
+        self.seconds = notes["seconds"]
 
     def run_slice(self, count: int) -> tuple[Any, Any, jax.Array]:
         """Makes `count` training steps from where it stands, with the data for them."""
@@ -257,7 +272,8 @@ class _Runner:
             self.bar.line(f"nothing to resume was found in {self.folder}: training starts from the beginning")
         self.bar.line(f"{self.program.placement}; ready after {self.compile_seconds:.1f} s")
         if self.iteration:
-            self.bar.line(f"resumed at step {self.steps:,} of {total:,}")
+            empty = ", with an empty replay buffer, which was not saved" if self.refills else ""
+            self.bar.line(f"resumed at step {self.steps:,} of {total:,}{empty}")
         self.csv: CsvLog | None = None
         self.others: list[TensorBoardLog | WandbLog] = []
         if self.folder is None or not first_process:
@@ -400,9 +416,11 @@ class _Runner:
 
     def save(self, score: float | None) -> None:
         if self.checkpointer is not None:
-            training = {"training": self.state, "totals": self.totals}
-            progress = {"seconds": self.seconds, "steps": self.steps}
-            self.checkpointer.save(self.iteration, training, self.program.policy(self.state), progress, score)
+            kept = self.state if self.options.save_replay else without_contents(self.state)
+            whole = {"training": kept, "totals": self.totals}
+            complete = jax.tree.structure(kept) == jax.tree.structure(self.state)
+            progress = {"seconds": self.seconds, "steps": self.steps, "replay": complete}
+            self.checkpointer.save(self.iteration, whole, self.program.policy(self.state), progress, score)
             self.call("on_save", self.steps, self.checkpointer.folder / str(self.iteration))
         self.saved = self.iteration
 

@@ -371,7 +371,7 @@ def test_a_resumed_run_holds_one_state_and_not_two(tmp_path, monkeypatch):
     algorithm = counter(CounterConfig(size=1_000_000))
     train(algorithm, 2, folder=tmp_path / "run")
     most, before = [], sum(x.nbytes for x in jax.live_arrays())
-    read, run_slice = checkpoint.Checkpointer._read, runner._Runner.run_slice
+    read, run_slice = checkpoint.Checkpointer.read, runner._Runner.run_slice
 
     def watched(function):
         def call(*arguments):
@@ -381,7 +381,7 @@ def test_a_resumed_run_holds_one_state_and_not_two(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(checkpoint.Checkpointer, "_read", watched(read))
+    monkeypatch.setattr(checkpoint.Checkpointer, "read", watched(read))
     monkeypatch.setattr(runner._Runner, "run_slice", watched(run_slice))
     result = train(algorithm, 4, folder=tmp_path / "run", resume=True, checkpoint_every=0)  # a save holds a copy
     np.testing.assert_array_equal(result.state.params, 4.0)
