@@ -124,7 +124,7 @@ def retries(data: Dataset, fault: np.ndarray) -> np.ndarray:
 def train(
     algorithm: Algorithm, key: Key, steps: int, folder: Path, progress: bool, episodes: int = 0,
     settings: dict[str, Any] | None = None,
-) -> training.runner.Result:  # fmt: skip
+) -> training.Result:  # fmt: skip
     """Trains a stage, or goes on where it was interrupted; and draws how often it succeeded on the way.
 
     Args:

@@ -6,7 +6,7 @@ from rljax.experiment.members import keys_of
 from rljax.experiment.offline import run_offline
 from rljax.experiment.running import run, set_aside
 from rljax.experiment.settings import FromDataset, Mismatch, OfflineRun, Run
-from rljax.training.runner import Result
+from rljax.training.result import Result
 
 __all__ = [
     "FromDataset",

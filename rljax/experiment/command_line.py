@@ -14,7 +14,7 @@ from rljax.algorithms import offline_settings
 from rljax.envs.registry import canonical, time_limit
 from rljax.experiment.data import load_dataset
 from rljax.training.progress import shielded_output
-from rljax.training.runner import Result
+from rljax.training.result import Result
 from rljax.types import Refused
 
 _COUNTED_IN_PYTHON = (

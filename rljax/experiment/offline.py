@@ -13,7 +13,7 @@ from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.registry import canonical
 from rljax.experiment.data import dataset_of, spaces_of, task_of
 from rljax.experiment.running import run, set_up_devices
-from rljax.training.runner import Result
+from rljax.training.result import Result
 from rljax.types import Refused
 
 

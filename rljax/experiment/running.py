@@ -14,7 +14,7 @@ from rljax.experiment.members import keys_of, members_of
 from rljax.experiment.settings import Run
 from rljax.experiment.summary import filmed, require_pictures, summarize
 from rljax.training.lock import locked
-from rljax.training.runner import Result
+from rljax.training.result import Result
 from rljax.types import Refused
 
 _SCHEDULES = ("anneal_steps", "exploration_steps", "policy_decay_steps")

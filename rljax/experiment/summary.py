@@ -12,7 +12,7 @@ from rljax.envs.environment import Environment
 from rljax.envs.registry import is_module
 from rljax.experiment.members import keys_of
 from rljax.experiment.settings import Run
-from rljax.training.runner import Result
+from rljax.training.result import Result
 from rljax.types import Refused
 
 
@@ -60,7 +60,15 @@ def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) -
     if evaluated or (result.evaluation is None and any("episode/return" in row for row in result.rows)):
         learning_curve(result.folder, path=result.folder / "learning_curve.png")
     console = Console()
-    if result.evaluation is not None:
+    if result.evaluation is not None and "scores" in result.evaluation["members"][0]:
+        table = Table(title=f"Evaluation after {result.steps:,} steps")
+        for column in ("seed", *(hyper or {}), *result.evaluation["members"][0]["scores"]):
+            table.add_column(column, justify="right")
+        for member in result.evaluation["members"]:
+            values = [*member["hyper"].values(), *member["scores"].values()]
+            table.add_row(str(member["seed"]), *(f"{value:g}" for value in values))
+        console.print(table)
+    elif result.evaluation is not None:
         table = Table(title=f"Return over {result.evaluation['episodes']} episodes after {result.steps:,} steps")
         for column in ("seed", *(hyper or {}), "deterministic", "stochastic", "episode length"):
             table.add_column(column, justify="right")

@@ -6,7 +6,8 @@ from rljax.training.devices import expect_accelerator, use_cpu_cores
 from rljax.training.evaluate import Episodes, evaluate
 from rljax.training.loading import load
 from rljax.training.options import Options
-from rljax.training.runner import Diverged, Result, train
+from rljax.training.result import Diverged, Result
+from rljax.training.runner import train
 
 __all__ = [
     "Callback",

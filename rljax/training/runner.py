@@ -6,7 +6,6 @@ interruption changes the result of training.
 """
 
 import contextlib
-import dataclasses
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms.core.contract import Algorithm
@@ -22,10 +20,11 @@ from rljax.data import Stream
 from rljax.data.replay import with_empty, without_contents
 from rljax.envs import Environment
 from rljax.training import program as programs
+from rljax.training.best import Best
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
-from rljax.training.evaluate import Episodes, scores, summarize
+from rljax.training.evaluate import Episodes, scores, share_unstable, summarize
 from rljax.training.folder import (
     check_folder,
     describe,
@@ -41,7 +40,9 @@ from rljax.training.memory import check_memory
 from rljax.training.options import Options
 from rljax.training.plan import Plan
 from rljax.training.progress import ProgressBar, shielded_output
+from rljax.training.result import Diverged, Result
 from rljax.training.signals import caught_signals
+from rljax.training.start import of_its_own
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
@@ -49,41 +50,6 @@ SLICE_SECONDS = 0.5
 
 EVALUATION_STREAM = 0x7E57
 """Evaluation keys are `fold_in(key, this)`. Training splits the key; equal numbers would give it the same keys."""
-
-
-class Diverged(FloatingPointError):
-    """A loss or a parameter became NaN or infinite."""
-
-
-@dataclasses.dataclass
-class Result:
-    """The result of training.
-
-    Fields:
-      state: the last training state; with members, every leaf has a leading axis [members].
-      policy: acts; with members likewise.
-      steps: environment steps really made, by each member.
-      rows: the rows logged since the start or the resumption, as in metrics.csv.
-      evaluation: the final evaluation, as in evaluation.json; None where there was none.
-      compile_seconds: seconds until the first training step could run.
-      seconds: seconds in training, without compilation and evaluation, over all resumptions.
-      interrupted: the signal that stopped the run early, or None.
-      stopped: why a callback has stopped it, or None.
-      folder: the run folder, or None.
-      placement: the devices that it ran on, in words.
-    """
-
-    state: Any
-    policy: Any
-    steps: int
-    rows: list[Row]
-    evaluation: dict[str, Any] | None
-    compile_seconds: float
-    seconds: float
-    interrupted: int | None
-    stopped: str | None
-    folder: Path | None
-    placement: str
 
 
 def train(
@@ -126,12 +92,15 @@ def train(
     plan = Plan.make(algorithm.per_iteration, total_steps, options)
     if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")
+    if algorithm.evaluate is not None and evaluate_in is not None:
+        raise Refused(f"evaluate_in must be None: {algorithm.name} is not evaluated by episodes")
     evaluate_in = algorithm.env if evaluate_in is None else evaluate_in
     for which in ("observation_space", "action_space"):
         ours, theirs = (repr(getattr(env, which)) for env in (algorithm.env, evaluate_in))
         if ours != theirs:
             raise Refused(f"evaluate_in must have the {which} of the algorithm's environment, {ours}; it has {theirs}")
-    if (plan.evaluate or options.final_episodes) and evaluate_in.max_episode_steps is None:
+    plays = algorithm.evaluate is None and (plan.evaluate or options.final_episodes)
+    if plays and evaluate_in.max_episode_steps is None:
         raise Refused(f"{evaluate_in!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
     out = None if folder is None else run_folder(folder)
     if options.wandb:
@@ -191,6 +160,7 @@ class _Runner:
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.rows: list[Row] = []
+        self.best = Best.none(self.members)
         self.lost: set[int] = set()
         """Members that diverged."""
         self.callbacks = callbacks
@@ -233,7 +203,7 @@ class _Runner:
         else:
             self.restore(saved, *self.program.shapes(key_data, swept))
         if initialize is not None and not self.iteration:
-            self.state = _of_its_own(initialize(self.state), self.state)
+            self.state = of_its_own(initialize(self.state), self.state)
         self.state, self.totals, finite = self.run_slice(0)
         jax.block_until_ready(finite)
         self.compile_seconds = time.perf_counter() - begin
@@ -255,6 +225,9 @@ class _Runner:
             self.state = with_empty(self.state, state)
         self.iteration = self.saved = iteration
         self.seconds = notes["seconds"]
+        if self.checkpointer.has("best", iteration):
+            best = self.checkpointer.read("best", self.program.policy(self.state), iteration)
+            self.best = Best(best, **notes["best"])
 
     def run_slice(self, count: int) -> tuple[Any, Any, jax.Array]:
         """Makes `count` training steps from where it stands, with the data for them."""
@@ -332,8 +305,11 @@ class _Runner:
         values: dict[str, Any] = {name: self.of_living(value) for name, value in means.items()}
         score = None
         if episodes:
-            values |= scores(*self.evaluate(episodes))
-            score = self.score(values["evaluation/return"])
+            values |= self.scores(episodes)
+        if episodes and self.program.score is not None:
+            score = self.score(values[self.program.score])
+            if self.checkpointer is not None:
+                self.best.update(self.program.policy(self.state), values[self.program.score], self.steps)
         head = {"step": self.steps, "seconds": round(self.seconds, 3)}
         for member in range(self.members):
             hyper = {f"hyper/{name}": float(swept[member]) for name, swept in self.swept.items()}
@@ -345,9 +321,12 @@ class _Runner:
         averages = {name: float(np.nanmean(value)) for name, value in values.items() if not np.isnan(value).all()}
         for log in self.others:
             log.write(self.steps, averages)
-        if "evaluation/return" in averages:
-            self.bar.score(f"return {averages['evaluation/return']:.1f}")
-            self.bar.line(f"step {self.steps:>12,}   evaluation return {averages['evaluation/return']:10.2f}")
+        shown = [self.program.score] if self.program.score else self.program.scores
+        found = [(name.removeprefix("evaluation/"), averages[name]) for name in shown if name in averages]
+        if found:
+            self.bar.score(", ".join(f"{name} {value:.1f}" for name, value in found))
+            words = ", ".join(f"{name} {value:10.2f}" for name, value in found)
+            self.bar.line(f"step {self.steps:>12,}   evaluation {words}")
         elif "episode/return" in averages and not self.plan.evaluate:
             self.bar.score(f"return {averages['episode/return']:.1f}")
         self.call("on_log", self.steps, self.rows[-self.members :])
@@ -366,16 +345,26 @@ class _Runner:
         living = [x for member, x in enumerate(returns) if member not in self.lost and np.isfinite(x)]
         return float(np.mean(living)) if living else None
 
-    def evaluate(self, episodes: int) -> tuple[Episodes, Episodes]:
-        """Deterministic and stochastic episodes, [members, episodes], with keys that training never uses."""
+    def evaluation_keys(self) -> np.ndarray:
+        """Data of the keys for an evaluation now, which training never uses."""
 
         def fold(key: Key) -> Key:
             return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), self.iteration)
 
-        keys = jax.vmap(fold)(self.keys) if self.keys.ndim else fold(self.keys)
-        results = self.program.evaluate(self.state, np.asarray(jax.random.key_data(keys)), episodes)
+        return np.asarray(jax.random.key_data(jax.vmap(fold)(self.keys) if self.keys.ndim else fold(self.keys)))
+
+    def play(self, episodes: int) -> tuple[Episodes, Episodes]:
+        """Deterministic and stochastic episodes, [members, episodes]."""
+        results = self.program.evaluate(self.state, self.evaluation_keys(), episodes)
         first, second = jax.tree.map(lambda x: np.asarray(x).reshape(self.members, episodes), results)
         return jax.tree.map(self.of_living, first), jax.tree.map(self.of_living, second)
+
+    def scores(self, episodes: int) -> dict[str, np.ndarray]:
+        """The scores of an evaluation, [members], by name: means over episodes, or the algorithm's own."""
+        if self.program.measure is None:
+            return scores(*self.play(episodes))
+        measured = self.program.measure(self.state, self.evaluation_keys())
+        return {name: self.of_living(np.atleast_1d(np.asarray(x, np.float32))) for name, x in measured.items()}
 
     def of_living(self, values: np.ndarray) -> np.ndarray:
         """Values [members, …], with NaN for members that diverged."""
@@ -386,30 +375,29 @@ class _Runner:
         return values
 
     def final_evaluation(self) -> dict[str, Any]:
-        """The state of the last checkpoint over many episodes; also written to evaluation.json."""
+        """The last state over many episodes, or by the algorithm's own measure; also written to evaluation.json."""
         episodes = self.options.final_episodes
-        kinds = zip(("deterministic", "stochastic"), self.evaluate(episodes), strict=True)
-        summaries = {kind: summarize(results) for kind, results in kinds}
-        evaluation = {
-            "steps": self.steps,
-            "episodes": episodes,
-            "members": [
-                {
-                    "member": member,
-                    "seed": seeds_of(self.keys)[member],
-                    "hyper": {name: float(swept[member]) for name, swept in self.swept.items()},
-                    **{kind: summary[member] for kind, summary in summaries.items()},
-                }
-                for member in range(self.members)
-            ],
-        }
+        if self.program.measure is None:
+            kinds = zip(("deterministic", "stochastic"), self.play(episodes), strict=True)
+            summaries = {kind: summarize(results) for kind, results in kinds}
+        else:
+            episodes, measured = 0, self.scores(0)
+            own = {name.removeprefix("evaluation/"): values for name, values in measured.items()}
+            summaries = {"scores": [{name: float(x[m]) for name, x in own.items()} for m in range(self.members)]}
+        seeds = seeds_of(self.keys)
+        entries = [
+            {
+                "member": member,
+                "seed": seeds[member],
+                "hyper": {name: float(swept[member]) for name, swept in self.swept.items()},
+                **{kind: summary[member] for kind, summary in summaries.items()},
+            }
+            for member in range(self.members)
+        ]
         for kind, summary in summaries.items():
-            shares = [x["unstable"] for x in summary]
-            if any(share > 0 for share in shares):  # of a member that diverged it is NaN
-                words = ", ".join(f"{share:.1%}" for share in shares)
-                self.bar.line(
-                    f"simulations broke in {words} of the {kind} episodes (of each member), which ended there"
-                )
+            if some := share_unstable(summary):
+                self.bar.line(f"simulations broke in {some} of the {kind} episodes (of each member), which ended there")
+        evaluation = {"steps": self.steps, "episodes": episodes, "members": entries}
         if self.folder is not None and jax.process_index() == 0:
             write_json(self.folder / "evaluation.json", evaluation)
         return evaluation
@@ -418,22 +406,16 @@ class _Runner:
         if self.checkpointer is not None:
             kept = self.state if self.options.save_replay else without_contents(self.state)
             whole = {"training": kept, "totals": self.totals}
-            complete = jax.tree.structure(kept) == jax.tree.structure(self.state)
-            progress = {"seconds": self.seconds, "steps": self.steps, "replay": complete}
-            self.checkpointer.save(self.iteration, whole, self.program.policy(self.state), progress, score)
+            complete = len(jax.tree.leaves(kept)) == len(jax.tree.leaves(self.state))
+            progress = {"seconds": self.seconds, "steps": self.steps, "replay": complete, "best": self.best.notes()}
+            policy, best = self.program.policy(self.state), self.best.policies
+            self.checkpointer.save(self.iteration, whole, policy, progress, score, best)
             self.call("on_save", self.steps, self.checkpointer.folder / str(self.iteration))
         self.saved = self.iteration
 
     def check_finite(self, bad: dict[str, np.ndarray], finite: np.ndarray) -> None:
         """Stops a run that diverged; of several members, warns of each and stops when none is left."""
-        found: dict[int, str] = {}
-        for name, iterations in bad.items():
-            for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
-                if iteration >= 0:
-                    step = (iteration + 1) * self.steps_per_iteration
-                    found.setdefault(member, f"{name} is not finite at step {step:,}")
-        for member in np.flatnonzero(~finite).tolist():
-            found.setdefault(member, f"a parameter is not finite at step {self.steps:,}")
+        found = programs.diverged(bad, finite, self.steps_per_iteration, self.steps)
         if len(found) == self.members:
             reason = next(iter(found.values()))
             last = None
@@ -447,16 +429,3 @@ class _Runner:
         for member in sorted(set(found) - self.lost):
             self.bar.line(f"member {member} diverged: {found[member]}; the others go on")
             self.lost.add(member)
-
-
-def _of_its_own(state: Any, made_from: Any) -> Any:
-    """Copies arrays that a state shares with others than `made_from`: it will be donated, and they may be in use."""
-    own = {id(x) for x in jax.tree.leaves(made_from)}
-
-    def copy(x: Any) -> Any:
-        if id(x) not in own:
-            return jnp.copy(x)
-        own.remove(id(x))  # no buffer is donated twice
-        return x
-
-    return jax.tree.map(copy, state)

@@ -23,6 +23,7 @@ from rljax.spaces import Box, Discrete
 from rljax.training import checkpoint, runner
 from rljax.training.lock import locked
 from rljax.training.members import read_hyperparameters
+from rljax.training.start import of_its_own
 from rljax.types import Refused
 from tests.runs import read, train
 from tests.toys import CounterConfig, counter
@@ -391,7 +392,7 @@ def test_a_resumed_run_holds_one_state_and_not_two(tmp_path, monkeypatch):
 
 def test_initialize_copies_what_it_shares_with_others_and_nothing_else():
     mine, other = jnp.zeros(3), jnp.ones(3)
-    state = runner._of_its_own({"a": mine, "b": mine, "c": other}, {"x": mine})
+    state = of_its_own({"a": mine, "b": mine, "c": other}, {"x": mine})
     assert state["a"] is mine
     assert state["b"] is not mine
     assert state["c"] is not other
