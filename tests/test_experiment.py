@@ -100,6 +100,11 @@ def test_defaults_depend_on_where_the_physics_runs(cli, monkeypatch):
         (["--final-episodes", str(2**31)], "error: final_episodes = 2147483648 is not allowed; it must be below 2^31"),
         (["--hidden", "8", str(2**31)], "error: hidden = 2147483648 is not allowed; it must be below 2^31"),
         (["--total-steps", str(10**18)], "error: total_steps = 1000000000000000000 is not allowed; iterations must be"),
+        (
+            ["--start-parts", "policy"],
+            "start_parts = ('policy',) is not allowed; it must be empty without",
+        ),
+        (["--start-from", "nowhere"], "nowhere to start from"),
         (["--name", "x" * 300], "cannot be written to: File name too long"),
         (["--runs", "gs://bucket/runs"], "error: gs:/bucket/runs is an address; only folders and files of this"),
         (["--runs=~nobody-of-that-name/runs"], "error: ~nobody-of-that-name/runs: "),
@@ -205,6 +210,20 @@ def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
     assert "keep them with --anneal-steps 64 to go on for longer (" in err
     assert cli(*TINY, "--total-steps", "128", "--resume", "--anneal-steps", "64")[0] == 0
     assert json.loads((folder / "evaluation.json").read_text())["steps"] == 128
+
+
+def test_a_run_starts_from_another(cli, tmp_path):
+    assert cli(*TINY, "--name", "first")[0] == 0
+    flags = ["--name", "second", "--learning-rate", "1e-4", "--start-from", "runs/ppo/first", "--start-parts", "policy"]
+    code, _, err = cli(*TINY, *flags)
+    assert code == 0, err
+    config = json.loads((tmp_path / "runs" / "ppo" / "second" / "config.json").read_text())
+    recorded = config["settings"]["start_from"]
+    assert (recorded["folder"], recorded["parts"]) == (str(tmp_path / "runs" / "ppo" / "first"), ["policy"])
+    assert cli(*TINY, *flags, "--resume")[0] == 0
+    code, _, err = cli(*TINY, "--hidden", "4", "--name", "third", "--start-from", "runs/ppo/first")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not fit this run" in err
 
 
 def test_a_sweep_with_seeds_makes_a_grid(cli, tmp_path):

@@ -58,7 +58,7 @@ def run_offline(
     if not settings.online_steps or result.interrupted is not None:
         return result
     assert result.folder is not None
-    how = dataclasses.replace(how, name=f"{result.folder.name}-online")
+    how = dataclasses.replace(how, name=f"{result.folder.name}-online", start_from=None, start_parts=())
     online = functools.partial(make_algorithm, env, dataset, online=True)
     result = run(experiment, online, settings.online_steps, how, initialize=continued(result.state))
     _compare(result, dataset, task)

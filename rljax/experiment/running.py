@@ -53,6 +53,9 @@ def run(
         _check_schedules(folder, algorithm.config, total_steps)
     elif settings.overwrite:
         set_aside(folder)
+    start = None
+    if settings.start_from is not None:
+        start = training.StartFrom(paths.local(settings.start_from), settings.start_parts)
     keys = keys_of(seeds)
     result = training.train(
         algorithm,
@@ -64,6 +67,7 @@ def run(
         resume=settings.resume,
         settings=extra,
         initialize=initialize,
+        start_from=start,
         callbacks=() if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),),
     )
     if result.interrupted is None:

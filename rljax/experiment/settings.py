@@ -34,6 +34,10 @@ class Which:
 class Run(Options, Which):
     """Settings of a run that are the same for every algorithm."""
 
+    start_from: Path | None = None
+    """Run folder from whose newest whole checkpoint a new run begins, with settings of its own."""
+    start_parts: tuple[str, ...] = ()
+    """Trained parts to take from --start-from, such as policy critic; the whole learner where none is named."""
     progress: bool = True
     """Show the progress bar; the lines above it are printed anyway."""
     stop_at_return: float | None = None
@@ -45,6 +49,7 @@ class Run(Options, Which):
         super().__post_init__()
         require(self, "seed", self.seed <= LARGEST_SEED, f"at most {LARGEST_SEED}")
         last = self.seed + self.seeds - 1
+        require(self, "start_parts", not self.start_parts or self.start_from is not None, "empty without --start-from")
         require(self, "seeds", last <= LARGEST_SEED, f"fewer: the last seed must be at most {LARGEST_SEED}")
 
     def options(self) -> Options:

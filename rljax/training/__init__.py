@@ -8,6 +8,7 @@ from rljax.training.loading import load
 from rljax.training.options import Options
 from rljax.training.result import Diverged, Result
 from rljax.training.runner import train
+from rljax.training.start import StartFrom
 
 __all__ = [
     "Callback",
@@ -15,6 +16,7 @@ __all__ = [
     "Episodes",
     "Options",
     "Result",
+    "StartFrom",
     "StopAtReturn",
     "enable_compilation_cache",
     "evaluate",

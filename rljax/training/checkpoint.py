@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax.types import PyTree, Refused
 
@@ -222,7 +223,7 @@ class Checkpointer:
             restored = reader.restore(self._place / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
             try:
-                stored = self._stored(iteration, item)
+                stored = self.stored(iteration, item)
             except (ValueError, OSError):
                 raise Refused(f"checkpoint {iteration} cannot be read: Orbax does not find its arrays") from error
             if _shapes(abstract) == _shapes(stored):
@@ -236,7 +237,25 @@ class Checkpointer:
             reader.close()
         return _from_stored(restored, target)
 
-    def _stored(self, iteration: int, item: str) -> PyTree:
+    def read_some(self, item: str, target: PyTree, iteration: int) -> PyTree:
+        """Those arrays of an item that `target` (nested dicts of shapes) has, on the host; nothing else is read."""
+        ocp, shapes = self._ocp, _storable(target)
+        arguments = ocp.args.PyTreeRestore(
+            item=shapes,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
+            partial_restore=True,
+        )
+        reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        try:
+            return _from_stored(reader.restore(self._place / str(iteration) / item, args=arguments), target)
+        finally:
+            reader.close()
+
+    def digest(self, iteration: int) -> str:
+        """The sum of a checkpoint's manifest, and so of all its files."""
+        return _manifest_sum(self._manifest(iteration))
+
+    def stored(self, iteration: int, item: str) -> PyTree:
         """The shapes of the stored arrays, as Orbax finds them; its own error where it finds less than it wrote."""
         handler = self._ocp.StandardCheckpointHandler()
         try:
@@ -250,7 +269,7 @@ class Checkpointer:
             if jax.process_index() != 0:
                 return
             for item in items:
-                self._stored(iteration, item)
+                self.stored(iteration, item)
             folder = self.folder / str(iteration)
             sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))}
             manifest = {**notes, "sha256": sums}

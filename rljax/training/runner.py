@@ -42,7 +42,7 @@ from rljax.training.plan import Plan
 from rljax.training.progress import ProgressBar, shielded_output
 from rljax.training.result import Diverged, Result
 from rljax.training.signals import caught_signals
-from rljax.training.start import of_its_own
+from rljax.training.start import Source, StartFrom, find, of_its_own
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
@@ -65,6 +65,7 @@ def train(
     initialize: Callable[[Any], Any] | None = None,
     callbacks: Sequence[Callback] = (),
     evaluate_in: Environment | None = None,
+    start_from: StartFrom | None = None,
 ) -> Result:
     """Trains one agent, or many in one program.
 
@@ -82,10 +83,12 @@ def train(
       callbacks: called between slices; they may stop the run.
       evaluate_in: the environment in which policies are evaluated, with the same spaces as the algorithm's; the
         algorithm's where None.
+      start_from: another run's checkpoint, from which a run that starts anew begins; before `initialize`.
 
     Raises:
-      Refused: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed, holds another
-        run, or is being written by another process; before anything is written there.
+      Refused: bad arguments, another run's checkpoint that does not fit, a state that does not fit into memory, or a
+        folder that cannot be resumed, holds another run, or is being written by another process; before anything is
+        written there.
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
@@ -106,9 +109,11 @@ def train(
     if options.wandb:
         require_wandb()
     keys, swept = check_members(algorithm, key, hyper)
-    elsewhere = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
-    description = describe(algorithm, keys, swept, total_steps, (settings or {}) | elsewhere)
     members = keys.shape[0] if keys.ndim else None
+    source = None if start_from is None else find(start_from, algorithm, members, out if resume else None)
+    more = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
+    more |= {} if source is None else {"start_from": source.description}
+    description = describe(algorithm, keys, swept, total_steps, (settings or {}) | more)
     program = programs.build(algorithm, members, options.devices, str(jax.random.key_impl(keys)), evaluate_in)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
@@ -120,7 +125,7 @@ def train(
         interrupt = stack.enter_context(caught_signals())
         runner = _Runner(program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
         runner.open_folder(stack, description, resume)
-        runner.start(resume, initialize)
+        runner.start(resume, source, initialize)
         runner.open_logs(stack, description, resume)
         runner.run(interrupt)
         return Result(
@@ -192,7 +197,7 @@ class _Runner:
         self.checkpointer = Checkpointer(self.folder / "checkpoints", self.options.keep_checkpoints)
         stack.callback(self.checkpointer.close)
 
-    def start(self, resume: bool, initialize: Callable[[Any], Any] | None) -> None:
+    def start(self, resume: bool, source: Source | None, initialize: Callable[[Any], Any] | None) -> None:
         """Makes the first state, or restores the last, and compiles the loop by running it for no steps."""
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
@@ -202,6 +207,8 @@ class _Runner:
             self.state, self.totals = self.program.init(key_data, swept)
         else:
             self.restore(saved, *self.program.shapes(key_data, swept))
+        if source is not None and not self.iteration:
+            self.state = source.put_into(self.state)
         if initialize is not None and not self.iteration:
             self.state = of_its_own(initialize(self.state), self.state)
         self.state, self.totals, finite = self.run_slice(0)

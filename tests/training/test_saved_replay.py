@@ -25,7 +25,7 @@ def small():
 def numbers(folder, iteration):
     """How many numbers the state of a checkpoint has."""
     checkpointer = Checkpointer(folder / "checkpoints", read_only=True)
-    tree = checkpointer._stored(iteration, "state")
+    tree = checkpointer.stored(iteration, "state")
     checkpointer.close()
     return sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(tree))
 
