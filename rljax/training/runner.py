@@ -126,6 +126,7 @@ def train(
         runner = _Runner(program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
         runner.open_folder(stack, description, resume)
         runner.start(resume, source, initialize)
+        del source  # what it gave is on the device now
         runner.open_logs(stack, description, resume)
         runner.run(interrupt)
         return Result(

@@ -20,7 +20,7 @@ from tests.runs import train
 from tests.toys import Drift, counter, limited
 
 
-def begun(algorithm, start, key=None, folder=None):
+def begun(algorithm, start, key=None, **how):
     """The first state of a run that starts there."""
     first = []
 
@@ -28,7 +28,7 @@ def begun(algorithm, start, key=None, folder=None):
         first.append(jax.tree.map(jnp.copy, state))
         return state
 
-    train(algorithm, algorithm.per_iteration, key, folder=folder, start_from=start, initialize=initialize)
+    train(algorithm, algorithm.per_iteration, key, start_from=start, initialize=initialize, **how)
     return first[0]
 
 
@@ -107,7 +107,7 @@ def test_a_target_that_there_was_none_of_begins_as_the_part(agent):
 def test_one_member_goes_to_all_and_several_to_as_many(tiny, before, tmp_path):
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     for key in (keys[:2], keys[:1]):
-        state = begun(tiny, StartFrom(before.folder), key, tmp_path / f"{len(key)}")
+        state = begun(tiny, StartFrom(before.folder), key, devices=len(key))
         for member in range(len(key)):
             chex.assert_trees_all_equal(
                 jax.tree.map(lambda x, m=member: x[m], state.learner), before.state.learner
