@@ -74,9 +74,8 @@ class Settings(campaign.Settings):
 def scores_of(case: Case, seeds: list[int]) -> tuple[list[float], float]:
     """The mean return of the last state for each seed, and the seconds of the training."""
     algorithm = case.module.make(rljax.make(**case.env), case.config)
-    result = training.train(
-        algorithm, keys_of(seeds), case.steps, evaluate_every=0, final_episodes=EPISODES, progress=False
-    )
+    options = training.Options(evaluate_every=0, final_episodes=EPISODES, progress=False)
+    result = training.train(algorithm, keys_of(seeds), case.steps, options)
     assert result.evaluation is not None
     return [member["deterministic"]["mean"] for member in result.evaluation["members"]], result.seconds
 

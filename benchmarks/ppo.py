@@ -104,12 +104,13 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
     classic = task in TARGETS
     seeds = settings.seeds or (10 if classic else 4)
     together = settings.together or (64 if classic else 8)
-    options: dict[str, Any] = {"evaluate_every": 0, "progress": False}
+    options = training.Options(evaluate_every=0, progress=False)
     speed: dict[str, Any] = {}
     if settings.speed:
         # Where a run takes minutes, a fifth of it tells its speed.
         short = steps if classic else steps // 5
-        one = training.train(algorithm, jax.random.key(0), short, devices=1, final_episodes=0, **options)
+        alone = dataclasses.replace(options, devices=1, final_episodes=0)
+        one = training.train(algorithm, jax.random.key(0), short, alone)
         speed = {
             "compile_seconds": one.compile_seconds,
             "training_seconds": one.seconds,
@@ -118,7 +119,7 @@ def benchmark(task: str, settings: Settings) -> dict[str, Any]:
             "num_seeds_together": together,
         }
     keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
-    result = training.train(algorithm, keys, steps, **options)
+    result = training.train(algorithm, keys, steps, options)
     assert result.evaluation is not None
     arguments = ["--tasks", task, "--no-profile", "--seeds", str(seeds), "--together", str(together)]
     arguments += [] if settings.engine == "auto" else ["--engine", settings.engine]

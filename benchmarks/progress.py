@@ -117,14 +117,8 @@ def learn(settings: Settings, name: str, data: dict[str, Any], seed: int) -> Non
             env, parts = progress.joined([rljax.make(task) for task in group], parts)
         learned = [progress.with_failures(x, pipeline.retries(x, data[task][1])) for x, task in zip(parts, group)]
         algorithm = progress.make(env, config, concatenate(learned))
-        result = training.train(
-            algorithm,
-            jax.random.key(seed),
-            settings.updates * len(group),
-            evaluate_every=0,
-            final_episodes=0,
-            progress=False,
-        )
+        options = training.Options(evaluate_every=0, final_episodes=0, progress=False)
+        result = training.train(algorithm, jax.random.key(seed), settings.updates * len(group), options)
         if result.interrupted is not None:
             sys.exit(128 + result.interrupted)
         for path, part in zip(paths, parts):

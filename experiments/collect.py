@@ -141,7 +141,7 @@ class Collection:
         evaluation = json.loads((folder / "evaluation.json").read_text())
         return rljax.load(folder), folder, evaluation["steps"]
 
-    def medium(self) -> tuple[training.runner.Result, Any]:
+    def medium(self) -> tuple[training.Result, Any]:
         """The result of the medium agent's training, and its environment with actions in [-1, 1]."""
 
         def value(policy: Policy) -> float:
@@ -171,11 +171,15 @@ class Collection:
 
     def train(
         self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int
-    ) -> training.runner.Result:  # fmt: skip
-        result = training.train(
-            algorithm, experiment.keys_of([seed])[0], steps, folder=folder, resume=folder.exists(), evaluate_every=0,
-            final_episodes=episodes, progress=self.settings.progress or "lines", tensorboard=False,
-        )  # fmt: skip
+    ) -> training.Result:  # fmt: skip
+        options = training.Options(
+            evaluate_every=0,
+            final_episodes=episodes,
+            progress=self.settings.progress or "lines",
+            tensorboard=False,
+        )
+        key = experiment.keys_of([seed])[0]
+        result = training.train(algorithm, key, steps, options, folder=folder, resume=folder.exists())
         if result.interrupted is not None:
             raise SystemExit(128 + result.interrupted)
         return result

@@ -217,7 +217,7 @@ class Pipeline:
 
     def _train(
         self, algorithm: Algorithm, steps: int, folder: Path, episodes: int, extra: dict[str, Any] | None
-    ) -> training.runner.Result:  # fmt: skip
+    ) -> training.Result:  # fmt: skip
         key, shown = jax.random.fold_in(self.key, 2), self.settings.progress
         return pipeline.train(algorithm, key, steps, folder, shown, episodes, extra)
 

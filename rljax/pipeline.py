@@ -124,7 +124,7 @@ def retries(data: Dataset, fault: np.ndarray) -> np.ndarray:
 def train(
     algorithm: Algorithm, key: Key, steps: int, folder: Path, progress: bool, episodes: int = 0,
     settings: dict[str, Any] | None = None,
-) -> training.runner.Result:  # fmt: skip
+) -> training.Result:  # fmt: skip
     """Trains a stage, or goes on where it was interrupted; and draws how often it succeeded on the way.
 
     Args:
@@ -136,11 +136,14 @@ def train(
       SystemExit: a signal stopped it; 128 plus its number, as of a shell.
     """
     print(folder.name, flush=True)
-    result = training.train(
-        algorithm, key, steps, folder=folder, resume=(folder / "config.json").exists(), final_episodes=episodes,
-        evaluate_every=None if episodes else 0, evaluation_episodes=50, progress=progress or "lines",
-        settings=settings,
-    )  # fmt: skip
+    options = training.Options(
+        evaluate_every=None if episodes else 0,
+        evaluation_episodes=50,
+        final_episodes=episodes,
+        progress=progress or "lines",
+    )
+    resume = (folder / "config.json").exists()
+    result = training.train(algorithm, key, steps, options, folder=folder, resume=resume, settings=settings)
     if result.interrupted is not None:
         raise SystemExit(128 + result.interrupted)
     picture = folder / "learning_curve.png"

@@ -16,7 +16,8 @@ from tests.datasets import drift_data
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
-DOCUMENTED = [ROOT / "rljax" / "experiment.py", *SCRIPTS, *sorted((ROOT / "rljax" / "algorithms").glob("*.py"))]
+SHARED = [ROOT / "rljax" / "experiment" / "settings.py", ROOT / "rljax" / "training" / "options.py"]
+DOCUMENTED = [*SHARED, *SCRIPTS, *sorted((ROOT / "rljax" / "algorithms").glob("*.py"))]
 
 
 def commands(script):
@@ -36,7 +37,7 @@ def test_every_command_that_is_shown_is_parsed(script, monkeypatch):
     real = experiment.main, experiment.main_offline
     monkeypatch.setattr(experiment, "main", lambda _, *args, **options: real[0](parsed.append, *args, **options))
     monkeypatch.setattr(experiment, "main_offline", lambda _, *args: real[1](parsed.append, *args))
-    monkeypatch.setattr(experiment, "load_dataset", lambda *_: drift_data(name="toy", task="hopper"))
+    monkeypatch.setattr("rljax.experiment.command_line.load_dataset", lambda *_: drift_data(name="toy", task="hopper"))
     shown = commands(script)
     assert shown
     for arguments in shown:
@@ -55,10 +56,14 @@ def test_every_command_that_is_shown_is_parsed(script, monkeypatch):
                 dataclasses.replace(settings.config, **{name: float(value)})
 
 
+NAMES = ("Config", "Settings", "Run", "Which", "Options", "Dataset", "Mismatch")
+"""Ends of the names of classes whose fields are flags."""
+
+
 def texts(path):
     """The text of every flag: (class, field, text)."""
     for cls in ast.walk(ast.parse(path.read_text())):
-        if isinstance(cls, ast.ClassDef) and cls.name.endswith(("Config", "Settings", "Run", "Dataset", "Mismatch")):
+        if isinstance(cls, ast.ClassDef) and cls.name.endswith(NAMES):
             for field, text in zip(cls.body, cls.body[1:]):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                     yield cls.name, ast.unparse(field.target), ast.literal_eval(text.value)

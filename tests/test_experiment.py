@@ -14,8 +14,9 @@ import pytest
 import rljax
 from rljax import experiment, pipeline, training
 from rljax.envs.classic.cartpole import CartPole
-from rljax.training import runner
+from rljax.experiment import summary
 from rljax.training.lock import locked
+from rljax.training.members import seeds_of
 from rljax.types import Refused
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo.py"
@@ -89,16 +90,21 @@ def test_defaults_depend_on_where_the_physics_runs(cli, monkeypatch):
         (["--num-minibatches", "7"], "num_minibatches = 7 is not allowed"),
         (["--sweep", "learning_rate"], "error: sweep = 'learning_rate' is not allowed; it must look like"),
         (["--sweep", "speed=1,2"], "error: ppo cannot sweep 'speed'"),
-        (["--seeds", "0"], "error: seeds = 0 is not allowed; it must be at least 1"),
+        (["--seeds", "0"], "Run: seeds = 0 is not allowed; it must be at least 1"),
         (["--devices", "64"], "error: devices = 64 is not allowed"),
         (["--total-steps", "0"], "error: total_steps = 0 is not allowed"),
         (["--env", "t_maze", "--num-envs", "6"], "num_minibatches = 4 is not allowed"),
-        (["--seed", "-1"], "error: seed = -1 is not allowed; it must be at least 0"),
-        (["--seed", str(2**63)], "error: seed = 9223372036854775808 is not allowed; the last seed must be at most"),
+        (["--seed", "-1"], "Run: seed = -1 is not allowed; it must be 0 or more"),
+        (["--seed", str(2**63)], "Run: seed = 9223372036854775808 is not allowed; it must be at most"),
         (["--seed", str(2**63 - 1), "--seeds", "2"], "the last seed must be at most 9223372036854775807"),
         (["--final-episodes", str(2**31)], "error: final_episodes = 2147483648 is not allowed; it must be below 2^31"),
         (["--hidden", "8", str(2**31)], "error: hidden = 2147483648 is not allowed; it must be below 2^31"),
         (["--total-steps", str(10**18)], "error: total_steps = 1000000000000000000 is not allowed; iterations must be"),
+        (
+            ["--start-parts", "policy"],
+            "start_parts = ('policy',) is not allowed; it must be empty without",
+        ),
+        (["--start-from", "nowhere"], "nowhere to start from"),
         (["--name", "x" * 300], "cannot be written to: File name too long"),
         (["--runs", "gs://bucket/runs"], "error: gs:/bucket/runs is an address; only folders and files of this"),
         (["--runs=~nobody-of-that-name/runs"], "error: ~nobody-of-that-name/runs: "),
@@ -155,9 +161,7 @@ def test_where_a_run_is_left_is_asked_before_training_and_may_be_the_home_folder
 def test_a_name_is_printed_as_it_is(tmp_path, capsys):
     """Brackets are markup to rich, and colons emoji."""
     folder = Path("runs") / "lr[red]1 [/b] :fire: [bold]"
-    experiment._summarize(
-        training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, None
-    )
+    summary.summarize(training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, None)
     out = capsys.readouterr().out
     assert f"run folder: {folder}   policy: rljax.load('{folder}')\n" in out
 
@@ -174,7 +178,7 @@ def test_seeds_have_64_bits_and_below_2_to_32_are_those_of_jax():
     np.testing.assert_array_equal(data[:3], of_jax(seeds[:3]))
     with jax.enable_x64(True):
         np.testing.assert_array_equal(data, of_jax(seeds))
-    assert runner._seeds(keys) == seeds
+    assert seeds_of(keys) == seeds
     for seed in (-1, 2**63):
         with pytest.raises(Refused, match=f"seed = {seed} is not allowed; it must be from 0 to"):
             experiment.keys_of([0, seed])
@@ -206,6 +210,20 @@ def test_a_run_leaves_its_folder_and_resumes_only_as_itself(cli, tmp_path):
     assert "keep them with --anneal-steps 64 to go on for longer (" in err
     assert cli(*TINY, "--total-steps", "128", "--resume", "--anneal-steps", "64")[0] == 0
     assert json.loads((folder / "evaluation.json").read_text())["steps"] == 128
+
+
+def test_a_run_starts_from_another(cli, tmp_path):
+    assert cli(*TINY, "--name", "first")[0] == 0
+    flags = ["--name", "second", "--learning-rate", "1e-4", "--start-from", "runs/ppo/first", "--start-parts", "policy"]
+    code, _, err = cli(*TINY, *flags)
+    assert code == 0, err
+    config = json.loads((tmp_path / "runs" / "ppo" / "second" / "config.json").read_text())
+    recorded = config["settings"]["start_from"]
+    assert (recorded["folder"], recorded["parts"]) == (str(tmp_path / "runs" / "ppo" / "first"), ["policy"])
+    assert cli(*TINY, *flags, "--resume")[0] == 0
+    code, _, err = cli(*TINY, "--hidden", "4", "--name", "third", "--start-from", "runs/ppo/first")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not fit this run" in err
 
 
 def test_a_sweep_with_seeds_makes_a_grid(cli, tmp_path):

@@ -159,7 +159,7 @@ def test_the_oldest_files_of_d4rl_are_read_once_with_the_time_limit_of_the_task(
         reads.append(path)
         return load(path, max_episode_steps=max_episode_steps)
 
-    monkeypatch.setattr(experiment, "task_of", task_of)
+    monkeypatch.setattr("rljax.experiment.offline.task_of", task_of)
     monkeypatch.setattr(formats, "load", read)
     for flags in (["--env", "pendulum"], ["--env", "none", "--max-episode-steps", "200"]):
         reads.clear()

@@ -200,7 +200,9 @@ def make(
 ) -> Algorithm:
     """Fitted Q evaluation of a policy on a dataset.
 
-    Truncated episodes bootstrap from the value where they were cut; terminated ones do not.
+    Truncated episodes bootstrap from the value where they were cut; terminated ones do not. An evaluation of the runner
+    is the estimate itself: the mean of Q(s₀, π(s₀)) over the first observations and critics, and its deviation over
+    critics.
 
     Args:
       env: the task; only its spaces are used.
@@ -226,9 +228,17 @@ def make(
         return make(env, config, prepared, policy)
 
     algorithm = assemble("fqe", env, c, agent_type, make_again, prepared)
+    data = prepared.dataset
+
+    def evaluate(state: Any, key: Key) -> dict[str, jax.Array]:
+        first = jax.tree.map(lambda x: np.asarray(x)[data.starts], data.obs)
+        estimates = values(algorithm, state, first, key).mean(-1)
+        return {"value": estimates.mean(), "value_deviation": estimates.std()}
+
     return algorithm._replace(
         policy=lambda state: state.learner.frozen["policy"],
         identity=lambda: {"policy_sha256": sha256_of(policy.variables, policy.function)},
+        evaluate=evaluate,
     )
 
 

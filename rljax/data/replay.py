@@ -310,6 +310,30 @@ class Replay:
         return jax.tree.map(lambda x, like: x[env, time].astype(like.dtype), state.data, self.example)
 
 
+def without_contents(tree: PyTree) -> PyTree:
+    """The tree without its buffers: None in the place of each `ReplayState`."""
+    return jax.tree.map(lambda x: None if _is_buffer(x) else x, tree, is_leaf=_is_buffer)
+
+
+def with_empty(tree: PyTree, like: PyTree) -> PyTree:
+    """The inverse but for the contents: an empty buffer where `like` (arrays or shapes) has one, with its sharding."""
+    return jax.tree.map(lambda x, kept: _empty(x) if _is_buffer(x) else kept, like, tree, is_leaf=_is_buffer)
+
+
+def _is_buffer(x: Any) -> bool:
+    return isinstance(x, ReplayState)
+
+
+def _empty(like: ReplayState) -> ReplayState:
+    """What `Replay.init` makes of a buffer of these shapes."""
+
+    def full(value: int) -> Callable[[Any], jax.Array]:
+        return lambda x: jnp.full(x.shape, value, x.dtype, device=getattr(x, "sharding", None))
+
+    empty = jax.tree.map(full(0), like)
+    return empty.replace(highest_priority=full(1)(like.highest_priority))
+
+
 def halves(key: Key, size: int, batches: int) -> jax.Array:
     """A random half of each of `batches` batches, among which `size` draws are dealt out in turn: bool [size].
 

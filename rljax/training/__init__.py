@@ -5,13 +5,18 @@ from rljax.training.callbacks import Callback, StopAtReturn
 from rljax.training.devices import expect_accelerator, use_cpu_cores
 from rljax.training.evaluate import Episodes, evaluate
 from rljax.training.loading import load
-from rljax.training.runner import Diverged, Result, train
+from rljax.training.options import Options
+from rljax.training.result import Diverged, Result
+from rljax.training.runner import train
+from rljax.training.start import StartFrom
 
 __all__ = [
     "Callback",
     "Diverged",
     "Episodes",
+    "Options",
     "Result",
+    "StartFrom",
     "StopAtReturn",
     "enable_compilation_cache",
     "evaluate",

@@ -19,7 +19,9 @@ class Callback:
         """After a log: the steps made by each member, and a row of metrics for each, as in metrics.csv."""
 
     def on_evaluate(self, steps: int, score: float | None, state: Any) -> str | None:
-        """After an evaluation on the way: the mean return of the members that live, None where none does.
+        """After an evaluation on the way: the mean score of the members that live, None where there is none.
+
+        The score is the return, or the "score" of an algorithm that evaluates itself.
 
         Args:
           state: the training state; parts to keep must be copied, since the next slice overwrites it.

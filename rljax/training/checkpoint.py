@@ -1,11 +1,12 @@
 """Checkpoints: Orbax, asynchronous and atomic, with SHA-256 sums so that a damaged one is never resumed from.
 
-A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training) and `policy` (the variables
-for acting, so that loading a policy does not read a replay buffer). Orbax writes it under a temporary name and renames
-it when it is complete. Once all arrays have been found in it, `MANIFEST.json` is added: the sum of every file, the
-runner's own notes and the score; and only then are older checkpoints deleted. A folder without a manifest was cut off
-before it was complete; one that does not match was damaged. Both are passed over, the second with a warning, and set
-aside under `damaged/`, so that nothing is lost and nothing is in the way.
+A checkpoint is a folder `checkpoints/<iteration>/` with the items `state` (all of training), `policy` (the variables
+for acting, so that loading a policy does not read a replay buffer) and, once policies were evaluated, `best` (those of
+each member when it was at its best so far). Orbax writes it under a temporary name and renames it when it is complete.
+Once all arrays have been found in it, `MANIFEST.json` is added: the sum of every file, the runner's own notes and the
+score; and only then are older checkpoints deleted. A folder without a manifest was cut off before it was complete; one
+that does not match was damaged. Both are passed over, the second with a warning, and set aside under `damaged/`, so
+that nothing is lost and nothing is in the way.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax.types import PyTree, Refused
 
@@ -67,18 +69,31 @@ class Checkpointer:
             self._remove_unfinished()
 
     def save(
-        self, iteration: int, state: PyTree, policy: PyTree, progress: dict[str, Any], score: float | None = None
+        self,
+        iteration: int,
+        state: PyTree,
+        policy: PyTree,
+        progress: dict[str, Any],
+        score: float | None = None,
+        best: PyTree | None = None,
     ) -> None:
-        """Starts to save; returns once the arrays are copied off the device. Waits for the save before, if any."""
+        """Starts to save; returns once the arrays are copied off the device. Waits for the save before, if any.
+
+        Args:
+          best: the item `best`, of the policies that were the best of their members so far; None saves none.
+        """
         self.wait()
         args = self._ocp.args
+        items = {"state": state, "policy": policy} | ({} if best is None else {"best": best})
         if jax.default_backend() == "cpu":
             # There Orbax reads the live buffers while it writes, and the next training step reuses them.
-            state, policy = jax.tree.map(jnp.copy, (state, policy))
-        items = {"state": args.StandardSave(_storable(state)), "policy": args.StandardSave(_storable(policy))}
-        self._orbax.save(self._place / str(iteration), args=args.Composite(**items))
+            items = jax.tree.map(jnp.copy, items)
+        saved = {name: args.StandardSave(_storable(item)) for name, item in items.items()}
+        self._orbax.save(self._place / str(iteration), args=args.Composite(**saved))
         notes = {"progress": progress, "score": score if score is not None and math.isfinite(score) else None}
-        self._saving = threading.Thread(target=self._finish, args=(iteration, notes), name="checkpoint-manifest")
+        self._saving = threading.Thread(
+            target=self._finish, args=(iteration, tuple(items), notes), name="checkpoint-manifest"
+        )
         self._saving.start()
 
     def wait(self) -> None:
@@ -104,10 +119,10 @@ class Checkpointer:
         return sorted(int(p.parent.name) for p in self.folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
 
     def restore(self, item: str, target: PyTree, iteration: int | None = None) -> Restored | None:
-        """The newest checkpoint that is whole, or the one asked for.
+        """An item of the newest checkpoint that is whole, or of the one asked for.
 
         Args:
-          item: `state` or `policy`.
+          item: `state`, `policy` or `best`.
           target: a pytree of arrays or `jax.ShapeDtypeStruct` (with shardings, to restore onto a mesh).
           iteration: the newest where None.
 
@@ -116,6 +131,18 @@ class Checkpointer:
 
         Raises:
           Refused: the checkpoint asked for is missing or damaged, or all are damaged, or its shapes differ.
+        """
+        found = self.whole(iteration)
+        return None if found is None else Restored(found, self.read(item, target, found), self.progress(found))
+
+    def whole(self, iteration: int | None = None) -> int | None:
+        """The newest checkpoint that is whole, or the one asked for; newer ones that are damaged are set aside.
+
+        Returns:
+          None when there is no checkpoint.
+
+        Raises:
+          Refused: the checkpoint asked for is missing or damaged, or all are damaged.
         """
         candidates = self.iterations()
         if iteration is not None:
@@ -126,7 +153,7 @@ class Checkpointer:
         for candidate in reversed(candidates):
             damage = self.damage(candidate)
             if damage is None:
-                return self._read(item, target, candidate)
+                return candidate
             message = f"checkpoint {self.folder.name}/{candidate} is damaged: {damage}"
             if iteration is not None:
                 raise Refused(message)
@@ -135,6 +162,14 @@ class Checkpointer:
         if damage is not None:
             raise Refused(f"every checkpoint in {self.folder} is damaged, the last one read: {damage}")
         return None
+
+    def progress(self, iteration: int) -> dict[str, Any]:
+        """The runner's notes in a checkpoint."""
+        return self._manifest(iteration)["progress"]
+
+    def has(self, item: str, iteration: int) -> bool:
+        """Whether a checkpoint has an item."""
+        return (self.folder / str(iteration) / item).is_dir()
 
     def best(self) -> int | None:
         """The complete checkpoint with the highest score; one that is not finite is no score."""
@@ -176,14 +211,19 @@ class Checkpointer:
             raise refused
         return manifest
 
-    def _read(self, item: str, target: PyTree, iteration: int) -> Restored:
+    def read(self, item: str, target: PyTree, iteration: int) -> PyTree:
+        """An item of a checkpoint that is whole (see `restore`).
+
+        Raises:
+          Refused: its shapes differ.
+        """
         abstract = jax.tree.map(_abstract, _storable(target))
         reader = self._ocp.StandardCheckpointer()
         try:
             restored = reader.restore(self._place / str(iteration) / item, abstract)
         except (ValueError, KeyError, TypeError) as error:
             try:
-                stored = self._stored(iteration, item)
+                stored = self.stored(iteration, item)
             except (ValueError, OSError):
                 raise Refused(f"checkpoint {iteration} cannot be read: Orbax does not find its arrays") from error
             if _shapes(abstract) == _shapes(stored):
@@ -195,9 +235,27 @@ class Checkpointer:
             ) from error
         finally:
             reader.close()
-        return Restored(iteration, _from_stored(restored, target), self._manifest(iteration)["progress"])
+        return _from_stored(restored, target)
 
-    def _stored(self, iteration: int, item: str) -> PyTree:
+    def read_some(self, item: str, target: PyTree, iteration: int) -> PyTree:
+        """Those arrays of an item that `target` (nested dicts of shapes) has, on the host; nothing else is read."""
+        ocp, shapes = self._ocp, _storable(target)
+        arguments = ocp.args.PyTreeRestore(
+            item=shapes,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
+            partial_restore=True,
+        )
+        reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        try:
+            return _from_stored(reader.restore(self._place / str(iteration) / item, args=arguments), target)
+        finally:
+            reader.close()
+
+    def digest(self, iteration: int) -> str:
+        """The sum of a checkpoint's manifest, and so of all its files."""
+        return _manifest_sum(self._manifest(iteration))
+
+    def stored(self, iteration: int, item: str) -> PyTree:
         """The shapes of the stored arrays, as Orbax finds them; its own error where it finds less than it wrote."""
         handler = self._ocp.StandardCheckpointHandler()
         try:
@@ -205,13 +263,13 @@ class Checkpointer:
         finally:
             handler.close()
 
-    def _finish(self, iteration: int, notes: dict[str, Any]) -> None:
+    def _finish(self, iteration: int, items: tuple[str, ...], notes: dict[str, Any]) -> None:
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() != 0:
                 return
-            for item in ("state", "policy"):
-                self._stored(iteration, item)
+            for item in items:
+                self.stored(iteration, item)
             folder = self.folder / str(iteration)
             sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))}
             manifest = {**notes, "sha256": sums}

@@ -126,3 +126,10 @@ def summarize(episodes: Episodes) -> list[dict[str, float]]:
             }
             summary |= {"success": means.pop("success")} | {f"highest_{name}": mean for name, mean in means.items()}
     return summaries
+
+
+def share_unstable(summaries: list[dict[str, float]]) -> str:
+    """The share of each member's episodes that ended because the simulation broke, in words; empty where none did."""
+    shares = [summary.get("unstable", 0.0) for summary in summaries]
+    # That of a member that diverged is NaN.
+    return ", ".join(f"{share:.1%}" for share in shares) if any(share > 0 for share in shares) else ""

@@ -30,7 +30,8 @@ def load(
 
     Args:
       folder: a run folder.
-      which: the newest whole checkpoint, the one that evaluated best, or an iteration.
+      which: the policy of the newest whole checkpoint; the one with which the member evaluated best on the way; or that
+        of a checkpoint, by its iteration.
       member: index of the member, of a run with several.
       env: the environment, for a run on one that `rljax.make` does not know.
       network: the custom network that it was trained with.
@@ -38,6 +39,8 @@ def load(
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.
     """
+    if which not in ("newest", "best") and not isinstance(which, int):
+        raise Refused(f"which = {which!r} is not allowed; it must be newest, best or an iteration")
     folder = run_folder(folder)
     description = read_description(folder)
     algorithm = algorithms.get(description["algorithm"])
@@ -66,15 +69,40 @@ def load(
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), target)
     checkpointer = Checkpointer(folder / "checkpoints", read_only=True)
     try:
-        if which == "best" and checkpointer.best() is None:
-            raise Refused(f"no checkpoint in {folder} was evaluated, so none is the best")
-        iteration = checkpointer.best() if which == "best" else None if which == "newest" else which
-        restored = checkpointer.restore("policy", target, iteration)
+        iteration = checkpointer.whole(which if isinstance(which, int) else None)
+        if iteration is None:
+            raise Refused(f"there is no whole checkpoint in {folder}")
+        item = "policy"
+        if which == "best":
+            item, iteration = _best(checkpointer, iteration, member, members or 1)
+        policy = checkpointer.read(item, target, iteration)
     finally:
         checkpointer.close()
-    if restored is None:
-        raise Refused(f"there is no whole checkpoint in {folder}")
-    return restored.item if members is None else jax.tree.map(lambda x: x[member], restored.item)
+    return policy if members is None else jax.tree.map(lambda x: x[member], policy)
+
+
+def _best(checkpointer: Checkpointer, newest: int, member: int, members: int) -> tuple[str, int]:
+    """The item, and its checkpoint, that hold a member's best policy.
+
+    In a folder from before these were kept, that of one member is in the checkpoint with the best score.
+
+    Raises:
+      Refused: it had no evaluation on the way, or the checkpoint was made before they were kept by member.
+    """
+    folder = checkpointer.folder.parent
+    notes = checkpointer.progress(newest).get("best")
+    if notes is None and (best := checkpointer.best()) is not None:
+        if members == 1:
+            return "policy", checkpointer.whole(best) or best
+        raise Refused(
+            f"{folder} was made before the best policy of each member was kept; the checkpoint with the best mean of "
+            f"all members is which={best}"
+        )
+    if notes is None or all(score is None for score in notes["scores"]):
+        raise Refused(f"no policy in {folder} was evaluated on the way, so none is the best")
+    if notes["scores"][member] is None:
+        raise Refused(f"member {member} of {folder} diverged before its first evaluation, so it has no best policy")
+    return "best", newest
 
 
 def read_description(folder: Path) -> dict:

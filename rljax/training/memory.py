@@ -13,14 +13,14 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any = ()) -> None:
+def check_memory(state: Any, members: int, devices: int, saved: Any = (), data: Any = ()) -> None:
     """Refuses a state that does not fit into memory together with its data.
 
     Args:
       state: the state of one member (shapes suffice).
       members: number of members trained together.
       devices: number of devices over which the members, or a single one's environments and replay, are split.
-      saved: whether checkpoints are written, for which a CPU copies the state.
+      saved: what checkpoints save of that state, of which a CPU makes a copy (shapes suffice).
       data: all blocks of the dataset that are on a device at once (shapes suffice).
 
     Raises:
@@ -28,8 +28,8 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any 
     """
     sizes = {jax.tree_util.keystr(path): _bytes(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
     on_cpu = jax.default_backend() == "cpu"  # whose devices share one memory
-    copies = members * (2 if saved else 1) if on_cpu else math.ceil(members / devices)
-    needed = sum(sizes.values()) * copies
+    copied = sum(map(_bytes, jax.tree.leaves(saved))) if on_cpu else 0
+    needed = (sum(sizes.values()) + copied) * (members if on_cpu else math.ceil(members / devices))
     if not on_cpu and members == 1:
         needed = math.ceil(needed / devices)
     data_bytes = sum(map(_bytes, jax.tree.leaves(data)))
@@ -46,7 +46,7 @@ def check_memory(state: Any, members: int, devices: int, saved: bool, data: Any 
             )
         largest = max(sizes, key=lambda name: sizes[name])
         raise Refused(
-            f"training needs {_gigabytes(needed)} of memory{' with its checkpoints' if saved and on_cpu else ''}, most "
+            f"training needs {_gigabytes(needed)} of memory{' with its checkpoints' if copied else ''}, most "
             f"of it for state{largest} ({_gigabytes(sizes[largest])} for each of {members}), and "
             f"{_gigabytes(free)} are free; lower replay_size, num_envs or the number of members"
         )

@@ -30,8 +30,10 @@ class Program:
       reset: `(totals) -> totals`, empty again.
       policy: `(state) -> Policy`.
       evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
+      measure: `(state, key_data) -> scores` by name, in place of episodes; None where policies play episodes.
       metrics: names of the metrics of a step.
       scores: names of an evaluation's scores.
+      score: the name of the one that the best has the highest of; None where there is none.
       devices: number of devices that it is split over.
       placement: the devices that it runs on, in words.
     """
@@ -43,8 +45,10 @@ class Program:
     reset: Callable[[PyTree], PyTree]
     policy: Callable[[Any], PyTree]
     evaluate: Callable[[Any, np.ndarray, int], tuple[Episodes, Episodes]]
+    measure: Callable[[Any, np.ndarray], dict[str, jax.Array]] | None
     metrics: tuple[str, ...]
     scores: tuple[str, ...]
+    score: str | None
     devices: int
     placement: str
 
@@ -157,7 +161,16 @@ def build(
 
         return over_members(play, True, True)
 
-    one_state = jax.eval_shape(algorithm.init, jax.random.key(0, impl=key_impl))
+    def measure(state: Any, key_data: jax.Array) -> dict[str, jax.Array]:
+        assert algorithm.evaluate is not None
+        return {f"evaluation/{name}": value for name, value in algorithm.evaluate(state, wrap(key_data)).items()}
+
+    one_key = jax.random.key(0, impl=key_impl)
+    one_state = jax.eval_shape(algorithm.init, one_key)
+    names, score = score_names(judge), "evaluation/return"
+    if algorithm.evaluate is not None:
+        names = tuple(sorted(jax.eval_shape(measure, one_state, jax.random.key_data(one_key))))
+        score = "evaluation/score"
     state_at = totals_at = here = data_at = None
     if mesh.size > 1 and (split_members or members is None):
         # Named, because a program is compiled anew when its arguments come with another placement than before.
@@ -195,8 +208,10 @@ def build(
         reset=compiled(reset, donate_argnums=0, in_shardings=both and (totals_at,), out_shardings=totals_at),
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
+        measure=None if algorithm.evaluate is None else jax.jit(over_members(measure, True, True)),
         metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state, *data)[1])),
-        scores=score_names(judge),
+        scores=names,
+        score=score if score in names else None,
         devices=mesh.size if split_members or members is None else 1,
         placement=placement,
     )
@@ -261,6 +276,25 @@ def means(totals: PyTree) -> dict[str, np.ndarray]:
     """Means over all that was counted in finite sums, [members]; NaN where nothing was."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {n: np.atleast_1d(np.divide(x, totals["count"][n])) for n, x in totals["sum"].items()}
+
+
+def diverged(bad: dict[str, np.ndarray], finite: np.ndarray, per_iteration: int, steps: int) -> dict[int, str]:
+    """The members that diverged, and why, in words.
+
+    Args:
+      bad: by metric, the first iteration at which it was not finite, or -1: [members].
+      finite: whether all parameters are, [members].
+      per_iteration: steps of an iteration.
+      steps: steps made by now.
+    """
+    found: dict[int, str] = {}
+    for name, iterations in bad.items():
+        for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
+            if iteration >= 0:
+                found.setdefault(member, f"{name} is not finite at step {(iteration + 1) * per_iteration:,}")
+    for member in np.flatnonzero(~finite).tolist():
+        found.setdefault(member, f"a parameter is not finite at step {steps:,}")
+    return found
 
 
 def _all_finite(tree: PyTree) -> jax.Array:

@@ -6,28 +6,25 @@ interruption changes the result of training.
 """
 
 import contextlib
-import dataclasses
-import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
+from rljax.data.replay import with_empty, without_contents
 from rljax.envs import Environment
 from rljax.training import program as programs
+from rljax.training.best import Best
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
-from rljax.training.evaluate import Episodes, scores, summarize
+from rljax.training.evaluate import Episodes, scores, share_unstable, summarize
 from rljax.training.folder import (
     check_folder,
     describe,
@@ -38,8 +35,14 @@ from rljax.training.folder import (
 )
 from rljax.training.lock import locked
 from rljax.training.logs import CsvLog, Row, TensorBoardLog, WandbLog, merged_columns, require_wandb
+from rljax.training.members import check_members, seeds_of
 from rljax.training.memory import check_memory
-from rljax.training.progress import Progress, ProgressBar, shielded_output
+from rljax.training.options import Options
+from rljax.training.plan import Plan
+from rljax.training.progress import ProgressBar, shielded_output
+from rljax.training.result import Diverged, Result
+from rljax.training.signals import caught_signals
+from rljax.training.start import Source, StartFrom, find, of_its_own
 from rljax.types import Key, Refused
 
 SLICE_SECONDS = 0.5
@@ -49,90 +52,20 @@ EVALUATION_STREAM = 0x7E57
 """Evaluation keys are `fold_in(key, this)`. Training splits the key; equal numbers would give it the same keys."""
 
 
-class Diverged(FloatingPointError):
-    """A loss or a parameter became NaN or infinite."""
-
-
-@dataclasses.dataclass
-class Result:
-    """The result of training.
-
-    Fields:
-      state: the last training state; with members, every leaf has a leading axis [members].
-      policy: acts; with members likewise.
-      steps: environment steps really made, by each member.
-      rows: the rows logged since the start or the resumption, as in metrics.csv.
-      evaluation: the final evaluation, as in evaluation.json; None where there was none.
-      compile_seconds: seconds until the first training step could run.
-      seconds: seconds in training, without compilation and evaluation, over all resumptions.
-      interrupted: the signal that stopped the run early, or None.
-      stopped: why a callback has stopped it, or None.
-      folder: the run folder, or None.
-      placement: the devices that it ran on, in words.
-    """
-
-    state: Any
-    policy: Any
-    steps: int
-    rows: list[Row]
-    evaluation: dict[str, Any] | None
-    compile_seconds: float
-    seconds: float
-    interrupted: int | None
-    stopped: str | None
-    folder: Path | None
-    placement: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The run's schedule, in iterations; `evaluate` and `checkpoint` are multiples of `log`, or 0 for never."""
-
-    total: int
-    log: int
-    evaluate: int
-    checkpoint: int
-
-    @classmethod
-    def make(cls, per_iteration: int, total: int, log: int | None, evaluate: int | None, save: int | None) -> "_Plan":
-        for name, value, least in (("total_steps", total, 1), ("log_every", log, 1)):
-            if value is not None and value < least:
-                raise Refused(f"{name} = {value} is not allowed; it must be at least {least}")
-        for name, value in (("evaluate_every", evaluate), ("checkpoint_every", save)):
-            if value is not None and value < 0:
-                raise Refused(f"{name} = {value} is not allowed; it must be 0 (never) or more")
-        iterations = math.ceil(total / per_iteration)
-        logs = max(1, math.ceil((log or total / 100) / per_iteration))
-
-        def multiple(steps: int | None) -> int:
-            wanted = total / 10 if steps is None else steps
-            return math.ceil(wanted / (per_iteration * logs)) * logs
-
-        return cls(iterations, logs, multiple(evaluate), multiple(save))
-
-
 def train(
     algorithm: Algorithm,
     key: Key,
     total_steps: int,
+    options: Options = Options(),  # noqa: B008 (frozen)
     *,
     hyper: dict[str, Any] | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
-    log_every: int | None = None,
-    evaluate_every: int | None = None,
-    evaluation_episodes: int = 20,
-    final_episodes: int = 100,
-    checkpoint_every: int | None = None,
-    keep_checkpoints: int = 2,
-    devices: int | None = None,
-    progress: Progress = True,
-    tensorboard: bool = True,
-    wandb: bool = False,
     settings: dict[str, Any] | None = None,
     initialize: Callable[[Any], Any] | None = None,
     callbacks: Sequence[Callback] = (),
     evaluate_in: Environment | None = None,
+    start_from: StartFrom | None = None,
 ) -> Result:
     """Trains one agent, or many in one program.
 
@@ -140,67 +73,68 @@ def train(
       algorithm: made by `<algorithm>.make(env, config)`.
       key: one key; or keys [members], which train that many independent agents together.
       total_steps: environment steps of each member, rounded up to whole iterations (those made are reported).
+      options: logs, evaluations, checkpoints, devices and display.
       hyper: swept hyperparameters, each an array [members] named as in the algorithm's `Hyper`; one key is then
         shared by all members.
       folder: the run folder, which no other process may write at the same time; None keeps everything in memory.
       resume: continue from the folder's newest whole checkpoint, bit for bit; starts anew where there is none.
-      log_every, evaluate_every, checkpoint_every: in environment steps, rounded up to whole iterations and logs;
-        by default a hundredth, a tenth and a tenth of total_steps. 0 turns the last two off (the run's end is
-        still saved).
-      evaluation_episodes: episodes of each evaluation on the way, deterministic and as many stochastic.
-      final_episodes: the same at the end; 0 for none.
-      keep_checkpoints: number of newest checkpoints to keep, besides the best.
-      devices: number of devices to use; all where None.
-      progress: a bar, and lines of what happens; "lines" for these alone; False for nothing.
-      tensorboard, wandb: where to log besides metrics.csv.
       settings: further entries of config.json.
       initialize: changes the first state of a run that starts anew, such as `continued(state)` of core/offline.py.
       callbacks: called between slices; they may stop the run.
       evaluate_in: the environment in which policies are evaluated, with the same spaces as the algorithm's; the
         algorithm's where None.
+      start_from: another run's checkpoint, from which a run that starts anew begins; before `initialize`.
 
     Raises:
-      Refused: bad arguments, a state that does not fit into memory, or a folder that cannot be resumed, holds another
-        run, or is being written by another process; before anything is written there.
+      Refused: bad arguments, another run's checkpoint that does not fit, a state that does not fit into memory, or a
+        folder that cannot be resumed, holds another run, or is being written by another process; before anything is
+        written there.
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
-    plan = _Plan.make(algorithm.per_iteration, total_steps, log_every, evaluate_every, checkpoint_every)
+    plan = Plan.make(algorithm.per_iteration, total_steps, options)
     if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")
+    if algorithm.evaluate is not None and evaluate_in is not None:
+        raise Refused(f"evaluate_in must be None: {algorithm.name} is not evaluated by episodes")
     evaluate_in = algorithm.env if evaluate_in is None else evaluate_in
     for which in ("observation_space", "action_space"):
         ours, theirs = (repr(getattr(env, which)) for env in (algorithm.env, evaluate_in))
         if ours != theirs:
             raise Refused(f"evaluate_in must have the {which} of the algorithm's environment, {ours}; it has {theirs}")
-    if (plan.evaluate or final_episodes) and evaluate_in.max_episode_steps is None:
+    plays = algorithm.evaluate is None and (plan.evaluate or options.final_episodes)
+    if plays and evaluate_in.max_episode_steps is None:
         raise Refused(f"{evaluate_in!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
     out = None if folder is None else run_folder(folder)
-    if wandb:
+    if options.wandb:
         require_wandb()
-    keys, swept = _check_members(algorithm, key, hyper)
-    elsewhere = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
-    description = describe(algorithm, keys, swept, total_steps, (settings or {}) | elsewhere)
+    keys, swept = check_members(algorithm, key, hyper)
     members = keys.shape[0] if keys.ndim else None
-    program = programs.build(algorithm, members, devices, str(jax.random.key_impl(keys)), evaluate_in)
+    source = None if start_from is None else find(start_from, algorithm, members, out if resume else None)
+    more = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
+    more |= {} if source is None else {"start_from": source.description}
+    description = describe(algorithm, keys, swept, total_steps, (settings or {}) | more)
+    program = programs.build(algorithm, members, options.devices, str(jax.random.key_impl(keys)), evaluate_in)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
-    check_memory(example, members or 1, program.devices, out is not None, data)
+    saved = () if out is None else example if options.save_replay else without_contents(example)
+    check_memory(example, members or 1, program.devices, saved, data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(shielded_output())
-        interrupt = stack.enter_context(_signals())
-        runner = _Runner(program, plan, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
-        runner.open_folder(stack, description, resume, keep_checkpoints)
-        runner.start(resume, initialize)
-        runner.open_logs(stack, description, resume, progress, tensorboard, wandb)
-        runner.run(interrupt, evaluation_episodes)
+        interrupt = stack.enter_context(caught_signals())
+        runner = _Runner(program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
+        runner.open_folder(stack, description, resume)
+        runner.start(resume, source, initialize)
+        del source  # what it gave is on the device now
+        runner.open_logs(stack, description, resume)
+        runner.run(interrupt)
         return Result(
             state=runner.state,
             policy=program.policy(runner.state),
             steps=runner.steps,
             rows=runner.rows,
-            evaluation=runner.final_evaluation(final_episodes) if final_episodes and not interrupt else None,
+            evaluation=runner.final_evaluation() if options.final_episodes and not interrupt else None,
             compile_seconds=runner.compile_seconds,
             seconds=runner.seconds,
             interrupted=interrupt[0] if interrupt else None,
@@ -216,7 +150,8 @@ class _Runner:
     def __init__(
         self,
         program: programs.Program,
-        plan: _Plan,
+        plan: Plan,
+        options: Options,
         steps_per_iteration: int,
         keys: Key,
         swept: dict[str, np.ndarray],
@@ -224,19 +159,22 @@ class _Runner:
         data: Any,
         callbacks: Sequence[Callback],
     ):
-        self.program, self.plan, self.steps_per_iteration = program, plan, steps_per_iteration
+        self.program, self.plan, self.options, self.steps_per_iteration = program, plan, options, steps_per_iteration
         self.keys, self.swept, self.folder = keys, swept, folder
         self.members = keys.shape[0] if keys.ndim else 1
         self.iteration = 0
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.rows: list[Row] = []
+        self.best = Best.none(self.members)
         self.lost: set[int] = set()
         """Members that diverged."""
         self.callbacks = callbacks
         self.stopped: str | None = None
         """The reason for which a callback stopped the run."""
         self.saved: int | None = None
+        self.refills = False
+        """Whether it was resumed from a checkpoint without the contents of its replay buffer."""
         self.checkpointer: Checkpointer | None = None
         self.stream = data if isinstance(data, Stream) else None
         self.data = () if data is None or self.stream else (program.place(data),)
@@ -248,7 +186,7 @@ class _Runner:
         """Environment steps made; counted here, where an int has no largest value."""
         return self.iteration * self.steps_per_iteration
 
-    def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, keep: int) -> None:
+    def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool) -> None:
         """Locks the folder, once it is certain to be this run's; writes nothing else there."""
         if self.folder is None:
             return
@@ -257,31 +195,47 @@ class _Runner:
             check_folder(self.folder, description, resume)
             if resume and (self.folder / "metrics.csv").exists():
                 merged_columns(self.folder / "metrics.csv", self.columns)
-        self.checkpointer = Checkpointer(self.folder / "checkpoints", keep)
+        self.checkpointer = Checkpointer(self.folder / "checkpoints", self.options.keep_checkpoints)
         stack.callback(self.checkpointer.close)
 
-    def start(self, resume: bool, initialize: Callable[[Any], Any] | None) -> None:
+    def start(self, resume: bool, source: Source | None, initialize: Callable[[Any], Any] | None) -> None:
         """Makes the first state, or restores the last, and compiles the loop by running it for no steps."""
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
         swept = {name: values.astype(np.float32) for name, values in self.swept.items()}
-        restored = None
-        if self.checkpointer is not None and resume:
-            # Into shapes, so that a state as large as the memory can be resumed: there is never a second one.
-            training, totals = self.program.shapes(key_data, swept)
-            restored = self.checkpointer.restore("state", {"training": training, "totals": totals})
-        if restored is None:
+        saved = self.checkpointer.whole() if self.checkpointer is not None and resume else None
+        if saved is None:
             self.state, self.totals = self.program.init(key_data, swept)
         else:
-            self.iteration = self.saved = restored.iteration
-            self.seconds = restored.progress["seconds"]
-            self.state, self.totals = restored.item["training"], restored.item["totals"]
-            del restored
+            self.restore(saved, *self.program.shapes(key_data, swept))
+        if source is not None and not self.iteration:
+            self.state = source.put_into(self.state)
         if initialize is not None and not self.iteration:
-            self.state = _of_its_own(initialize(self.state), self.state)
+            self.state = of_its_own(initialize(self.state), self.state)
         self.state, self.totals, finite = self.run_slice(0)
         jax.block_until_ready(finite)
         self.compile_seconds = time.perf_counter() - begin
+
+    def restore(self, iteration: int, state: Any, totals: Any) -> None:
+        """Takes over where a checkpoint stands.
+
+        Args:
+          state, totals: their shapes, and not arrays, so that a state as large as the memory can be resumed: there is
+            never a second one.
+        """
+        assert self.checkpointer is not None
+        notes = self.checkpointer.progress(iteration)
+        self.refills = not notes.get("replay", True)
+        target = {"training": without_contents(state) if self.refills else state, "totals": totals}
+        item = self.checkpointer.read("state", target, iteration)
+        self.state, self.totals = item["training"], item["totals"]
+        if self.refills:
+            self.state = with_empty(self.state, state)
+        self.iteration = self.saved = iteration
+        self.seconds = notes["seconds"]
+        if self.checkpointer.has("best", iteration):
+            best = self.checkpointer.read("best", self.program.policy(self.state), iteration)
+            self.best = Best(best, **notes["best"])
 
     def run_slice(self, count: int) -> tuple[Any, Any, jax.Array]:
         """Makes `count` training steps from where it stands, with the data for them."""
@@ -289,20 +243,18 @@ class _Runner:
             self.data = (self.stream.at(self.iteration, self.program.place),)
         return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
 
-    def open_logs(
-        self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool, progress: Progress,
-        tensorboard: bool, wandb: bool,
-    ) -> None:  # fmt: skip
+    def open_logs(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool) -> None:
         """Opens the progress bar and, in the folder, config.json, metrics.csv, TensorBoard and W&B."""
         first_process = jax.process_index() == 0
         total = self.plan.total * self.steps_per_iteration
-        self.bar = ProgressBar(total, self.steps, progress if first_process else False)
+        self.bar = ProgressBar(total, self.steps, self.options.progress if first_process else False)
         stack.callback(self.bar.close)
         if resume and self.folder is not None and not self.iteration:
             self.bar.line(f"nothing to resume was found in {self.folder}: training starts from the beginning")
         self.bar.line(f"{self.program.placement}; ready after {self.compile_seconds:.1f} s")
         if self.iteration:
-            self.bar.line(f"resumed at step {self.steps:,} of {total:,}")
+            empty = ", with an empty replay buffer, which was not saved" if self.refills else ""
+            self.bar.line(f"resumed at step {self.steps:,} of {total:,}{empty}")
         self.csv: CsvLog | None = None
         self.others: list[TensorBoardLog | WandbLog] = []
         if self.folder is None or not first_process:
@@ -313,14 +265,14 @@ class _Runner:
         resumed = self.steps if self.iteration else None
         self.csv = CsvLog(self.folder / "metrics.csv", self.columns, resumed)
         stack.callback(self.csv.close)
-        if tensorboard:
+        if self.options.tensorboard:
             self.others.append(TensorBoardLog(self.folder, resumed))
             stack.callback(self.others[-1].close)
-        if wandb:
+        if self.options.wandb:
             self.others.append(WandbLog(self.folder, description))
             stack.callback(self.others[-1].close)
 
-    def run(self, interrupt: list[int], evaluation_episodes: int) -> None:
+    def run(self, interrupt: list[int]) -> None:
         """Trains until the end or a signal, and leaves the last state saved."""
         plan, speed = self.plan, 0.0  # iterations per second
         while self.iteration < plan.total and not interrupt and not self.stopped:
@@ -342,7 +294,7 @@ class _Runner:
                 continue
             at_end = self.iteration == plan.total
             evaluate = plan.evaluate and (at_end or self.iteration % plan.evaluate == 0)
-            score = self.log(programs.means(totals), evaluation_episodes if evaluate else 0)
+            score = self.log(programs.means(totals), self.options.evaluation_episodes if evaluate else 0)
             self.totals = self.program.reset(self.totals)
             if evaluate or (plan.checkpoint and self.iteration % plan.checkpoint == 0):
                 self.save(score)
@@ -361,22 +313,28 @@ class _Runner:
         values: dict[str, Any] = {name: self.of_living(value) for name, value in means.items()}
         score = None
         if episodes:
-            values |= scores(*self.evaluate(episodes))
-            score = self.score(values["evaluation/return"])
+            values |= self.scores(episodes)
+        if episodes and self.program.score is not None:
+            score = self.score(values[self.program.score])
+            if self.checkpointer is not None:
+                self.best.update(self.program.policy(self.state), values[self.program.score], self.steps)
         head = {"step": self.steps, "seconds": round(self.seconds, 3)}
         for member in range(self.members):
             hyper = {f"hyper/{name}": float(swept[member]) for name, swept in self.swept.items()}
             measured = {name: float(value[member]) for name, value in values.items()}
-            row: Row = {**head, "member": member, "seed": _seeds(self.keys)[member], **hyper, **measured}
+            row: Row = {**head, "member": member, "seed": seeds_of(self.keys)[member], **hyper, **measured}
             self.rows.append(row)
             if self.csv is not None:
                 self.csv.write([row])
         averages = {name: float(np.nanmean(value)) for name, value in values.items() if not np.isnan(value).all()}
         for log in self.others:
             log.write(self.steps, averages)
-        if "evaluation/return" in averages:
-            self.bar.score(f"return {averages['evaluation/return']:.1f}")
-            self.bar.line(f"step {self.steps:>12,}   evaluation return {averages['evaluation/return']:10.2f}")
+        shown = [self.program.score] if self.program.score else self.program.scores
+        found = [(name.removeprefix("evaluation/"), averages[name]) for name in shown if name in averages]
+        if found:
+            self.bar.score(", ".join(f"{name} {value:.1f}" for name, value in found))
+            words = ", ".join(f"{name} {value:10.2f}" for name, value in found)
+            self.bar.line(f"step {self.steps:>12,}   evaluation {words}")
         elif "episode/return" in averages and not self.plan.evaluate:
             self.bar.score(f"return {averages['episode/return']:.1f}")
         self.call("on_log", self.steps, self.rows[-self.members :])
@@ -395,16 +353,26 @@ class _Runner:
         living = [x for member, x in enumerate(returns) if member not in self.lost and np.isfinite(x)]
         return float(np.mean(living)) if living else None
 
-    def evaluate(self, episodes: int) -> tuple[Episodes, Episodes]:
-        """Deterministic and stochastic episodes, [members, episodes], with keys that training never uses."""
+    def evaluation_keys(self) -> np.ndarray:
+        """Data of the keys for an evaluation now, which training never uses."""
 
         def fold(key: Key) -> Key:
             return jax.random.fold_in(jax.random.fold_in(key, EVALUATION_STREAM), self.iteration)
 
-        keys = jax.vmap(fold)(self.keys) if self.keys.ndim else fold(self.keys)
-        results = self.program.evaluate(self.state, np.asarray(jax.random.key_data(keys)), episodes)
+        return np.asarray(jax.random.key_data(jax.vmap(fold)(self.keys) if self.keys.ndim else fold(self.keys)))
+
+    def play(self, episodes: int) -> tuple[Episodes, Episodes]:
+        """Deterministic and stochastic episodes, [members, episodes]."""
+        results = self.program.evaluate(self.state, self.evaluation_keys(), episodes)
         first, second = jax.tree.map(lambda x: np.asarray(x).reshape(self.members, episodes), results)
         return jax.tree.map(self.of_living, first), jax.tree.map(self.of_living, second)
+
+    def scores(self, episodes: int) -> dict[str, np.ndarray]:
+        """The scores of an evaluation, [members], by name: means over episodes, or the algorithm's own."""
+        if self.program.measure is None:
+            return scores(*self.play(episodes))
+        measured = self.program.measure(self.state, self.evaluation_keys())
+        return {name: self.of_living(np.atleast_1d(np.asarray(x, np.float32))) for name, x in measured.items()}
 
     def of_living(self, values: np.ndarray) -> np.ndarray:
         """Values [members, …], with NaN for members that diverged."""
@@ -414,52 +382,48 @@ class _Runner:
         values[sorted(self.lost)] = np.nan
         return values
 
-    def final_evaluation(self, episodes: int) -> dict[str, Any]:
-        """The state of the last checkpoint over many episodes; also written to evaluation.json."""
-        kinds = zip(("deterministic", "stochastic"), self.evaluate(episodes), strict=True)
-        summaries = {kind: summarize(results) for kind, results in kinds}
-        evaluation = {
-            "steps": self.steps,
-            "episodes": episodes,
-            "members": [
-                {
-                    "member": member,
-                    "seed": _seeds(self.keys)[member],
-                    "hyper": {name: float(swept[member]) for name, swept in self.swept.items()},
-                    **{kind: summary[member] for kind, summary in summaries.items()},
-                }
-                for member in range(self.members)
-            ],
-        }
+    def final_evaluation(self) -> dict[str, Any]:
+        """The last state over many episodes, or by the algorithm's own measure; also written to evaluation.json."""
+        episodes = self.options.final_episodes
+        if self.program.measure is None:
+            kinds = zip(("deterministic", "stochastic"), self.play(episodes), strict=True)
+            summaries = {kind: summarize(results) for kind, results in kinds}
+        else:
+            episodes, measured = 0, self.scores(0)
+            own = {name.removeprefix("evaluation/"): values for name, values in measured.items()}
+            summaries = {"scores": [{name: float(x[m]) for name, x in own.items()} for m in range(self.members)]}
+        seeds = seeds_of(self.keys)
+        entries = [
+            {
+                "member": member,
+                "seed": seeds[member],
+                "hyper": {name: float(swept[member]) for name, swept in self.swept.items()},
+                **{kind: summary[member] for kind, summary in summaries.items()},
+            }
+            for member in range(self.members)
+        ]
         for kind, summary in summaries.items():
-            shares = [x["unstable"] for x in summary]
-            if any(share > 0 for share in shares):  # of a member that diverged it is NaN
-                words = ", ".join(f"{share:.1%}" for share in shares)
-                self.bar.line(
-                    f"simulations broke in {words} of the {kind} episodes (of each member), which ended there"
-                )
+            if some := share_unstable(summary):
+                self.bar.line(f"simulations broke in {some} of the {kind} episodes (of each member), which ended there")
+        evaluation = {"steps": self.steps, "episodes": episodes, "members": entries}
         if self.folder is not None and jax.process_index() == 0:
             write_json(self.folder / "evaluation.json", evaluation)
         return evaluation
 
     def save(self, score: float | None) -> None:
         if self.checkpointer is not None:
-            training = {"training": self.state, "totals": self.totals}
-            progress = {"seconds": self.seconds, "steps": self.steps}
-            self.checkpointer.save(self.iteration, training, self.program.policy(self.state), progress, score)
+            kept = self.state if self.options.save_replay else without_contents(self.state)
+            whole = {"training": kept, "totals": self.totals}
+            complete = len(jax.tree.leaves(kept)) == len(jax.tree.leaves(self.state))
+            progress = {"seconds": self.seconds, "steps": self.steps, "replay": complete, "best": self.best.notes()}
+            policy, best = self.program.policy(self.state), self.best.policies
+            self.checkpointer.save(self.iteration, whole, policy, progress, score, best)
             self.call("on_save", self.steps, self.checkpointer.folder / str(self.iteration))
         self.saved = self.iteration
 
     def check_finite(self, bad: dict[str, np.ndarray], finite: np.ndarray) -> None:
         """Stops a run that diverged; of several members, warns of each and stops when none is left."""
-        found: dict[int, str] = {}
-        for name, iterations in bad.items():
-            for member, iteration in enumerate(np.atleast_1d(iterations).tolist()):
-                if iteration >= 0:
-                    step = (iteration + 1) * self.steps_per_iteration
-                    found.setdefault(member, f"{name} is not finite at step {step:,}")
-        for member in np.flatnonzero(~finite).tolist():
-            found.setdefault(member, f"a parameter is not finite at step {self.steps:,}")
+        found = programs.diverged(bad, finite, self.steps_per_iteration, self.steps)
         if len(found) == self.members:
             reason = next(iter(found.values()))
             last = None
@@ -473,99 +437,3 @@ class _Runner:
         for member in sorted(set(found) - self.lost):
             self.bar.line(f"member {member} diverged: {found[member]}; the others go on")
             self.lost.add(member)
-
-
-def _check_members(algorithm: Algorithm, key: Key, hyper: dict[str, Any] | None) -> tuple[Key, dict[str, np.ndarray]]:
-    """The keys, [members] where there are members, and the swept values, every one checked by the config."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
-        raise Refused("key must be made by jax.random.key, or be a one-dimensional array of such keys")
-    swept = {name: np.asarray(values, np.float64) for name, values in (hyper or {}).items()}
-    if not swept:
-        return key, {}
-    sizes = {values.shape for values in swept.values()} | ({key.shape} if key.ndim else set())
-    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
-        raise Refused(f"keys and swept values must all be arrays of one length, got shapes {sorted(sizes)}")
-    known = jax.eval_shape(algorithm.init, jax.random.key(0)).hyper.__dataclass_fields__
-    for name, values in swept.items():
-        if name not in known:
-            raise Refused(f"{algorithm.name} cannot sweep {name!r}; it can sweep {', '.join(known)}")
-        if name in getattr(algorithm.config, "fixed", ()):
-            raise Refused(
-                f"{algorithm.name} cannot sweep {name!r} under this config: what it learns from depends on it"
-            )
-        for value in values:
-            # A whole one as an int, for the field may be one. Made, too: some settings are refused only beside an
-            # environment or a dataset.
-            value = int(value) if value.is_integer() else float(value)
-            algorithm.remake(dataclasses.replace(algorithm.config, **{name: value}))
-    if unread := sorted(set(swept) - _read_hyperparameters(algorithm)):
-        raise Refused(
-            f"{algorithm.name} cannot sweep {', '.join(unread)}: nothing reads it under this config, and all members "
-            "would be alike; its field in the config says what switches it on"
-        )
-    members = next(iter(sizes))[0]
-    return (key if key.ndim else jnp.broadcast_to(key, (members,))), swept
-
-
-def _of_its_own(state: Any, made_from: Any) -> Any:
-    """Copies arrays that a state shares with others than `made_from`: it will be donated, and they may be in use."""
-    own = {id(x) for x in jax.tree.leaves(made_from)}
-
-    def copy(x: Any) -> Any:
-        if id(x) not in own:
-            return jnp.copy(x)
-        own.remove(id(x))  # no buffer is donated twice
-        return x
-
-    return jax.tree.map(copy, state)
-
-
-def _read_hyperparameters(algorithm: Algorithm) -> set[str]:
-    """The hyperparameters that the next state, or the policy, depends on: the ones that a trace of both keeps.
-
-    A value that is carried along unread, or read for something unused, is not among them.
-    """
-    state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    source = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
-    data = () if source is None else (jax.eval_shape(lambda x: x, source),)
-
-    def use(hyper: Any, rest: Any, *data: Any) -> Any:
-        state = rest.replace(hyper=hyper)
-        after, _ = algorithm.step(state, *data)
-        return after.replace(hyper=None), algorithm.policy(state)
-
-    names = list(state.hyper.__dataclass_fields__)
-    jaxpr = jax.make_jaxpr(use)(state.hyper, state.replace(hyper=None), *data).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return {name for name, read in zip(names, used) if read}
-
-
-def _seeds(keys: Key) -> list[int]:
-    """The seeds that keys were made from, as far as a key shows them (its last two words)."""
-    return [int(words[-2]) << 32 | int(words[-1]) for words in np.atleast_2d(np.asarray(jax.random.key_data(keys)))]
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM, SIGINT and SIGHUP while it lasts; a second SIGINT interrupts at once.
-
-    SIGHUP says that the terminal has gone, unless the user wants it ignored (`nohup`).
-    """
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be handled
-        before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,8 +17,8 @@ from rljax.spaces import Box
 from rljax.training import evaluate
 from rljax.types import Transition
 from tests.datasets import dataset_of
+from tests.runs import train
 from tests.toys import limited, spaces
-from tests.training.test_runner import train
 
 OBS, ACTION, BATCH = 3, 2, 16
 TINY = cql.Config(hidden=(8,), batch_size=BATCH, num_actions=4, initial_log_std=0.0)

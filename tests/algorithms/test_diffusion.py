@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rljax import training
 from rljax.algorithms import diffusion
 from rljax.algorithms.diffusion import Agent, Config, cosine_schedule
 from rljax.data.chunks import ChunkBatch, Chunks
 from rljax.training.evaluate import evaluate
 from tests.algorithms.test_offline import plain
 from tests.datasets import dataset_of, gates_data, hyper_of
+from tests.runs import train
 from tests.toys import Drift, Gates, limited, spaces
 
 OBJECTIVES = ("diffusion", "flow")
@@ -224,9 +224,7 @@ def test_gates_are_passed_whatever_bounds_are_declared(bound):
         history=1, horizon=1, executed=1, width=64, blocks=2, average_rate=5e-3, anneal_steps=3000
     )  # fmt: skip
     algorithm = diffusion.make(env, config, gates_data())
-    policy = training.train(
-        algorithm, jax.random.key(0), 3000, final_episodes=0, evaluate_every=0, progress=False
-    ).policy  # fmt: skip
+    policy = train(algorithm, 3000).policy
     episodes = jax.jit(lambda policy: evaluate(env, policy, jax.random.key(9), 300, deterministic=False))(policy)
     assert episodes.highest["success"].mean() >= 0.95
 

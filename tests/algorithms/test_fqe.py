@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import training
 from rljax.algorithms import fqe
 from rljax.data import Dataset, Metadata
 from rljax.data.prepared import prepare
@@ -19,6 +18,7 @@ from rljax.policy import Policy
 from rljax.spaces import Box
 from rljax.training.devices import make_mesh, shard_environments
 from rljax.types import Transition
+from tests.runs import train
 from tests.toys import ContinuousClock
 
 TINY = fqe.Config(batch_size=16, members=3, hidden=(8,), discount=0.9)
@@ -245,12 +245,14 @@ def test_units_of_rewards_do_not_matter(data, tiny):
     np.testing.assert_allclose(values[1], 1000 * values[0], rtol=2e-3)
 
 
-def test_the_runner_trains_it_and_gives_the_policy_back(tiny):
+def test_the_runner_trains_it_and_gives_the_policy_back(tiny, data):
     algorithm = tiny[0]
-    result = training.train(
-        algorithm, jax.random.key(0), 20, evaluate_every=0, final_episodes=0, progress=False,
-        hyper={"discount": [0.0, 0.9]},
-    )  # fmt: skip
+    result = train(algorithm, 20, hyper={"discount": [0.0, 0.9]}, evaluate_every=20)
+    for member, row in enumerate(result.rows[-2:]):
+        state = jax.tree.map(lambda x, m=member: x[m], result.state)
+        estimate = fqe.values(algorithm, state, first(data), jax.random.key(0)).mean()
+        assert row["evaluation/value"] == pytest.approx(float(estimate), rel=1e-4)
+    assert all(row["evaluation/value_deviation"] > 0 for row in result.rows[-2:])
     assert result.state.learner.frozen["episode_weight"].shape == (2, 3, 150)
     chex.assert_trees_all_equal(algorithm.policy(result.state).variables["gain"], jnp.full(2, 0.8))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import algorithms, training
+from rljax import algorithms
 from rljax.algorithms import bc, iql, rlpd
 from rljax.algorithms.core.learner import scan_for_means
 from rljax.data import Stream
@@ -19,8 +19,8 @@ from rljax.training import program as programs
 from rljax.training import runner
 from rljax.training.devices import make_mesh, shard_environments
 from tests.datasets import dataset_of, drift_data
+from tests.runs import train
 from tests.toys import Drift, Pixels, limited, spaces
-from tests.training.test_runner import train
 
 ENV = limited(Drift(), 7)
 TINY = {"hidden": (8,), "batch_size": 16}
@@ -413,9 +413,8 @@ def test_windows_of_several_steps_are_refused():
 
 def test_a_run_on_a_stream_is_not_resumed_on_other_blocks(tmp_path):
     algorithm = iql.make(limited(Drift(), 7), iql.Config(hidden=(4,), batch_size=8), drift_data())
-    how = {"folder": tmp_path / "run", "evaluate_every": 0, "final_episodes": 0, "progress": False}
     streamed = algorithm._replace(data=Stream(algorithm.data, 32, 4))
-    training.train(streamed, jax.random.key(0), 4, **how)
+    train(streamed, 4, folder=tmp_path / "run")
     other = algorithm._replace(data=Stream(algorithm.data, 16, 4))
     with pytest.raises(ValueError, match=r"data\.stream\.block_size was 32 and is now 16"):
-        training.train(other, jax.random.key(0), 8, resume=True, **how)
+        train(other, 8, folder=tmp_path / "run", resume=True)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import training
 from rljax.algorithms import a2c, dqn, ppo, pqn, sac, td3
 from rljax.nn.encoder import Encoder, encode
 from rljax.ops import running_statistics
@@ -15,6 +14,7 @@ from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
 from rljax.types import Refused
 from tests.algorithms.cases import LOOKING, PARTS, PIXELS, ROLLOUT, SMALL
 from tests.datasets import dataset_of
+from tests.runs import train
 from tests.toys import Repeat, limited
 
 BLIND = rljax.make("pendulum", blind=True, max_episode_steps=5)
@@ -182,8 +182,7 @@ def test_a_network_of_ones_own_takes_the_place_of_convolutions(module, tmp_path)
     if module is not ppo:
         return
     folder = tmp_path / "run"
-    options = {"folder": folder, "progress": False, "evaluate_every": 0, "final_episodes": 0}
-    result = training.train(algorithm, jax.random.key(0), 16, **options)
+    result = train(algorithm, 16, folder=folder)
     with pytest.raises(Refused, match=r"a network that is not rljax's: pass network=Flat\( # attributes width = 5"):
         rljax.load(folder, env=PIXELS)
     with pytest.raises(Refused, match=r"was trained with network=Flat\(.* 5.*, and this is Flat\(.* 6"):
@@ -192,7 +191,7 @@ def test_a_network_of_ones_own_takes_the_place_of_convolutions(module, tmp_path)
     loaded = rljax.load(folder, env=PIXELS, network=Flat(5))
     assert loaded(jax.random.key(1), obs) == result.policy(jax.random.key(1), obs)
     with pytest.raises(Refused, match=r"holds another run: settings\.network was 'Flat"):
-        training.train(module.make(PIXELS, config, Flat(6)), jax.random.key(0), 32, resume=True, **options)
+        train(module.make(PIXELS, config, Flat(6)), 32, folder=folder, resume=True)
 
 
 @pytest.mark.parametrize("module", [sac, td3])

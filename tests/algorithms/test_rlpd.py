@@ -19,8 +19,8 @@ from rljax.ops import running_statistics
 from rljax.training.devices import make_mesh, shard_environments
 from tests.algorithms.test_offline import plain
 from tests.datasets import dataset_of, drift_data
+from tests.runs import train
 from tests.toys import Drift, limited, spaces
-from tests.training.test_runner import train
 
 ENV = limited(Drift(), 7)
 TINY = rlpd.Config(

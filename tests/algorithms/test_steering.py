@@ -19,8 +19,8 @@ from rljax.spaces import Box
 from rljax.training import program as programs
 from rljax.training.evaluate import evaluate
 from tests.datasets import batch_of, dataset_of, hyper_of
+from tests.runs import train
 from tests.toys import Drift, limited, spaces
-from tests.training.test_runner import train
 
 METHODS = ("dsrl_sac", "dsrl_na", "grrl_steer")
 SLOW = pytest.mark.slow

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import training
 from rljax.algorithms import bc, fqe
 from rljax.analysis import off_policy_evaluation as ope
 from rljax.data import Dataset
 from rljax.policy import Policy
 from rljax.types import Transition
 from tests.algorithms.test_fqe import Linear, closed_form, feedback, first, play
+from tests.runs import train
 
 NOISE = 0.7
 GAINS = {"idle": 0.0, "good": 0.8, "wild": 1.8}
@@ -86,9 +86,7 @@ def test_three_policies_in_their_order_and_one_that_is_importance_sampled(data):
 def test_densities_of_what_acted_are_estimated_by_a_clone(data):
     config = bc.Config(policy="gaussian", hidden=(16,), learning_rate=1e-2, num_updates=10, anneal_steps=1500)
     clone = bc.make(Linear(), config, data)
-    state = training.train(
-        clone, jax.random.key(0), 1500, evaluate_every=0, final_episodes=0, progress=False
-    ).state  # fmt: skip
+    state = train(clone, 1500).state
     estimated = ope.log_prob_of_data(ope.gaussian_log_prob(clone, state), data)
     known = ope.log_prob_of_data(density(0.6), data)
     assert estimated.shape == known.shape == (3000,)

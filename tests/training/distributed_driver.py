@@ -18,16 +18,11 @@ from rljax.algorithms import ppo
 config = ppo.Config(num_envs=8, rollout_length=8, num_minibatches=2, hidden=(8,), normalize_observation=True)
 algorithm = ppo.make(rljax.make("cartpole"), config)
 folder = sys.argv[5]
-options = {
-    "evaluate_every": 64,
-    "evaluation_episodes": 2,
-    "final_episodes": 2,
-    "progress": False,
-    "log_every": 64,
-    "devices": 4,
-}
-training.train(algorithm, jax.random.key(0), 128, folder=folder, **options)
-result = training.train(algorithm, jax.random.key(0), 192, folder=folder, resume=True, **options)
+options = training.Options(
+    evaluate_every=64, evaluation_episodes=2, final_episodes=2, progress=False, log_every=64, devices=4
+)
+training.train(algorithm, jax.random.key(0), 128, options, folder=folder)
+result = training.train(algorithm, jax.random.key(0), 192, options, folder=folder, resume=True)
 assert result.steps == 192
 assert rljax.load(folder)(jax.random.key(0), np.ones(4, np.float32)) in (0, 1)
 assert result.placement == "environments over 4 devices", result.placement

@@ -93,10 +93,10 @@ def main(folder, agent, mode="train"):
             return original(path)
 
         checkpoint._sha256 = sha256
-    result = training.train(
-        make(agent), jax.random.key(5), 20 * 32, folder=folder, resume=True,
-        log_every=32, evaluate_every=0, final_episodes=0, checkpoint_every=4 * 32, tensorboard=False,
+    options = training.Options(
+        log_every=32, evaluate_every=0, final_episodes=0, checkpoint_every=4 * 32, tensorboard=False
     )  # fmt: skip
+    result = training.train(make(agent), jax.random.key(5), 20 * 32, options, folder=folder, resume=True)
     print("interrupted" if result.interrupted else "finished", result.steps, digest(result.state), flush=True)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import training
 from rljax.training import Callback, StopAtReturn
 from rljax.types import Refused
+from tests import runs
 from tests.toys import counter
 
 KEY = jax.random.key(0)
@@ -32,9 +32,9 @@ class Notes(Callback):
         self.notes.append(("save", steps, checkpoint.name))
 
 
-def train(callbacks=(), steps=8, **options):
+def train(callbacks=(), steps=8, **how):
     plan = {"log_every": 2, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_episodes": 1, "final_episodes": 1}
-    return training.train(counter(), KEY, steps, progress=False, callbacks=callbacks, **plan | options)
+    return runs.train(counter(), steps, KEY, callbacks=callbacks, **plan | how)
 
 
 def test_callbacks_are_called_at_logs_evaluations_and_checkpoints(tmp_path):

@@ -20,8 +20,8 @@ from rljax.training import devices
 from rljax.training import program as programs
 from rljax.training.devices import make_mesh, shard_environments
 from rljax.types import Refused
+from tests.runs import train
 from tests.toys import Clock, ContinuousClock, limited
-from tests.training.test_runner import train
 
 ROOT = Path(__file__).parents[2]
 

@@ -40,6 +40,8 @@ class Algorithm(NamedTuple):
         constant into the program.
       identity: its further inputs, by name, such as the SHA-256 of a steered policy or a custom network in words.
         config.json holds them, and a resumed run must match.
+      evaluate: `(state, key) -> scores`, f32 [] by name, in place of episodes, for an algorithm that has none: pure, as
+        `step` is. The highest "score", where there is one, decides which checkpoint and which policies are the best.
     """
 
     init: Callable[[Key], Any]
@@ -54,6 +56,7 @@ class Algorithm(NamedTuple):
     remake: Callable[[Any], "Algorithm"]
     data: Any = None
     identity: Callable[[], dict[str, str]] | None = None
+    evaluate: Callable[[Any, Key], dict[str, jax.Array]] | None = None
 
 
 def sha256_of(tree: PyTree, *functions: Callable) -> str:
