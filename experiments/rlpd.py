@@ -62,7 +62,7 @@ def main(settings: Settings) -> experiment.Result:
 
     def make() -> rlpd.Algorithm:
         env, kept = rljax.make(task, **options), None if weight is None else weight > 0
-        data = pipeline.rewarded(settings.dataset, dataset, env)
+        data = pipeline.rewarded(settings.dataset, experiment.in_form_of(env, dataset, settings), env)
         if kept is not None and data.size < dataset.size:  # without the last step of each demonstration
             kept = np.delete(kept, dataset.ends - 1)
         if settings.mirror:

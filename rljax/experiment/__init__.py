@@ -1,7 +1,7 @@
 """Shared code of all files in `experiments/`: flags, the run folder, seeds and sweeps, the curve, the summary."""
 
 from rljax.experiment.command_line import main, main_offline
-from rljax.experiment.data import dataset_of, load_dataset, spaces_of, task_of, vectors_of
+from rljax.experiment.data import dataset_of, in_form_of, load_dataset, spaces_of, task_of, vectors_of
 from rljax.experiment.members import keys_of
 from rljax.experiment.offline import run_offline
 from rljax.experiment.running import run, set_aside
@@ -15,6 +15,7 @@ __all__ = [
     "Result",
     "Run",
     "dataset_of",
+    "in_form_of",
     "keys_of",
     "load_dataset",
     "main",

@@ -13,6 +13,7 @@ from rljax.data import Dataset
 from rljax.envs.environment import Environment
 from rljax.envs.registry import check_recorded
 from rljax.experiment.settings import FromDataset
+from rljax.spaces import Dict
 from rljax.types import Refused
 
 
@@ -76,6 +77,11 @@ def vectors_of(dataset: Dataset) -> Dataset:
 def dataset_of(settings: FromDataset, flatten: bool = True) -> Dataset:
     """The dataset that the flags name; `flatten` as in `load_dataset`."""
     return load_dataset(paths.local(settings.dataset), settings.rewards, settings.max_episode_steps, flatten)
+
+
+def in_form_of(env: Environment, dataset: Dataset, settings: FromDataset) -> Dataset:
+    """The dataset of the flags with parts, where observations of the task have parts; else as it was read."""
+    return dataset_of(settings, flatten=False) if isinstance(env.observation_space, Dict) else dataset
 
 
 def task_of(settings: Any, dataset: Dataset) -> str | None:

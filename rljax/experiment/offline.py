@@ -11,9 +11,8 @@ from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.offline import continued
 from rljax.data import Dataset, Stream, normalized_score
 from rljax.envs.registry import canonical
-from rljax.experiment.data import dataset_of, spaces_of, task_of
+from rljax.experiment.data import dataset_of, in_form_of, spaces_of, task_of
 from rljax.experiment.running import run, set_up_devices
-from rljax.spaces import Dict
 from rljax.training.result import Result
 from rljax.types import Refused
 
@@ -34,8 +33,7 @@ def run_offline(
         raise Refused(f"online_steps = {settings.online_steps} is not allowed; it must be 0 or more")
     set_up_devices(how)  # before the environment, which may be the first to use JAX
     env = rljax.make(task) if task else spaces_of(dataset)
-    if isinstance(env.observation_space, Dict):
-        dataset = dataset_of(settings, flatten=False)
+    dataset = in_form_of(env, dataset, settings)
     if env.max_episode_steps is None:
         print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
         how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
