@@ -77,7 +77,8 @@ def train(
       hyper: swept hyperparameters, each an array [members] named as in the algorithm's `Hyper`; one key is then
         shared by all members.
       folder: the run folder, which no other process may write at the same time; None keeps everything in memory.
-      resume: continue from the folder's newest whole checkpoint, bit for bit; starts anew where there is none.
+      resume: continue from the folder's newest whole checkpoint, bit for bit if that has the replay buffer's contents;
+        starts anew where there is none.
       settings: further entries of config.json.
       initialize: changes the first state of a run that starts anew, such as `continued(state)` of core/offline.py.
       callbacks: called between slices; they may stop the run.
@@ -95,6 +96,8 @@ def train(
     plan = Plan.make(algorithm.per_iteration, total_steps, options)
     if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")
+    if start_from is not None and not isinstance(start_from, StartFrom):
+        raise Refused("start_from must be a rljax.training.StartFrom(folder, parts)")
     if algorithm.evaluate is not None and evaluate_in is not None:
         raise Refused(f"evaluate_in must be None: {algorithm.name} is not evaluated by episodes")
     evaluate_in = algorithm.env if evaluate_in is None else evaluate_in

@@ -13,7 +13,7 @@ import numpy as np
 from rljax.algorithms.core import experience
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.learner import Learner
-from rljax.config import config_to_dict
+from rljax.config import Config, config_to_dict
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.folder import run_folder
 from rljax.training.loading import read_description
@@ -21,7 +21,7 @@ from rljax.types import PyTree, Refused
 
 
 @dataclasses.dataclass(frozen=True)
-class StartFrom:
+class StartFrom(Config):
     """The newest whole checkpoint of another run, from which a new run begins, with settings of its own.
 
     Statistics by which observations are normalised come along: what was learned means nothing without them. What is

@@ -136,6 +136,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, before, c
     refused(r"does not fit this run: .* is .* there, and here", wider, StartFrom(before.folder, ("policy",)))
     deeper = changed(tiny, hidden=(8, 8))
     refused(r"does not fit this run: .*Dense_1/bias is nothing there, and here float32 \[8\]", deeper)
+    refused("start_from must be a rljax.training.StartFrom", start=before.folder)
     refused("start_from is not possible for counter: its state has no learner", counter())
     critic = sac.make(rljax.make("pendulum"), sac.Config(hidden=(8,), replay_size=400, learning_starts=32))
     refused("was trained with normalize_observation = True", critic, StartFrom(before.folder, ("critic",)))
@@ -175,6 +176,11 @@ def test_another_run_that_was_moved_is_the_same(tiny, copy, tmp_path):
     train(tiny, 64, folder=tmp_path / "run", start_from=StartFrom(copy))
     copy.rename(tmp_path / "moved")
     assert train(tiny, 128, folder=tmp_path / "run", resume=True, start_from=StartFrom(tmp_path / "moved")).steps == 128
+
+
+def test_parts_are_a_tuple_of_names(before):
+    with pytest.raises(Refused, match="parts = 'policy' is not allowed; it must be a tuple of names"):
+        StartFrom(before.folder, "policy")
 
 
 def test_statistics_of_other_data_are_refused(tmp_path):
