@@ -169,9 +169,7 @@ class Collection:
         """SAC's settings for the task; rates fall over the whole training, also if it stops early."""
         return dataclasses.replace(sac.TASKS.get(self.settings.env, sac.Settings()), env=self.settings.env)
 
-    def train(
-        self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int
-    ) -> training.Result:  # fmt: skip
+    def train(self, algorithm: Any, seed: int, steps: int, folder: Path, episodes: int) -> training.Result:
         options = training.Options(
             evaluate_every=0,
             final_episodes=episodes,
@@ -188,9 +186,7 @@ class Collection:
         """Lets a policy or random actions act, and keeps the first `transitions`."""
         metadata = Metadata(name, self.settings.env, about, VERSION)
         key = jax.random.fold_in(self.key, stream)
-        return Dataset.of(
-            roll_out(self.env, policy, self.settings.transitions, key, self.settings.progress), metadata
-        )  # fmt: skip
+        return Dataset.of(roll_out(self.env, policy, self.settings.transitions, key, self.settings.progress), metadata)
 
 
 def chance(env: Any) -> Policy:

@@ -34,10 +34,16 @@ class Settings:
 # Four environments at a time, and networks that stay in a core's cache.
 SMALL = Settings(
     config=crossq.Config(
-        num_envs=4, rollout_length=1, batch_size=128, hidden=(64, 64), critic_hidden=(128, 128), norm_warm_up=2_000,
-        learning_starts=800, replay_size=100_000,
+        num_envs=4,
+        rollout_length=1,
+        batch_size=128,
+        hidden=(64, 64),
+        critic_hidden=(128, 128),
+        norm_warm_up=2_000,
+        learning_starts=800,
+        replay_size=100_000,
     ),
-)  # fmt: skip
+)
 TASKS = {
     "pendulum": dataclasses.replace(SMALL, run=experiment.Run(final_episodes=1_000)),
     # The paper's settings, at an update for each step.

@@ -35,9 +35,19 @@ class Settings:
 # rl-baselines3-zoo's settings, made faster (several steps at a time) and stable (the double estimator, and a learning
 # rate that falls to 0: with a constant one, policies that balance CartPole in all episodes still come and go).
 CLASSIC = dqn.Config(
-    num_envs=4, rollout_length=64, num_updates=128, batch_size=64, replay_size=100_000, learning_starts=1_000,
-    learning_rate=2e-3, target_period=128, exploration_end=0.04, exploration_steps=8_000, double=True, n_step=5,
-)  # fmt: skip
+    num_envs=4,
+    rollout_length=64,
+    num_updates=128,
+    batch_size=64,
+    replay_size=100_000,
+    learning_starts=1_000,
+    learning_rate=2e-3,
+    target_period=128,
+    exploration_end=0.04,
+    exploration_steps=8_000,
+    double=True,
+    n_step=5,
+)
 TASKS = {
     "cartpole": Settings(total_steps=50_000, config=CLASSIC),
     "acrobot": Settings(total_steps=75_000, config=dataclasses.replace(CLASSIC, learning_rate=1e-3)),
@@ -45,11 +55,18 @@ TASKS = {
     "gymnax:Breakout-MinAtar": Settings(
         total_steps=1_000_000,
         config=dqn.Config(
-            num_envs=8, rollout_length=4, num_updates=8, replay_size=100_000, storage="uint8", hidden=(128,),
-            target_period=1_000, exploration_steps=100_000, exploration_end=0.05,
+            num_envs=8,
+            rollout_length=4,
+            num_updates=8,
+            replay_size=100_000,
+            storage="uint8",
+            hidden=(128,),
+            target_period=1_000,
+            exploration_steps=100_000,
+            exploration_end=0.05,
         ),
     ),
-}  # fmt: skip
+}
 
 
 def make(settings: Settings) -> dqn.Algorithm:

@@ -136,7 +136,7 @@ class Pipeline:
         self.env = rljax.make(settings.task, reward=settings.reward)
         self.executed = rljax.make(
             settings.task, reward=settings.reward, mismatch=dataclasses.asdict(settings.mismatch)
-        )  # fmt: skip
+        )
         self.key = experiment.keys_of([settings.seed])[0]
 
     def run(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Pipeline:
             base = steering.base_of(list(stages.values())[-1])
             config = dataclasses.replace(
                 s.online, sampler=s.policy, normalize_observation=s.policy.normalize_observation
-            )  # fmt: skip
+            )
             algorithm = steering.make(self.executed, config, base)
             stages["and RL in its noise"] = self.train("4-steered", algorithm, s.online_steps, {"base": last})
         table = {name: self.successes(name, policy) for name, policy in stages.items()}
@@ -180,9 +180,7 @@ class Pipeline:
             return given, None
         side: dict[str, Any] = {} if s.left_first is None else {"left_first": s.left_first}
         env = rljax.make(s.task, reward=s.reward, **side)
-        return pipeline.scripted(
-            env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder
-        )  # fmt: skip
+        return pipeline.scripted(env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder)
 
     def filter(self, data: Dataset, fault: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any]]:
         """The steps that are not imitated, bool [N], and how well they fit the known faults."""
@@ -217,7 +215,7 @@ class Pipeline:
 
     def _train(
         self, algorithm: Algorithm, steps: int, folder: Path, episodes: int, extra: dict[str, Any] | None
-    ) -> training.Result:  # fmt: skip
+    ) -> training.Result:
         key, shown = jax.random.fold_in(self.key, 2), self.settings.progress
         return pipeline.train(algorithm, key, steps, folder, shown, episodes, extra)
 

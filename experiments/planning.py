@@ -108,15 +108,23 @@ def main(settings: Settings) -> planning.Solution:
     folder.mkdir(parents=True)
     count = int(solution.sweeps)
     np.savez(
-        folder / "solution.npz", values=solution.values, action_values=solution.action_values, policy=solution.policy,
-        residuals=solution.residuals[:count], bound=solution.bound,
-    )  # fmt: skip
+        folder / "solution.npz",
+        values=solution.values,
+        action_values=solution.action_values,
+        policy=solution.policy,
+        residuals=solution.residuals[:count],
+        bound=solution.bound,
+    )
     summary = {
-        "world": name, "states": mdp.num_states, "actions": mdp.num_actions, "method": settings.method,
-        "sweeps": count, "bound": float(solution.bound) if np.isfinite(solution.bound) else None,
+        "world": name,
+        "states": mdp.num_states,
+        "actions": mdp.num_actions,
+        "method": settings.method,
+        "sweeps": count,
+        "bound": float(solution.bound) if np.isfinite(solution.bound) else None,
         "value_of_start": float(mdp.start @ solution.values),
         "seconds": seconds,
-    }  # fmt: skip
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     if rows is not None:
         policy = np.asarray(solution.policy if solution.policy.ndim == 1 else solution.policy.argmax(-1))

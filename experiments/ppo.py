@@ -39,10 +39,14 @@ class Settings:
 MUJOCO = Settings(
     total_steps=1_000_000,
     config=ppo.Config(
-        num_envs=64, rollout_length=32, num_epochs=5, num_minibatches=16, normalize_observation=True,
+        num_envs=64,
+        rollout_length=32,
+        num_epochs=5,
+        num_minibatches=16,
+        normalize_observation=True,
         normalize_reward=True,
     ),
-)  # fmt: skip
+)
 
 
 def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> Settings:
@@ -79,8 +83,15 @@ TASKS = {
         total_steps=1_000_000,
         action_repeat=4,
         config=ppo.Config(
-            num_envs=64, rollout_length=50, num_epochs=8, learning_rate=1e-3, discount=0.999, gae_lambda=0.98,
-            entropy_coefficient=0.01, normalize_observation=True, normalize_reward=True,
+            num_envs=64,
+            rollout_length=50,
+            num_epochs=8,
+            learning_rate=1e-3,
+            discount=0.999,
+            gae_lambda=0.98,
+            entropy_coefficient=0.01,
+            normalize_observation=True,
+            normalize_reward=True,
         ),
     ),
     "mountain_car_continuous": Settings(
@@ -109,25 +120,39 @@ TASKS = {
         MUJOCO, 200_000, num_envs=32, rollout_length=64, num_epochs=4, num_minibatches=4, learning_rate=1e-3
     ),
     "brax:inverted_pendulum": tuned(MUJOCO, 600_000, num_minibatches=8, learning_rate=1e-3),
-}  # fmt: skip
+}
 
 # With the physics on a GPU: large batches, short rollouts, and a hundred times the steps in the same time. Not tuned on
 # a GPU yet. `python -m benchmarks.ppo --tasks half_cheetah` on such a machine measures them.
 GPU = Settings(
     total_steps=50_000_000,
     config=ppo.Config(
-        num_envs=4096, rollout_length=16, num_epochs=4, num_minibatches=32, learning_rate=1e-3, hidden=(256, 256),
-        activation="silu", normalize_observation=True, normalize_reward=True, target_kl=0.01,
+        num_envs=4096,
+        rollout_length=16,
+        num_epochs=4,
+        num_minibatches=32,
+        learning_rate=1e-3,
+        hidden=(256, 256),
+        activation="silu",
+        normalize_observation=True,
+        normalize_reward=True,
+        target_kl=0.01,
         kl_response="adapt_learning_rate",
     ),
-)  # fmt: skip
+)
 ACCELERATED = {
     **dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "humanoid"), GPU),
     "swimmer": tuned(GPU, discount=0.9999),
-    **{task: tuned(GPU, total_steps=10_000_000, num_envs=1024) for task in (
-        "inverted_pendulum", "inverted_double_pendulum", "reacher", "pusher",
-    )},
-}  # fmt: skip
+    **{
+        task: tuned(GPU, total_steps=10_000_000, num_envs=1024)
+        for task in (
+            "inverted_pendulum",
+            "inverted_double_pendulum",
+            "reacher",
+            "pusher",
+        )
+    },
+}
 
 
 def main(settings: Settings) -> experiment.Result:

@@ -36,10 +36,16 @@ class Settings:
 CLASSIC = Settings(
     exploration=0.2,
     config=pqn.Config(
-        num_envs=32, rollout_length=64, num_epochs=4, num_minibatches=16, q_lambda=0.95, hidden=(128, 128),
-        learning_rate=5e-4, exploration_steps=0,
+        num_envs=32,
+        rollout_length=64,
+        num_epochs=4,
+        num_minibatches=16,
+        q_lambda=0.95,
+        hidden=(128, 128),
+        learning_rate=5e-4,
+        exploration_steps=0,
     ),
-)  # fmt: skip
+)
 TASKS = {
     "cartpole": CLASSIC,
     "acrobot": CLASSIC,

@@ -145,7 +145,7 @@ class Pipeline:
             return given, None
         return pipeline.scripted(
             self.env, s.task, s.faults, jax.random.fold_in(self.key, 1), s.demonstrations, self.folder
-        )  # fmt: skip
+        )
 
     def judge(self, number: int, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """The value of each step and its label, both [N]; trains the value if they are not there yet."""
@@ -243,9 +243,10 @@ def together(data: Dataset, rollouts: Dataset) -> Dataset:
     """The data followed by the rollouts; identified by the sums of all their files."""
     sums = f"{data.metadata.sha256} {rollouts.metadata.sha256}"
     metadata = dataclasses.replace(
-        rollouts.metadata, policy=f"{data.metadata.policy}; {rollouts.metadata.policy}",
+        rollouts.metadata,
+        policy=f"{data.metadata.policy}; {rollouts.metadata.policy}",
         sha256=hashlib.sha256(sums.encode()).hexdigest(),
-    )  # fmt: skip
+    )
     return concatenate([data, rollouts], metadata)
 
 

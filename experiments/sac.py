@@ -47,19 +47,30 @@ def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> 
 # return differs so much from one start to another that 100 episodes tell it to ± 8.
 SMALL = Settings(
     config=sac.Config(
-        num_envs=4, num_updates=4, batch_size=128, hidden=(64, 64), learning_rate=1e-3, critic_learning_rate=1e-3,
-        temperature_learning_rate=1e-3, learning_starts=800, replay_size=100_000,
+        num_envs=4,
+        num_updates=4,
+        batch_size=128,
+        hidden=(64, 64),
+        learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        temperature_learning_rate=1e-3,
+        learning_starts=800,
+        replay_size=100_000,
     ),
-)  # fmt: skip
+)
 
 # An update for every fourth step, of eight environments: a million steps in the time of 250,000 updates.
 MUJOCO = Settings(
     total_steps=1_000_000,
     config=sac.Config(
-        num_envs=8, num_updates=2, policy_delay=2, learning_starts=10_000, critic_learning_rate=1e-3,
+        num_envs=8,
+        num_updates=2,
+        policy_delay=2,
+        learning_starts=10_000,
+        critic_learning_rate=1e-3,
         precision="bfloat16",
     ),
-)  # fmt: skip
+)
 
 # Robots that fall over when the policy is a little off: at a constant learning rate a good policy comes and goes.
 WALKERS = dataclasses.replace(tuned(MUJOCO, 500_000, layer_norm=True), anneal=True)
@@ -81,10 +92,16 @@ TASKS = {
 GPU = Settings(
     total_steps=10_000_000,
     config=sac.Config(
-        num_envs=512, num_updates=16, batch_size=2048, learning_starts=50_000, critic_learning_rate=1e-3,
-        layer_norm=True, normalize_observation=True, target_entropy_per_dim=-0.5,
+        num_envs=512,
+        num_updates=16,
+        batch_size=2048,
+        learning_starts=50_000,
+        critic_learning_rate=1e-3,
+        layer_norm=True,
+        normalize_observation=True,
+        target_entropy_per_dim=-0.5,
     ),
-)  # fmt: skip
+)
 ACCELERATED = dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "humanoid"), GPU)
 
 

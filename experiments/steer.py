@@ -53,9 +53,7 @@ def main(settings: Settings) -> experiment.Result:
     spec |= settings.mismatch.options()
     sampler = config_from_dict(diffusion.Config, description["config"])
     sampler = dataclasses.replace(sampler, executed=settings.executed or sampler.executed)
-    config = dataclasses.replace(
-        settings.config, sampler=sampler, normalize_observation=sampler.normalize_observation
-    )  # fmt: skip
+    config = dataclasses.replace(settings.config, sampler=sampler, normalize_observation=sampler.normalize_observation)
 
     extra, dataset = {"base": str(settings.base)}, None
     if settings.demos is not None:

@@ -41,7 +41,7 @@ MUJOCO = Settings(
     config=td3.Config(
         num_envs=8, rollout_length=1, learning_starts=10_000, critic_learning_rate=1e-3, precision="bfloat16"
     ),
-)  # fmt: skip
+)
 WALKERS = Settings(
     total_steps=500_000, anneal=True, config=dataclasses.replace(MUJOCO.config, layer_norm=True, policy_layer_norm=True)
 )
@@ -49,10 +49,17 @@ WALKERS = Settings(
 # Environments together, and networks that stay in a core's cache.
 SMALL = Settings(
     config=td3.Config(
-        num_envs=4, rollout_length=1, num_updates=4, batch_size=128, hidden=(64, 64), learning_rate=1e-3,
-        critic_learning_rate=1e-3, learning_starts=800, replay_size=100_000,
+        num_envs=4,
+        rollout_length=1,
+        num_updates=4,
+        batch_size=128,
+        hidden=(64, 64),
+        learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        learning_starts=800,
+        replay_size=100_000,
     ),
-)  # fmt: skip
+)
 
 # The mountain car pays nothing on the way: one random action held for 4 steps finds the goal by chance, where a new one
 # at every step never does; and it takes more noise to keep finding it until its value has spread. A learning rate of
@@ -70,7 +77,7 @@ TASKS = {
     "inverted_pendulum": dataclasses.replace(
         SMALL, total_steps=30_000, config=dataclasses.replace(SMALL.config, learning_starts=2_000)
     ),
-}  # fmt: skip
+}
 
 
 def fast(value_min: float, value_max: float, total_steps: int = 50_000_000, **config: Any) -> Settings:

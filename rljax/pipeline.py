@@ -57,7 +57,7 @@ def rewarded(path: Path, dataset: Dataset, env: Environment) -> Dataset:
 
 def pin(
     folder: Path, settings: dict[str, Any], free: tuple[str, ...] = (), name: str = "settings", made: str = "*"
-) -> None:  # fmt: skip
+) -> None:
     """Notes the settings in a JSON file, or refuses a folder that was made with others.
 
     Args:
@@ -122,9 +122,14 @@ def retries(data: Dataset, fault: np.ndarray) -> np.ndarray:
 
 
 def train(
-    algorithm: Algorithm, key: Key, steps: int, folder: Path, progress: bool, episodes: int = 0,
+    algorithm: Algorithm,
+    key: Key,
+    steps: int,
+    folder: Path,
+    progress: bool,
+    episodes: int = 0,
     settings: dict[str, Any] | None = None,
-) -> training.Result:  # fmt: skip
+) -> training.Result:
     """Trains a stage, or goes on where it was interrupted; and draws how often it succeeded on the way.
 
     Args:
@@ -166,9 +171,15 @@ def in_percent(row: dict[str, float]) -> str:
 
 
 def draw_episodes(
-    path: Path, name: str, values: np.ndarray, marked: np.ndarray, mark: str, data: Dataset,
-    fault: np.ndarray | None = None, limits: tuple[float, float] = (0.0, 1.0),
-) -> None:  # fmt: skip
+    path: Path,
+    name: str,
+    values: np.ndarray,
+    marked: np.ndarray,
+    mark: str,
+    data: Dataset,
+    fault: np.ndarray | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> None:
     """Values [N] along six episodes, those with the most marks, bool [N]; faults are shaded where they are known."""
     import matplotlib.pyplot as plt
 

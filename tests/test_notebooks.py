@@ -15,13 +15,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "01_quickstart": {"STEPS": 6144, "EPISODES": 4},
     # MJX compiles a cheetah for a minute, and a pendulum for seconds.
     "02_physics": {
-        "TASK": "'inverted_pendulum'", "STEPS": 4096, "EPISODES": 4, "BATCHES": (1, 4), "SECONDS": 0.1, "FRAMES": 20,
+        "TASK": "'inverted_pendulum'",
+        "STEPS": 4096,
+        "EPISODES": 4,
+        "BATCHES": (1, 4),
+        "SECONDS": 0.1,
+        "FRAMES": 20,
     },
     "03_off_policy": {"STEPS": 1200, "EPISODES": 2, "TEMPERATURES": [0.01, 1.0]},
     "04_planning": {"STEPS": 2000, "PPO_STEPS": 4096, "DISCOUNTS": [0.5, 0.9]},
     "05_offline": {"STEPS": 40, "ONLINE_STEPS": 240, "EPISODES": 2, "METHODS": ("IQL",)},
     "06_steering": {"UPDATES": 20, "STEPS": 400, "EPISODES": 4, "DEMONSTRATIONS": 4, "CRITIC_UPDATES": 10},
-}  # fmt: skip
+}
 # The kind of the film, if there is one, and how many figures.
 PICTURES = {
     "01_quickstart": ("image/gif", 2),

@@ -92,8 +92,10 @@ def test_runs_that_are_committed_count_where_they_are_asked_for(settings):
     assert list(offline.own_jobs(settings)) == []
     assert [command[command.index("--seed") + 1] for command in offline.peer_jobs(settings)] == ["1"]
     assert [(r["implementation"], round(r["score"])) for r in offline.results(settings)] == [
-        ("rljax", 10), ("rljax", 50), ("CORL", 20)
-    ]  # fmt: skip
+        ("rljax", 10),
+        ("rljax", 50),
+        ("CORL", 20),
+    ]
 
 
 def test_a_run_of_other_settings_is_not_counted(settings):

@@ -68,9 +68,15 @@ def pendulum():
     found = jax.tree.map(np.asarray, play(jax.random.split(jax.random.key(0), 4)))
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
     return dataset_of(
-        flat.obs, flat.action, flat.reward, flat.next_obs, flat.terminated, flat.truncated,
-        name="pendulum-random-v0", task="pendulum",
-    )  # fmt: skip
+        flat.obs,
+        flat.action,
+        flat.reward,
+        flat.next_obs,
+        flat.terminated,
+        flat.truncated,
+        name="pendulum-random-v0",
+        task="pendulum",
+    )
 
 
 @pytest.fixture
@@ -276,9 +282,12 @@ def test_a_missing_dataset_is_one_line_and_exit_2(cli, name, tmp_path):
 def write(path, **changes):
     """A small file of D4RL's layout, with these arrays in place of its own; None leaves one out."""
     arrays = {
-        "observations": np.zeros((20, 3), "f4"), "actions": np.zeros((20, 1), "f4"), "rewards": np.arange(20.0),
-        "terminals": np.zeros(20, bool), "timeouts": np.arange(20) % 5 == 4,
-    } | changes  # fmt: skip
+        "observations": np.zeros((20, 3), "f4"),
+        "actions": np.zeros((20, 1), "f4"),
+        "rewards": np.arange(20.0),
+        "terminals": np.zeros(20, bool),
+        "timeouts": np.arange(20) % 5 == 4,
+    } | changes
     with h5py.File(path, "w") as file:
         for name, x in arrays.items():
             if x is not None:
@@ -344,7 +353,7 @@ def test_a_bad_file_is_one_line_and_exit_2_before_anything_is_made(cli, kind, tm
         (["td3_bc", "--batch-size", "15", "--devices", "2"], "batch_size = 15 does not divide over 2 devices"),
         (["bc", "--total-steps", "0"], "error: total_steps = 0 is not allowed"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_refused_before_any_update(cli, path, arguments, message, tmp_path):
     name, *rest = arguments
     code, _, err = cli(name, "--dataset", path, *rest, "--no-progress")

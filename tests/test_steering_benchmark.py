@@ -40,10 +40,17 @@ def test_a_level_is_reached_where_three_evaluations_in_a_row_are_there_on_averag
 def result(method, seed, success, curve=None, stage="", task="push_t"):
     online = curve is not None
     return {
-        "task": task, "method": method, "stage": stage, "seed": seed, "steps": 300 if online else None,
-        "reward": "dense" if online else None, "success": success, "deterministic": success, "curve": curve,
+        "task": task,
+        "method": method,
+        "stage": stage,
+        "seed": seed,
+        "steps": 300 if online else None,
+        "reward": "dense" if online else None,
+        "success": success,
+        "deterministic": success,
+        "curve": curve,
         "seconds": 90.0,
-    }  # fmt: skip
+    }
 
 
 def test_the_table_counts_seeds_and_the_steps_to_twenty_points_more():

@@ -77,7 +77,7 @@ class Gates(Environment):
         metrics = {"success": done.astype(jnp.float32)}
         return state.replace(
             physics=after, obs=after, reward=jnp.where(done, 0.0, -1.0), terminated=done, metrics=metrics
-        )  # fmt: skip
+        )
 
 
 class Pixels(Environment):

@@ -14,6 +14,7 @@ Hessel et al. 2018, "Rainbow" (arXiv 1710.02298): most of them together.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 
@@ -33,8 +34,8 @@ from rljax.config import Atoms, Count, Fraction, NonNegative, Positive, Share, W
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.encoder import encode, layers_after
-from rljax.nn.networks import MLP, Activation, activation
-from rljax.nn.noisy import NoisyDense
+from rljax.nn.networks import Activation
+from rljax.nn.noisy import Layers
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.quantiles import quantile_loss
@@ -110,11 +111,29 @@ class Config(Encoding, Parts, ReplayConfig):
 
 
 RAINBOW = Config(
-    rollout_length=4, num_updates=1, batch_size=32, replay_size=1_000_000, learning_starts=20_000,
-    learning_rate=6.25e-5, adam_epsilon=1.5e-4, discount=0.99, target_period=2_000, double=True, dueling=True,
-    n_step=3, head="categorical", num_atoms=51, value_min=-10.0, value_max=10.0, exploration="noisy", noisy_std=0.5,
-    prioritized=True, priority_exponent=0.5, importance_exponent=0.4, importance_anneal_steps=50_000_000,
-)  # fmt: skip
+    rollout_length=4,
+    num_updates=1,
+    batch_size=32,
+    replay_size=1_000_000,
+    learning_starts=20_000,
+    learning_rate=6.25e-5,
+    adam_epsilon=1.5e-4,
+    discount=0.99,
+    target_period=2_000,
+    double=True,
+    dueling=True,
+    n_step=3,
+    head="categorical",
+    num_atoms=51,
+    value_min=-10.0,
+    value_max=10.0,
+    exploration="noisy",
+    noisy_std=0.5,
+    prioritized=True,
+    priority_exponent=0.5,
+    importance_exponent=0.4,
+    importance_anneal_steps=50_000_000,
+)
 """The settings of Hessel et al. 2018 (table 1) for Atari, where a step is four frames: 80,000 frames before the first
 update, one update for each four steps, a target network of 32,000 frames, and β that rises to 1 over 200 million.
 
@@ -132,23 +151,6 @@ class Hyper(core.Hyper):
     exploration_steps: jax.Array
     priority_exponent: jax.Array
     importance_exponent: jax.Array
-
-
-class Layers(nn.Module):
-    """Hidden layers and, where `output` is given, a linear one; noisy where the exploration is."""
-
-    config: Config
-    hidden: tuple[int, ...]
-    output: int | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        if c.exploration != "noisy":
-            return MLP(self.hidden, c.activation, self.output)(x)
-        for units in self.hidden:
-            x = activation(c.activation)(NoisyDense(units, c.noisy_std)(x))
-        return x if self.output is None else NoisyDense(self.output, c.noisy_std, name="output")(x)
 
 
 class Network(nn.Module):
@@ -170,12 +172,13 @@ class Network(nn.Module):
         obs = encode(self.space, obs, c, c.activation, network=self.encoder)
         hidden = layers_after(self.space, hidden, self.encoder)
         shared, own = (hidden[:-1], hidden[-1:]) if c.dueling else (hidden, ())
-        features = Layers(c, shared, name="torso")(obs)
-        advantage = Layers(c, own, self.num_actions * atoms, name="advantage")(features)
+        layers = functools.partial(Layers, c.activation, c.noisy_std if c.exploration == "noisy" else None)
+        features = layers(shared, name="torso")(obs)
+        advantage = layers(own, self.num_actions * atoms, name="advantage")(features)
         advantage = advantage.reshape(*features.shape[:-1], self.num_actions, atoms)
         if not c.dueling:
             return advantage
-        value = Layers(c, own, atoms, name="value")(features)[..., None, :]
+        value = layers(own, atoms, name="value")(features)[..., None, :]
         return value + advantage - advantage.mean(-2, keepdims=True)  # Wang et al. 2016, eq. 9
 
 

@@ -91,9 +91,14 @@ class Actor(nn.Module):
     def __call__(self, obs: PyTree, training: bool = False) -> Gaussian:
         c, dropout = self.config, self.config.dropout if training else 0.0
         mlp = MLP(
-            c.hidden, c.activation, self.size, 0.01, dropout=dropout, dot_general=dot_general_of(c.precision),
+            c.hidden,
+            c.activation,
+            self.size,
+            0.01,
+            dropout=dropout,
+            dot_general=dot_general_of(c.precision),
             initialization=self.initialization,
-        )  # fmt: skip
+        )
         log_std = self.param("log_std", nn.initializers.zeros, (self.size,), jnp.float32)
         features = encode(self.space, obs, c, network=self.encoder)
         return Gaussian(jnp.tanh(mlp(features)), jnp.clip(log_std, -20.0, 2.0))

@@ -26,17 +26,32 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "td3_bc": {"reward_bias": -1.0},  # CORL, configs/offline/td3_bc/antmaze
         # Cal-QL's code, scripts/run_antmaze.sh, and its defaults in JaxCQL/conservative_sac.py.
         "cql": {
-            "penalty_weight": 5.0, "lagrange": True, "target_gap": 0.8, "max_target": True, "calibrated": True,
-            "learning_rate": 1e-4, "temperature_learning_rate": 1e-4, "reward_scale": 10.0, "reward_bias": -5.0,
-            "hidden": (256, 256), "critic_hidden": (256,) * 4, "normalize_observation": False,
+            "penalty_weight": 5.0,
+            "lagrange": True,
+            "target_gap": 0.8,
+            "max_target": True,
+            "calibrated": True,
+            "learning_rate": 1e-4,
+            "temperature_learning_rate": 1e-4,
+            "reward_scale": 10.0,
+            "reward_bias": -5.0,
+            "hidden": (256, 256),
+            "critic_hidden": (256,) * 4,
+            "normalize_observation": False,
         },
         # Kostrikov et al. 2021, appendix B
         "iql": {
-            "reward_bias": -1.0, "expectile": 0.9, "advantage_weight": 10.0, "normalize_observation": False,
+            "reward_bias": -1.0,
+            "expectile": 0.9,
+            "advantage_weight": 10.0,
+            "normalize_observation": False,
         },
         # RLPD's code: the command of its README, and train_finetuning.py for the rewards.
         "rlpd": {
-            "num_target_critics": 1, "hidden": (256, 256, 256), "reward_bias": -1.0, "entropy_in_target": False,
+            "num_target_critics": 1,
+            "hidden": (256, 256, 256),
+            "reward_bias": -1.0,
+            "entropy_in_target": False,
         },
     },
     "adroit": {
@@ -50,13 +65,20 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "adroit_binary": {
         # Cal-QL's code, scripts/run_adroit.sh, and its defaults.
         "cql": {
-            "penalty_weight": 1.0, "max_target": True, "calibrated": True, "learning_rate": 1e-4,
-            "temperature_learning_rate": 1e-4, "reward_scale": 10.0, "reward_bias": 5.0, "hidden": (512, 512),
-            "critic_hidden": (512,) * 3, "normalize_observation": False,
+            "penalty_weight": 1.0,
+            "max_target": True,
+            "calibrated": True,
+            "learning_rate": 1e-4,
+            "temperature_learning_rate": 1e-4,
+            "reward_scale": 10.0,
+            "reward_bias": 5.0,
+            "hidden": (512, 512),
+            "critic_hidden": (512,) * 3,
+            "normalize_observation": False,
         },
         "rlpd": {"hidden": (256, 256, 256), "entropy_in_target": False},  # RLPD's code, README
     },
-}  # fmt: skip
+}
 
 ON_ACCELERATORS: dict[str, dict[str, Any]] = {
     name: {"precision": "float32", "offline_updates": 100} for name in ("bc", "td3_bc", "cql", "iql")

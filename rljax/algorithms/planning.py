@@ -183,9 +183,14 @@ def backward_induction(mdp: MDP, horizon: int, last: jax.Array | None = None) ->
 
 
 def _iterated(
-    mdp: MDP, sweep: Callable[[jax.Array], tuple[jax.Array, Any]], start: jax.Array, tolerance: float,
-    max_sweeps: int, synchronous: bool = True, then: Callable[[jax.Array, Any], jax.Array] | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    mdp: MDP,
+    sweep: Callable[[jax.Array], tuple[jax.Array, Any]],
+    start: jax.Array,
+    tolerance: float,
+    max_sweeps: int,
+    synchronous: bool = True,
+    then: Callable[[jax.Array, Any], jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Values, residuals, the number of sweeps and whether it converged.
 
     Sweeps are `sweep(values) -> (new values, more)` and then, but after the last, `then(new values, more)`. They end

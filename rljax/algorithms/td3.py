@@ -100,11 +100,26 @@ class Config(DenseNetwork, Encoding, AsymmetricParts, ReplayConfig):
 
 
 FAST_TD3 = Config(
-    num_envs=1024, rollout_length=1, num_updates=2, batch_size=32_768, replay_size=1024 * 10_240,
-    learning_starts=1024 * 10, normalize_observation=True, discount=0.97, target_rate=0.1, target_noise=0.001,
-    target_policy=False, delay_targets=False, weight_decay=0.1, noise_min=0.001, noise_max=0.4, policy_value="min",
-    num_atoms=101, hidden=(512, 256, 128), critic_hidden=(1024, 512, 256),
-)  # fmt: skip
+    num_envs=1024,
+    rollout_length=1,
+    num_updates=2,
+    batch_size=32_768,
+    replay_size=1024 * 10_240,
+    learning_starts=1024 * 10,
+    normalize_observation=True,
+    discount=0.97,
+    target_rate=0.1,
+    target_noise=0.001,
+    target_policy=False,
+    delay_targets=False,
+    weight_decay=0.1,
+    noise_min=0.001,
+    noise_max=0.4,
+    policy_value="min",
+    num_atoms=101,
+    hidden=(512, 256, 128),
+    critic_hidden=(1024, 512, 256),
+)
 """The settings of FastTD3's code for MuJoCo Playground (its hyperparams.py), where rewards are small; for other tasks
 set value_min, value_max and discount.
 

@@ -43,9 +43,16 @@ class Config(OfflineConfig, td3.Config):
 
 
 REBRAC = Config(
-    batch_size=1024, learning_rate=1e-3, critic_learning_rate=1e-3, hidden=(256, 256, 256), layer_norm=True,
-    normalize_observation=False, policy_value="min", value_weight=1 / (0.001 * 6), target_penalty=0.01,
-)  # fmt: skip
+    batch_size=1024,
+    learning_rate=1e-3,
+    critic_learning_rate=1e-3,
+    hidden=(256, 256, 256),
+    layer_norm=True,
+    normalize_observation=False,
+    policy_value="min",
+    value_weight=1 / (0.001 * 6),
+    target_penalty=0.01,
+)
 """ReBRAC for HalfCheetah's medium data, six dimensions of actions: β₁ = 0.001 and β₂ = 0.01, normalised critics alone.
 
 The values are those of the authors' CORL (configs/offline/rebrac/halfcheetah/medium_v2.yaml); they differ from dataset

@@ -94,10 +94,17 @@ def _compare(options: argparse.Namespace) -> None:
         interval = spread_in_words(values, _number, interquartile_mean).strip() or "–"
         rate = run.steps * len(run.members) / run.seconds if run.seconds > 0 else np.nan
         table.add_row(
-            Text(label), f"{run.steps:,}", str(len(values)), mean, middle,
-            Text(interval), best, _number(run.seconds), _number(rate),
+            Text(label),
+            f"{run.steps:,}",
+            str(len(values)),
+            mean,
+            middle,
+            Text(interval),
+            best,
+            _number(run.seconds),
+            _number(rate),
             *([Text(source)] if len(sources) > 1 else []),
-        )  # fmt: skip
+        )
     console.print(table)
     if len(rows) == 2:
         _print_improvement(rows)

@@ -147,9 +147,14 @@ def interval(values: Any, confidence: float = 0.95, resamples: int = 1000, seed:
 
 
 def importance_sampling(
-    dataset: Dataset, target_log_prob: Any, behavior_log_prob: Any, key: Key, discount: float,
-    confidence: float = 0.95, resamples: int = 1000,
-) -> dict[str, float]:  # fmt: skip
+    dataset: Dataset,
+    target_log_prob: Any,
+    behavior_log_prob: Any,
+    key: Key,
+    discount: float,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, float]:
     """Estimates by weighted importance sampling, with intervals, from log-probabilities [N] of a dataset's actions.
 
     Returns:

@@ -134,9 +134,19 @@ def sweep(
         # Side by side, or the intervals of two settings would hide each other
         shift = 0.012 * (number - (len(settings) - 1) / 2)
         axes.errorbar(
-            _beside(places, x, shift, log), centre, errors, color=color, label=label or None, zorder=3,
-            lw=2, marker="o", ms=6, mec="white", capsize=3, elinewidth=1.4,
-        )  # fmt: skip
+            _beside(places, x, shift, log),
+            centre,
+            errors,
+            color=color,
+            label=label or None,
+            zorder=3,
+            lw=2,
+            marker="o",
+            ms=6,
+            mec="white",
+            capsize=3,
+            elinewidth=1.4,
+        )
         most = max(most, *map(len, scores))
         if max(map(len, scores)) > 1:
             beside = _beside(x[positions], x, shift + (0.012 if len(settings) == 1 else 0.0), log)
@@ -254,8 +264,17 @@ def _finish(
         outside = len(handles) > 6 or max(map(len, labels)) > 60  # a big box inside would hide the lines
         place: dict[str, Any] = {"loc": "outside lower center", "ncols": 1 if max(map(len, labels)) > 36 else 3}
         owner: Any = figure if outside else axes
-        owner.legend(handles, labels, **(place if outside else {"loc": "best"}), frameon=True, framealpha=0.85,
-                     edgecolor="none", facecolor="white", fontsize=8.5, labelcolor=_TEXT)  # fmt: skip
+        owner.legend(
+            handles,
+            labels,
+            **(place if outside else {"loc": "best"}),
+            frameon=True,
+            framealpha=0.85,
+            edgecolor="none",
+            facecolor="white",
+            fontsize=8.5,
+            labelcolor=_TEXT,
+        )
     if path is not None:
         path = local(path)
         known = figure.canvas.get_supported_filetypes()

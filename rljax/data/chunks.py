@@ -76,7 +76,7 @@ class Chunks(struct.PyTreeNode):
             history=history,
             horizon=horizon,
             metadata=dataset.metadata,
-        )  # fmt: skip
+        )
 
     @property
     def size(self) -> int:

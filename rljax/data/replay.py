@@ -267,9 +267,7 @@ class Replay:
     def prioritize(self, state: ReplayState, index: jax.Array, priority: jax.Array) -> ReplayState:
         """Sets the priorities (positive, exponent included) of windows drawn before."""
         highest = jnp.maximum(state.highest_priority, priority.max())
-        return state.replace(
-            priorities=sum_tree.update(state.priorities, index, priority), highest_priority=highest
-        )  # fmt: skip
+        return state.replace(priorities=sum_tree.update(state.priorities, index, priority), highest_priority=highest)
 
     def _draw(
         self, state: ReplayState, key: Key, batch_size: int, steps: int, importance_exponent: Any, batches: int

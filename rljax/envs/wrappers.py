@@ -326,8 +326,10 @@ class ExecutionMismatch(Wrapper):
         state = self.env.reset(key)
         shape = self.action_space.shape  # type: ignore[union-attr]
         execution = {
-            "asked": jnp.zeros((self.delay, *shape)), "executed": jnp.zeros(shape), "fresh": jnp.ones((), bool)
-        }  # fmt: skip
+            "asked": jnp.zeros((self.delay, *shape)),
+            "executed": jnp.zeros(shape),
+            "fresh": jnp.ones((), bool),
+        }
         return self.begin(state, "execution", execution)
 
     def step(self, state: State, action: jax.Array) -> State:

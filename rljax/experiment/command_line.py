@@ -18,9 +18,15 @@ from rljax.training.result import Result
 from rljax.types import Refused
 
 _COUNTED_IN_PYTHON = (
-    "seed", "total_steps", "online_steps", "log_every", "evaluate_every", "checkpoint_every", "anneal_steps",
+    "seed",
+    "total_steps",
+    "online_steps",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "anneal_steps",
     "exploration_steps",
-)  # fmt: skip
+)
 
 
 def main(
@@ -91,9 +97,12 @@ def _main(
     arguments = sys.argv[1:]
     try:
         parsed = tyro.cli(
-            settings, prog=Path(sys.argv[0]).name, args=arguments, default=default(arguments),
+            settings,
+            prog=Path(sys.argv[0]).name,
+            args=arguments,
+            default=default(arguments),
             config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
-        )  # fmt: skip
+        )
         _check_integers(parsed)
         with shielded_output():
             result = experiment(paths.localized(parsed))

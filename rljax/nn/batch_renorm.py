@@ -48,9 +48,7 @@ class BatchRenorm(nn.Module):
         d = jnp.where(corrected, jnp.clip((mean - running_mean.value) / running_std, -self.d_max, self.d_max), 0.0)
         r, d = jax.lax.stop_gradient((r, d))
 
-        running_mean.value = jax.lax.stop_gradient(
-            self.momentum * running_mean.value + (1 - self.momentum) * mean
-        )  # fmt: skip
+        running_mean.value = jax.lax.stop_gradient(self.momentum * running_mean.value + (1 - self.momentum) * mean)
         running_var.value = jax.lax.stop_gradient(self.momentum * running_var.value + (1 - self.momentum) * var)
         calls.value = calls.value + 1.0
         mean, std, r, d, scale, bias = (y[None] for y in (mean, std, r, d, scale, bias))

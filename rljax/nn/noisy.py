@@ -1,8 +1,10 @@
-"""A layer whose weights are noisy, which explores in place of random actions."""
+"""Layers whose weights are noisy, which explores in place of random actions."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from rljax.nn.networks import MLP, activation
 
 
 class NoisyDense(nn.Module):
@@ -35,3 +37,20 @@ class NoisyDense(nn.Module):
         # The noise of weight ij is input i's times output j's: no noise matrix is needed.
         of_inputs, of_outputs = (jnp.broadcast_to(noise(y.shape[-1]), y.shape) for y in (x, output))
         return output + ((x * of_inputs) @ kernel_std + jnp.broadcast_to(bias_std, output.shape)) * of_outputs
+
+
+class Layers(nn.Module):
+    """Hidden layers and, where `output` is given, a linear one; noisy where a deviation of the noise is given."""
+
+    activation: str
+    initial_std: float | None
+    hidden: tuple[int, ...]
+    output: int | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.initial_std is None:
+            return MLP(self.hidden, self.activation, self.output)(x)
+        for units in self.hidden:
+            x = activation(self.activation)(NoisyDense(units, self.initial_std)(x))
+        return x if self.output is None else NoisyDense(self.output, self.initial_std, name="output")(x)

@@ -55,9 +55,15 @@ def effective_sample_size(log_weight: jax.Array) -> jax.Array:
 
 
 def bootstrap_interval(
-    estimator: Estimator, key: Key, log_weight: jax.Array, reward: jax.Array, mask: jax.Array, discount: Any,
-    confidence: float = 0.95, resamples: int = 1000,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    estimator: Estimator,
+    key: Key,
+    log_weight: jax.Array,
+    reward: jax.Array,
+    mask: jax.Array,
+    discount: Any,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[jax.Array, jax.Array]:
     """Percentile bootstrap interval (low, high) of an estimate over episodes.
 
     Thomas, Theocharous and Ghavamzadeh 2015, "High confidence policy improvement", section 4.3. It only knows the

@@ -90,9 +90,7 @@ def score_names(env: Environment) -> tuple[str, ...]:
 
 def scores(deterministic: Episodes, stochastic: Episodes) -> dict[str, np.ndarray]:
     """Scores of episodes [members, num_episodes] for a row of metrics.csv: means [members]."""
-    values = {
-        "return": deterministic.returns, "stochastic_return": stochastic.returns, "length": deterministic.lengths
-    }  # fmt: skip
+    values = {"return": deterministic.returns, "stochastic_return": stochastic.returns, "length": deterministic.lengths}
     if "success" in deterministic.highest:
         values |= {"success": deterministic.highest["success"], "stochastic_success": stochastic.highest["success"]}
     return {f"evaluation/{name}": np.asarray(value).mean(-1) for name, value in values.items()}

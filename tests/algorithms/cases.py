@@ -39,57 +39,193 @@ STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
 ENDED = {"succeeded": np.ones(len(clock_data(3, True).ends))}
 # Of each: the algorithm, its settings, the environment, the dataset, and how else it is made.
 CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
-    "ppo": ("ppo", ROLLOUT | {
-        "memory": 3, "normalize_observation": True, "normalize_reward": True, "target_kl": 0.1, "value_clip_range": 0.2,
-        "kl_response": "adapt_learning_rate", "anneal_steps": 100, "num_minibatches": 1,
-    }, DRIFT, None, {}),
+    "ppo": (
+        "ppo",
+        ROLLOUT
+        | {
+            "memory": 3,
+            "normalize_observation": True,
+            "normalize_reward": True,
+            "target_kl": 0.1,
+            "value_clip_range": 0.2,
+            "kl_response": "adapt_learning_rate",
+            "anneal_steps": 100,
+            "num_minibatches": 1,
+        },
+        DRIFT,
+        None,
+        {},
+    ),
     "ppo of images": ("ppo", ROLLOUT | {"cnn_channels": (2,), "hidden": (4, 4), "target_kl": 0.1}, PIXELS, None, {}),
     "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
     "ppo of choices": ("ppo", ROLLOUT | {"normalize_observation": True}, limited(Repeat(), 7), None, {}),
-    "sac of parts": ("sac", SMALL | PARTS | {
-        "normalize_observation": True, "n_step": 2, "fusion": "late", "embedding_size": 2,
-    }, LOOKING, None, {}),
+    "sac of parts": (
+        "sac",
+        SMALL
+        | PARTS
+        | {
+            "normalize_observation": True,
+            "n_step": 2,
+            "fusion": "late",
+            "embedding_size": 2,
+        },
+        LOOKING,
+        None,
+        {},
+    ),
     "td3 of parts": ("td3", SMALL | {"cnn_channels": (2,), "image_shift": 1}, LOOKING, None, {}),
-    "crossq of parts": ("crossq", SMALL | PARTS | {
-        "critic_hidden": (4,), "normalize_observation": True, "random_age": True,
-    }, LOOKING, None, {}),
+    "crossq of parts": (
+        "crossq",
+        SMALL
+        | PARTS
+        | {
+            "critic_hidden": (4,),
+            "normalize_observation": True,
+            "random_age": True,
+        },
+        LOOKING,
+        None,
+        {},
+    ),
     "bc of parts": ("bc", OFFLINE | {"cnn_channels": (2,), "image_shift": 1}, LOOKING, looking_data, {}),
     "iql of parts": ("iql", OFFLINE | PARTS, LOOKING, looking_data, {}),
-    "cql of parts online": ("cql", SMALL | PARTS | {
-        "num_actions": 2, "penalty_draws": 2, "image_shift": 1,
-    }, LOOKING, looking_data, {"online": True}),
+    "cql of parts online": (
+        "cql",
+        SMALL
+        | PARTS
+        | {
+            "num_actions": 2,
+            "penalty_draws": 2,
+            "image_shift": 1,
+        },
+        LOOKING,
+        looking_data,
+        {"online": True},
+    ),
     "td3_bc of parts": ("td3_bc", OFFLINE | PARTS, LOOKING, looking_data, {}),
-    "diffusion of parts": ("diffusion", {
-        "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3, "executed": 2, "sampler_steps": 2, "cnn_channels": (2,),
-        "history": 2, "image_shift": 1, "policy_obs": ("camera",),
-    }, LOOKING, looking_data, {}),
-    "rlpd of parts": ("rlpd", SMALL | {
-        "num_updates": 2, "policy_delay": 2, "history": 2, "executed": 2, "policy_obs": ("camera",),
-        "value_obs": ("privileged_state",), "cnn_channels": (2,), "normalize_observation": True,
-    }, LOOKING, looking_data, {}),
-    "a2c": ("a2c", {
-        "num_envs": 2, "rollout_length": 4, "hidden": (4,), "normalize_observation": True, "anneal_steps": 50,
-    }, "cartpole", None, {}),
-    "a2c of actions in a box": ("a2c", {
-        "num_envs": 2, "rollout_length": 4, "hidden": (4,), "normalize_observation": True, "normalize_reward": True,
-    }, DRIFT, None, {}),
+    "diffusion of parts": (
+        "diffusion",
+        {
+            "width": 4,
+            "blocks": 1,
+            "batch_size": 4,
+            "horizon": 3,
+            "executed": 2,
+            "sampler_steps": 2,
+            "cnn_channels": (2,),
+            "history": 2,
+            "image_shift": 1,
+            "policy_obs": ("camera",),
+        },
+        LOOKING,
+        looking_data,
+        {},
+    ),
+    "rlpd of parts": (
+        "rlpd",
+        SMALL
+        | {
+            "num_updates": 2,
+            "policy_delay": 2,
+            "history": 2,
+            "executed": 2,
+            "policy_obs": ("camera",),
+            "value_obs": ("privileged_state",),
+            "cnn_channels": (2,),
+            "normalize_observation": True,
+        },
+        LOOKING,
+        looking_data,
+        {},
+    ),
+    "a2c": (
+        "a2c",
+        {
+            "num_envs": 2,
+            "rollout_length": 4,
+            "hidden": (4,),
+            "normalize_observation": True,
+            "anneal_steps": 50,
+        },
+        "cartpole",
+        None,
+        {},
+    ),
+    "a2c of actions in a box": (
+        "a2c",
+        {
+            "num_envs": 2,
+            "rollout_length": 4,
+            "hidden": (4,),
+            "normalize_observation": True,
+            "normalize_reward": True,
+        },
+        DRIFT,
+        None,
+        {},
+    ),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
-    "dqn": ("dqn", SMALL | {
-        "prioritized": True, "double": True, "n_step": 2, "storage": "bfloat16", "anneal_steps": 50,
-    }, "cartpole", None, {}),
-    "dqn of quantiles": ("dqn", SMALL | {
-        "prioritized": True, "head": "quantile", "exploration": "noisy", "dueling": True, "num_atoms": 3,
-        "importance_anneal_steps": 9,
-    }, "cartpole", None, {}),
+    "dqn": (
+        "dqn",
+        SMALL
+        | {
+            "prioritized": True,
+            "double": True,
+            "n_step": 2,
+            "storage": "bfloat16",
+            "anneal_steps": 50,
+        },
+        "cartpole",
+        None,
+        {},
+    ),
+    "dqn of quantiles": (
+        "dqn",
+        SMALL
+        | {
+            "prioritized": True,
+            "head": "quantile",
+            "exploration": "noisy",
+            "dueling": True,
+            "num_atoms": 3,
+            "importance_anneal_steps": 9,
+        },
+        "cartpole",
+        None,
+        {},
+    ),
     "dqn of categories": ("dqn", SMALL | {"head": "categorical", "num_atoms": 3, "newest_size": 8}, PIXELS, None, {}),
-    "sac": ("sac", SMALL | {
-        "normalize_observation": True, "layer_norm": True, "dropout": 0.1, "num_critics": 3, "n_step": 2,
-    }, DRIFT, None, {}),
+    "sac": (
+        "sac",
+        SMALL
+        | {
+            "normalize_observation": True,
+            "layer_norm": True,
+            "dropout": 0.1,
+            "num_critics": 3,
+            "n_step": 2,
+        },
+        DRIFT,
+        None,
+        {},
+    ),
     "td3": ("td3", SMALL | {"normalize_observation": True}, DRIFT, None, {}),
-    "fast td3": ("td3", SMALL | {
-        "num_atoms": 5, "noise_max": 0.4, "policy_value": "min", "target_policy": False, "delay_targets": False,
-        "weight_decay": 0.1, "newest_size": 8,
-    }, DRIFT, None, {}),
+    "fast td3": (
+        "td3",
+        SMALL
+        | {
+            "num_atoms": 5,
+            "noise_max": 0.4,
+            "policy_value": "min",
+            "target_policy": False,
+            "delay_targets": False,
+            "weight_decay": 0.1,
+            "newest_size": 8,
+        },
+        DRIFT,
+        None,
+        {},
+    ),
     "crossq": ("crossq", SMALL | {"critic_hidden": (4,)}, DRIFT, None, {}),
     "native": ("sac", SMALL, "inverted_pendulum", None, {}),
     "bc": ("bc", OFFLINE | {"policy": "gaussian", "dropout": 0.1}, DRIFT, drift_data, {}),
@@ -97,22 +233,56 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
     "td3_bc": ("td3_bc", OFFLINE | {"target_penalty": 0.1}, DRIFT, drift_data, {}),
     "td3_bc online": ("td3_bc", SMALL, DRIFT, drift_data, {"online": True}),
     "cql": ("cql", OFFLINE | {"num_actions": 2, "lagrange": True, "max_target": True}, DRIFT, drift_data, {}),
-    "cal-ql online": ("cql", SMALL | {
-        "num_actions": 2, "calibrated": True, "penalty_draws": 2, "reward_scale": "returns",
-    }, DRIFT, drift_data, {"online": True}),
+    "cal-ql online": (
+        "cql",
+        SMALL
+        | {
+            "num_actions": 2,
+            "calibrated": True,
+            "penalty_draws": 2,
+            "reward_scale": "returns",
+        },
+        DRIFT,
+        drift_data,
+        {"online": True},
+    ),
     "rlpd": ("rlpd", SMALL | {"num_updates": 2, "policy_delay": 2}, DRIFT, drift_data, {}),
-    "diffusion": ("diffusion", {
-        "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3, "executed": 2, "sampler_steps": 2, "labels": 2,
-    }, DRIFT, drift_data, {}),
-    "flow": ("diffusion", {
-        "network": "transformer", "objective": "flow", "width": 4, "blocks": 1, "batch_size": 4, "horizon": 3,
-        "executed": 2, "sampler_steps": 2,
-    }, DRIFT, drift_data, {}),
+    "diffusion": (
+        "diffusion",
+        {
+            "width": 4,
+            "blocks": 1,
+            "batch_size": 4,
+            "horizon": 3,
+            "executed": 2,
+            "sampler_steps": 2,
+            "labels": 2,
+        },
+        DRIFT,
+        drift_data,
+        {},
+    ),
+    "flow": (
+        "diffusion",
+        {
+            "network": "transformer",
+            "objective": "flow",
+            "width": 4,
+            "blocks": 1,
+            "batch_size": 4,
+            "horizon": 3,
+            "executed": 2,
+            "sampler_steps": 2,
+        },
+        DRIFT,
+        drift_data,
+        {},
+    ),
     "progress": ("progress", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), ENDED),
     "recap": ("recap", OFFLINE | {"num_atoms": 5}, CLOCK, lambda: clock_data(3, True), ENDED),
     "fqe": ("fqe", {"members": 2, "batch_size": 4, "hidden": (4,)}, CLOCK, lambda: clock_data(3, True), {}),
     **{method: ("steering", STEERED | {"method": method}, REACHED, None, {}) for method in steering.AGENTS},
-}  # fmt: skip
+}
 
 
 def made(case: str, env: Environment | None = None) -> Algorithm:

@@ -222,9 +222,16 @@ def narrow_data(size=600, seed=0):
 def values_and_truth(penalty_weight):
     """E Q(s, a) over the learned policy at 64 starts, and its true discounted return from there, both averaged."""
     config = cql.Config(
-        hidden=(32, 32), batch_size=64, penalty_weight=penalty_weight, discount=DISCOUNT, learning_rate=1e-3,
-        critic_learning_rate=1e-3, target_rate=0.02, num_actions=4, temperature_learning_rate=1e-3,
-    )  # fmt: skip
+        hidden=(32, 32),
+        batch_size=64,
+        penalty_weight=penalty_weight,
+        discount=DISCOUNT,
+        learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        target_rate=0.02,
+        num_actions=4,
+        temperature_learning_rate=1e-3,
+    )
     env = limited(Line(), 60)
     algorithm = cql.make(env, config, narrow_data())
 

@@ -12,9 +12,17 @@ from rljax.algorithms import crossq
 from tests.toys import ContinuousClock, Drift, limited, spaces
 
 TINY = crossq.Config(
-    num_envs=4, rollout_length=2, num_updates=2, policy_delay=2, batch_size=16, replay_size=400, learning_starts=40,
-    hidden=(8,), critic_hidden=(16,), norm_warm_up=4,
-)  # fmt: skip
+    num_envs=4,
+    rollout_length=2,
+    num_updates=2,
+    policy_delay=2,
+    batch_size=16,
+    replay_size=400,
+    learning_starts=40,
+    hidden=(8,),
+    critic_hidden=(16,),
+    norm_warm_up=4,
+)
 
 
 def run(algorithm, iterations, seed=0):
@@ -48,15 +56,19 @@ def test_one_batch_normalises_what_was_done_and_what_follows(drifted):
     """The critics' loss by NumPy, of a network of one layer before its warm-up is over."""
     config = dataclasses.replace(
         TINY, num_updates=1, policy_delay=1, norm_warm_up=100, learning_starts=0, rollout_length=1
-    )  # fmt: skip
+    )
     algorithm = crossq.make(limited(Drift(), 7), config)
     agent, (state, _) = crossq.Agent(config, *spaces(2, 1)), run(algorithm, 3)
     draw = np.random.default_rng(0)
     batch = rljax.data.Batch(
-        obs=draw.normal(size=(16, 2)) * [1, 7] + [100, 700], action=draw.uniform(-1, 1, (16, 1)),
-        reward=draw.normal(size=16), next_obs=draw.normal(size=(16, 2)) * [1, 7] + [100, 700],
-        discount=np.full(16, 0.9), index=np.zeros(16, int), weight=np.ones(16),
-    )  # fmt: skip
+        obs=draw.normal(size=(16, 2)) * [1, 7] + [100, 700],
+        action=draw.uniform(-1, 1, (16, 1)),
+        reward=draw.normal(size=16),
+        next_obs=draw.normal(size=(16, 2)) * [1, 7] + [100, 700],
+        discount=np.full(16, 0.9),
+        index=np.zeros(16, int),
+        weight=np.ones(16),
+    )
     batch = jax.tree.map(jnp.float32, batch)
     key = jax.random.key(5)
     after, metrics = agent.update_critic(state.learner, batch, key, state.hyper)
@@ -86,9 +98,17 @@ def test_one_batch_normalises_what_was_done_and_what_follows(drifted):
 def test_value_bootstraps_through_a_time_limit_but_not_through_termination(terminates, expected):
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
     config = dataclasses.replace(
-        TINY, critic_hidden=(32,), discount=0.9, learn_temperature=False, initial_temperature=1e-6, batch_size=64,
-        critic_learning_rate=1e-2, num_updates=8, policy_delay=8, norm_warm_up=1000,
-    )  # fmt: skip
+        TINY,
+        critic_hidden=(32,),
+        discount=0.9,
+        learn_temperature=False,
+        initial_temperature=1e-6,
+        batch_size=64,
+        critic_learning_rate=1e-2,
+        num_updates=8,
+        policy_delay=8,
+        norm_warm_up=1000,
+    )
     algorithm = crossq.make(limited(ContinuousClock(5, terminates), 5), config)
     state, _ = run(algorithm, 400)
     agent = crossq.Agent(config, *spaces(5, 1))

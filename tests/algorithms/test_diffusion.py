@@ -220,9 +220,7 @@ def test_declared_bounds_that_the_data_do_not_use_change_nothing():
 @pytest.mark.parametrize("bound", [1.0, 2.0, 4.0, 10.0, 50.0])
 def test_gates_are_passed_whatever_bounds_are_declared(bound):
     env = limited(Gates(bound), 10)
-    config = Config(
-        history=1, horizon=1, executed=1, width=64, blocks=2, average_rate=5e-3, anneal_steps=3000
-    )  # fmt: skip
+    config = Config(history=1, horizon=1, executed=1, width=64, blocks=2, average_rate=5e-3, anneal_steps=3000)
     algorithm = diffusion.make(env, config, gates_data())
     policy = train(algorithm, 3000).policy
     episodes = jax.jit(lambda policy: evaluate(env, policy, jax.random.key(9), 300, deterministic=False))(policy)

@@ -310,9 +310,18 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 def test_learns_from_images():
     config = dqn.Config(
-        num_envs=8, rollout_length=8, num_updates=8, replay_size=2_000, learning_starts=200, storage="uint8",
-        learning_rate=1e-2, discount=0.0, cnn_channels=(4,), hidden=(16,), exploration_steps=1,
-    )  # fmt: skip
+        num_envs=8,
+        rollout_length=8,
+        num_updates=8,
+        replay_size=2_000,
+        learning_starts=200,
+        storage="uint8",
+        learning_rate=1e-2,
+        discount=0.0,
+        cnn_channels=(4,),
+        hidden=(16,),
+        exploration_steps=1,
+    )
     env = limited(Pixels(), 10)
     algorithm = dqn.make(env, config)
     state, _ = run(algorithm, 50)

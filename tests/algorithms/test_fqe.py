@@ -100,9 +100,15 @@ def data():
 
 GAINS = [0.0, 0.8, 1.8]
 SMALL = fqe.Config(
-    num_updates=4, batch_size=128, members=4, learning_rate=3e-3, anneal_steps=4000, target_rate=0.02, discount=0.9,
+    num_updates=4,
+    batch_size=128,
+    members=4,
+    learning_rate=3e-3,
+    anneal_steps=4000,
+    target_rate=0.02,
+    discount=0.9,
     hidden=(32, 32),
-)  # fmt: skip
+)
 
 
 def test_values_of_linear_policies_are_those_of_the_closed_form_and_in_their_order(data):

@@ -202,7 +202,7 @@ def test_of_two_actions_it_takes_the_better_one_by_as_much_as_its_weight_says():
     data = dataset_of(np.zeros((64, 1)), np.tile([[-0.5], [0.5]], (32, 1)), np.tile([0.0, 1.0], 32))
     config = iql.Config(
         hidden=(8,), batch_size=64, target_rate=0.1, learning_rate=3e-3, critic_learning_rate=3e-3, num_updates=5
-    )  # fmt: skip
+    )
     algorithm = iql.make(ONE_ACTION, config, data)
     expectile, weight = np.array([0.7, 0.9]), np.array([3.0, 1.0])
 
@@ -222,9 +222,16 @@ def test_of_two_actions_it_takes_the_better_one_by_as_much_as_its_weight_says():
 def test_value_bootstraps_through_a_time_limit_but_not_through_termination(terminates, expected):
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
     config = iql.Config(
-        hidden=(32,), batch_size=64, discount=0.8, critic_learning_rate=1e-2, target_rate=0.5, num_updates=8,
-        normalize_observation=False, expectile=0.5, anneal_steps=1000,
-    )  # fmt: skip
+        hidden=(32,),
+        batch_size=64,
+        discount=0.8,
+        critic_learning_rate=1e-2,
+        target_rate=0.5,
+        num_updates=8,
+        normalize_observation=False,
+        expectile=0.5,
+        anneal_steps=1000,
+    )
     env = limited(ContinuousClock(5, terminates), 5)
     algorithm = iql.make(env, config, clock_data(5, terminates))
     state, _ = run(algorithm, 125)

@@ -117,20 +117,57 @@ def test_weights_decay_as_adamw_has_it():
 def test_published_settings_are_those_of_the_publications():
     """Hessel et al. 2018, table 1, in steps of four frames; and FastTD3's hyperparams.py for MuJoCo Playground."""
     rainbow = {
-        "learning_starts": 80_000 // 4, "learning_rate": 0.0000625, "adam_epsilon": 1.5e-4, "noisy_std": 0.5,
-        "target_period": 32_000 // 16, "priority_exponent": 0.5, "importance_exponent": 0.4, "n_step": 3,
-        "num_atoms": 51, "value_min": -10.0, "value_max": 10.0, "rollout_length": 4, "num_updates": 1, "num_envs": 1,
-        "importance_anneal_steps": 200_000_000 // 4, "batch_size": 32, "replay_size": 1_000_000, "discount": 0.99,
-        "double": True, "dueling": True, "prioritized": True, "head": "categorical", "exploration": "noisy",
-    }  # fmt: skip
+        "learning_starts": 80_000 // 4,
+        "learning_rate": 0.0000625,
+        "adam_epsilon": 1.5e-4,
+        "noisy_std": 0.5,
+        "target_period": 32_000 // 16,
+        "priority_exponent": 0.5,
+        "importance_exponent": 0.4,
+        "n_step": 3,
+        "num_atoms": 51,
+        "value_min": -10.0,
+        "value_max": 10.0,
+        "rollout_length": 4,
+        "num_updates": 1,
+        "num_envs": 1,
+        "importance_anneal_steps": 200_000_000 // 4,
+        "batch_size": 32,
+        "replay_size": 1_000_000,
+        "discount": 0.99,
+        "double": True,
+        "dueling": True,
+        "prioritized": True,
+        "head": "categorical",
+        "exploration": "noisy",
+    }
     fast_td3 = {
-        "num_envs": 1024, "num_updates": 2, "batch_size": 32_768, "replay_size": 1024 * 10_240, "discount": 0.97,
-        "target_rate": 0.1, "policy_delay": 2, "target_noise": 0.001, "target_noise_clip": 0.5, "noise_min": 0.001,
-        "noise_max": 0.4, "num_atoms": 101, "value_min": -10.0, "value_max": 10.0, "weight_decay": 0.1,
-        "learning_rate": 3e-4, "critic_learning_rate": 3e-4, "learning_starts": 10 * 1024, "n_step": 1,
-        "hidden": (512, 256, 128), "critic_hidden": (1024, 512, 256), "normalize_observation": True,
-        "policy_value": "min", "target_policy": False, "delay_targets": False,
-    }  # fmt: skip
+        "num_envs": 1024,
+        "num_updates": 2,
+        "batch_size": 32_768,
+        "replay_size": 1024 * 10_240,
+        "discount": 0.97,
+        "target_rate": 0.1,
+        "policy_delay": 2,
+        "target_noise": 0.001,
+        "target_noise_clip": 0.5,
+        "noise_min": 0.001,
+        "noise_max": 0.4,
+        "num_atoms": 101,
+        "value_min": -10.0,
+        "value_max": 10.0,
+        "weight_decay": 0.1,
+        "learning_rate": 3e-4,
+        "critic_learning_rate": 3e-4,
+        "learning_starts": 10 * 1024,
+        "n_step": 1,
+        "hidden": (512, 256, 128),
+        "critic_hidden": (1024, 512, 256),
+        "normalize_observation": True,
+        "policy_value": "min",
+        "target_policy": False,
+        "delay_targets": False,
+    }
     for published, config in ((rainbow, dqn.RAINBOW), (fast_td3, td3.FAST_TD3)):
         assert {name: getattr(config, name) for name in published} == published
 
@@ -139,9 +176,14 @@ def test_published_settings_are_those_of_the_publications():
 def test_targets_move_when_the_policy_does_or_after_each_update(delay_targets):
     """From 0, with critics that hardly learn, 1 - 0.9^k of the way in k moves; FastTD3 has no target policy."""
     config = td3.Config(
-        hidden=(4,), num_updates=4, policy_delay=2, critic_learning_rate=1e-12, target_rate=0.1,
-        target_policy=delay_targets, delay_targets=delay_targets,
-    )  # fmt: skip
+        hidden=(4,),
+        num_updates=4,
+        policy_delay=2,
+        critic_learning_rate=1e-12,
+        target_rate=0.1,
+        target_policy=delay_targets,
+        delay_targets=delay_targets,
+    )
     agent = td3.Agent(config, *spaces(3, 2))
     learner = agent.init(jax.random.key(0))
     learner = learner.replace(targets=jax.tree.map(jnp.zeros_like, learner.targets))

@@ -32,9 +32,10 @@ SETTINGS = {
     "cql": ({"num_actions": 2}, ("penalty_weight", 50.0), {"policy": 1, "critic": 1}),
     "diffusion": (
         {"width": 8, "blocks": 1, "horizon": 3, "executed": 2, "sampler_steps": 2},
-        ("learning_rate", 0.05), {"policy": 1},
+        ("learning_rate", 0.05),
+        {"policy": 1},
     ),
-}  # fmt: skip
+}
 DATA = drift_data(sha256="a" * 64)
 
 
@@ -211,7 +212,7 @@ def test_rewards_are_scaled_by_the_spread_of_returns_and_then_shifted():
 def test_actions_are_learned_in_units_of_one_and_next_actions_too():
     data = dataset_of(
         np.zeros((5, 2)), [[-2.0], [4.0], [1.0], [2.5], [4.00005]], np.zeros(5), truncated=[False] * 4 + [True]
-    )  # fmt: skip
+    )
     found = prepare(data, ENV.observation_space, ENV.action_space, iql.Config()).dataset
     np.testing.assert_allclose(found.action[:, 0], [-1.0, 1.0, 0.0, 0.5, 1.0])
     np.testing.assert_allclose(found.next_action[:, 0], [1.0, 0.0, 0.5, 1.0, 1.0])

@@ -46,9 +46,11 @@ def test_features_are_the_parts_side_by_side():
         {"words": Discrete(3), "state": Box(-1.0, 1.0, (2,)), "table": Box(0.0, 1.0, (2, 2)), "one": Box(0.0, 1.0, ())}
     )
     obs = {
-        "words": jnp.array([1, 2]), "state": jnp.array([[0.1, 0.2], [0.3, 0.4]]),
-        "table": jnp.arange(8.0).reshape(2, 2, 2), "one": jnp.array([7.0, 8.0]),
-    }  # fmt: skip
+        "words": jnp.array([1, 2]),
+        "state": jnp.array([[0.1, 0.2], [0.3, 0.4]]),
+        "table": jnp.arange(8.0).reshape(2, 2, 2),
+        "one": jnp.array([7.0, 8.0]),
+    }
     expected = [[7, 0.1, 0.2, 0, 1, 2, 3, 0, 1, 0], [8, 0.3, 0.4, 4, 5, 6, 7, 0, 0, 1]]
     np.testing.assert_allclose(encode(space, obs, ppo.Config()), expected, rtol=1e-6)
 
@@ -126,8 +128,9 @@ def test_late_fusion_gives_each_part_a_normalised_layer_of_its_own():
     features, variables = encoder.init_with_output(jax.random.key(0), obs)
     assert features.shape == (5, 16)
     assert {name: x["kernel"].shape for name, x in variables["params"].items() if "Dense" in name} == {
-        "Dense_0": (2, 8), "Dense_1": (3, 8),
-    }  # fmt: skip
+        "Dense_0": (2, 8),
+        "Dense_1": (3, 8),
+    }
     sizes = [float(jnp.abs(part).max()) for part in jnp.split(features, 2, axis=-1)]
     assert max(sizes) < 4 * min(sizes)
 

@@ -158,9 +158,12 @@ def test_a_joint_critic_tells_the_progress_of_two_tasks():
     """One walks to 1, the other, whose observations are larger, back from 1 to 0; both show the same places."""
     forth = walks()
     back = dataset_of(
-        np.c_[1 - forth.obs[:, :1], np.ones((forth.size, 2))], np.tile(forth.action, 2), forth.reward,
-        np.c_[1 - forth.next_obs[:, :1], np.ones((forth.size, 2))], terminated=forth.terminated,
-    )  # fmt: skip
+        np.c_[1 - forth.obs[:, :1], np.ones((forth.size, 2))],
+        np.tile(forth.action, 2),
+        forth.reward,
+        np.c_[1 - forth.next_obs[:, :1], np.ones((forth.size, 2))],
+        terminated=forth.terminated,
+    )
     envs = [limited(Drift(), 5), SpacesOnly(3, [-2.0, -2.0], [4.0, 4.0])]
     env, parts = joined(envs, [forth, back])
     assert env.observation_space.shape == (5,)

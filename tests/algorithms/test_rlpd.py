@@ -24,9 +24,16 @@ from tests.toys import Drift, limited, spaces
 
 ENV = limited(Drift(), 7)
 TINY = rlpd.Config(
-    hidden=(8,), batch_size=16, num_envs=2, rollout_length=2, num_updates=4, policy_delay=4, replay_size=200,
-    learning_starts=8, num_critics=3,
-)  # fmt: skip
+    hidden=(8,),
+    batch_size=16,
+    num_envs=2,
+    rollout_length=2,
+    num_updates=4,
+    policy_delay=4,
+    replay_size=200,
+    learning_starts=8,
+    num_critics=3,
+)
 DATA = drift_data()
 
 
@@ -132,9 +139,7 @@ def test_rlpd_starts_at_random_and_trains():
 
 def test_it_learns_and_acts_in_chunks_within_what_was_shown():
     """Two observations and three actions at once, of what the demonstrations use; its policy does them one by one."""
-    config = dataclasses.replace(
-        TINY, history=2, executed=3, action_normalization="minmax", normalize_observation=True
-    )  # fmt: skip
+    config = dataclasses.replace(TINY, history=2, executed=3, action_normalization="minmax", normalize_observation=True)
     shown = DATA.replace(action=np.clip(DATA.action, 0.0, 1.0))
     kept = np.arange(DATA.size) % 3 > 0
     algorithm = rlpd.make(ENV, config, shown, kept=kept)
@@ -238,6 +243,9 @@ def test_members_over_devices_go_on_each_with_its_own_learner():
 def test_rlpd_has_the_settings_of_its_paper():
     defaults = rlpd.Config()
     assert (defaults.num_updates, defaults.policy_delay, defaults.num_critics, defaults.num_target_critics) == (
-        20, 20, 10, 2,
-    )  # fmt: skip
+        20,
+        20,
+        10,
+        2,
+    )
     assert (defaults.layer_norm, defaults.offline_share, defaults.policy_value) == (True, 0.5, "mean")

@@ -23,7 +23,7 @@ from tests.toys import ContinuousClock, Drift, limited, spaces
 
 TINY = sac.Config(
     num_envs=4, rollout_length=2, num_updates=2, batch_size=16, replay_size=400, learning_starts=40, hidden=(8,)
-)  # fmt: skip
+)
 
 
 def run(algorithm, iterations, seed=0):
@@ -73,9 +73,18 @@ def critic_values(algorithm, state, obs, action):
 def test_value_bootstraps_through_a_time_limit_but_not_through_termination(terminates, expected):
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
     config = dataclasses.replace(
-        TINY, hidden=(32,), discount=0.99, learn_temperature=False, initial_temperature=1e-6, batch_size=64,
-        critic_learning_rate=1e-2, target_rate=0.5, num_updates=16, policy_delay=16, learning_starts=200,
-    )  # fmt: skip
+        TINY,
+        hidden=(32,),
+        discount=0.99,
+        learn_temperature=False,
+        initial_temperature=1e-6,
+        batch_size=64,
+        critic_learning_rate=1e-2,
+        target_rate=0.5,
+        num_updates=16,
+        policy_delay=16,
+        learning_starts=200,
+    )
     env = limited(ContinuousClock(5, terminates), 5)
     algorithm = sac.make(env, config)
     state, _ = run(algorithm, 1200)
@@ -89,9 +98,16 @@ def test_policy_of_a_bandit_is_the_boltzmann_distribution_of_its_rewards():
     """With fixed α the best policy is π(a) ∝ exp(r(a) / α) (2018a, eq. 4), here nearly a normal distribution."""
     best, scale, temperature = 0.3, 5.0, 0.2
     config = dataclasses.replace(
-        TINY, hidden=(64,), batch_size=128, learn_temperature=False, initial_temperature=temperature,
-        learning_rate=3e-3, critic_learning_rate=1e-2, num_updates=4, replay_size=2000,
-    )  # fmt: skip
+        TINY,
+        hidden=(64,),
+        batch_size=128,
+        learn_temperature=False,
+        initial_temperature=temperature,
+        learning_rate=3e-3,
+        critic_learning_rate=1e-2,
+        num_updates=4,
+        replay_size=2000,
+    )
     algorithm = sac.make(limited(Bandit(best, scale), 1), config)
     state, _ = run(algorithm, 400)
     policy = algorithm.policy(state)
@@ -104,9 +120,15 @@ def test_policy_of_a_bandit_is_the_boltzmann_distribution_of_its_rewards():
 def test_temperature_brings_the_entropy_to_its_target():
     """With rewards all alike entropy is free, and the temperature falls until it stops paying for it."""
     config = dataclasses.replace(
-        TINY, hidden=(16,), learning_rate=1e-2, critic_learning_rate=1e-2, temperature_learning_rate=1e-2,
-        num_updates=4, initial_temperature=0.1, target_entropy_per_dim=-1.0,
-    )  # fmt: skip
+        TINY,
+        hidden=(16,),
+        learning_rate=1e-2,
+        critic_learning_rate=1e-2,
+        temperature_learning_rate=1e-2,
+        num_updates=4,
+        initial_temperature=0.1,
+        target_entropy_per_dim=-1.0,
+    )
     _, metrics = run(sac.make(limited(Bandit(0.0, 2.0), 1), config), 1000)
     np.testing.assert_allclose(metrics["policy/entropy"].value[-100:].mean(), -1.0, atol=0.15)
     # The Boltzmann policy of that entropy: log sqrt(2πe) + log σ = -1 with σ² = α / (2 * scale).

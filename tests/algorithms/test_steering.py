@@ -29,10 +29,20 @@ SAMPLER = diffusion.Config(
     objective="flow", width=8, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2, normalize_observation=False
 )
 TINY = {
-    "sampler": SAMPLER, "normalize_observation": False, "noise_steps": 0, "noise_bound": 1.5, "hidden": (32, 32),
-    "num_envs": 4, "num_updates": 8, "batch_size": 64, "replay_size": 4000, "learning_starts": 80,
-    "learning_rate": 3e-3, "critic_learning_rate": 3e-3, "discount": 0.5,
-}  # fmt: skip
+    "sampler": SAMPLER,
+    "normalize_observation": False,
+    "noise_steps": 0,
+    "noise_bound": 1.5,
+    "hidden": (32, 32),
+    "num_envs": 4,
+    "num_updates": 8,
+    "batch_size": 64,
+    "replay_size": 4000,
+    "learning_starts": 80,
+    "learning_rate": 3e-3,
+    "critic_learning_rate": 3e-3,
+    "discount": 0.5,
+}
 AIM = 2.5
 """Of actions in [-2, 4]; in units 0.5."""
 

@@ -28,9 +28,7 @@ def values_of(mdp, policy):
 @pytest.mark.parametrize("method", ["q_learning", "double_q_learning"])
 def test_off_policy_control_finds_the_optimal_values(method):
     exact = planning.policy_iteration(LAKE)
-    learn = jax.jit(
-        jax.vmap(lambda key: tabular.control(LAKE, key, 200_000, method, 0.0, rate_power=0.7, epsilon=0.5))
-    )  # fmt: skip
+    learn = jax.jit(jax.vmap(lambda key: tabular.control(LAKE, key, 200_000, method, 0.0, rate_power=0.7, epsilon=0.5)))
     learned = learn(KEYS).action_values
     assert learned.shape == (4, 16, 4)
     np.testing.assert_allclose(learned.mean(0), exact.action_values, atol=0.05)
@@ -44,7 +42,7 @@ def test_on_policy_control_finds_the_values_of_what_it_does(method):
     epsilon = 0.3
     learn = jax.jit(
         jax.vmap(lambda key: tabular.control(LAKE, key, 200_000, method, 0.0, rate_power=0.7, epsilon=epsilon))
-    )  # fmt: skip
+    )
     learned = np.asarray(learn(KEYS).action_values.mean(0))
     policy = (1 - epsilon) * np.eye(4)[learned.argmax(-1)] + epsilon / 4
     values = values_of(LAKE, policy)

@@ -18,9 +18,18 @@ from tests.toys import ContinuousClock, Drift, limited
 TINY = td3.Config(num_envs=4, batch_size=16, replay_size=400, learning_starts=40, hidden=(8,))
 # One episode is of 7 steps, which no rollout of 2 divides.
 FAST = dataclasses.replace(
-    TINY, num_atoms=11, value_min=-50.0, value_max=10.0, noise_min=0.1, noise_max=0.4, policy_value="min", n_step=3,
-    normalize_observation=True, layer_norm=True, critic_hidden=(16,),
-)  # fmt: skip
+    TINY,
+    num_atoms=11,
+    value_min=-50.0,
+    value_max=10.0,
+    noise_min=0.1,
+    noise_max=0.4,
+    policy_value="min",
+    n_step=3,
+    normalize_observation=True,
+    layer_norm=True,
+    critic_hidden=(16,),
+)
 
 BFLOAT16 = dataclasses.replace(TINY, precision="bfloat16", reset_policy="full", normalize_observation=True)
 
@@ -55,9 +64,17 @@ def test_smoothing_noise_is_clipped_and_so_is_what_it_leads_to():
 def test_target_takes_the_smaller_critic_at_the_smoothed_target_action(num_atoms):
     """The loss of one update, by hand: what the step draws is drawn again from its keys, the rest is NumPy."""
     config = dataclasses.replace(
-        TINY, num_updates=1, policy_delay=1, learning_starts=0, target_noise=0.5, num_atoms=num_atoms, value_min=-60.0,
-        value_max=20.0, discount=0.9, critic_learning_rate=1e-2,
-    )  # fmt: skip
+        TINY,
+        num_updates=1,
+        policy_delay=1,
+        learning_starts=0,
+        target_noise=0.5,
+        num_atoms=num_atoms,
+        value_min=-60.0,
+        value_max=20.0,
+        discount=0.9,
+        critic_learning_rate=1e-2,
+    )
     algorithm = td3.make(rljax.make("pendulum"), config)
     step = jax.jit(algorithm.step)
     state = jax.jit(algorithm.init)(jax.random.key(0))
@@ -86,7 +103,7 @@ def test_target_takes_the_smaller_critic_at_the_smoothed_target_action(num_atoms
         smaller = np.where((means[0] <= means[1])[:, None], probs[0], probs[1])
         target = np.stack(
             [categorical.project(jnp.asarray(atoms), r + d * atoms, p) for r, d, p in zip(reward, discount, smaller)]
-        )  # fmt: skip
+        )
         error = -(target * np.asarray(jax.nn.log_softmax(output))).sum(-1).mean(-1).sum()
         value = (np.asarray(jax.nn.softmax(output)) @ atoms).mean()
     else:
@@ -102,9 +119,14 @@ def test_policy_and_targets_move_only_with_the_delayed_update():
     kernel = lambda tree: tree["params"]["MLP_0"]["output"]["kernel"]  # noqa: E731
     for updates, delay in ((2, 1), (4, 2)):
         config = dataclasses.replace(
-            TINY, num_updates=updates, policy_delay=delay, learning_rate=1e-6, critic_learning_rate=1e-12,
-            target_rate=0.1, learning_starts=0,
-        )  # fmt: skip
+            TINY,
+            num_updates=updates,
+            policy_delay=delay,
+            learning_rate=1e-6,
+            critic_learning_rate=1e-12,
+            target_rate=0.1,
+            learning_starts=0,
+        )
         algorithm = td3.make(limited(Drift(), 7), config)
         state = jax.jit(algorithm.init)(jax.random.key(0))
         before = state.params["policy"]
@@ -128,9 +150,17 @@ def test_policy_and_targets_move_only_with_the_delayed_update():
 def test_value_bootstraps_through_a_time_limit_but_not_through_termination(num_atoms, terminates, expected):
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
     config = dataclasses.replace(
-        TINY, hidden=(32,), discount=0.9, batch_size=64, critic_learning_rate=1e-2, target_rate=0.5, num_updates=8,
-        num_atoms=num_atoms, value_min=0.0, value_max=12.0,
-    )  # fmt: skip
+        TINY,
+        hidden=(32,),
+        discount=0.9,
+        batch_size=64,
+        critic_learning_rate=1e-2,
+        target_rate=0.5,
+        num_updates=8,
+        num_atoms=num_atoms,
+        value_min=0.0,
+        value_max=12.0,
+    )
     algorithm = td3.make(limited(ContinuousClock(5, terminates), 5), config)
     state, _ = run(algorithm, 300)
     # Before the last of the five steps, and at the start.
@@ -208,10 +238,22 @@ def test_options_train_and_act_in_the_units_of_the_environment(options):
 def test_distributions_learn_to_keep_a_point_in_its_place():
     """On Drift the best action takes the point back to 100; an untrained one drifts off by 1 a step."""
     config = dataclasses.replace(
-        FAST, hidden=(32, 32), critic_hidden=None, n_step=1, batch_size=128, num_updates=4, learning_rate=3e-3,
-        critic_learning_rate=3e-3, target_rate=0.05, discount=0.8, replay_size=4000, learning_starts=200, num_atoms=51,
-        value_min=-30.0, value_max=0.0,
-    )  # fmt: skip
+        FAST,
+        hidden=(32, 32),
+        critic_hidden=None,
+        n_step=1,
+        batch_size=128,
+        num_updates=4,
+        learning_rate=3e-3,
+        critic_learning_rate=3e-3,
+        target_rate=0.05,
+        discount=0.8,
+        replay_size=4000,
+        learning_starts=200,
+        num_atoms=51,
+        value_min=-30.0,
+        value_max=0.0,
+    )
     env = limited(Drift(), 7)
     algorithm = td3.make(env, config)
     state, _ = run(algorithm, 400)
@@ -279,7 +321,7 @@ def test_environments_that_do_not_fit_are_refused():
 def test_learns_pendulum(options):
     config = td3.Config(
         learning_starts=1_000, replay_size=20_000, learning_rate=1e-3, critic_learning_rate=1e-3, **options
-    )  # fmt: skip
+    )
     env = rljax.make("pendulum")
     algorithm = td3.make(env, config)
     state, _ = run(algorithm, 10_000)

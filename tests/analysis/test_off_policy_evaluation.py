@@ -54,9 +54,15 @@ def test_an_interval_is_of_critics_and_of_episodes():
 def test_three_policies_in_their_order_and_one_that_is_importance_sampled(data):
     """The noisy policy is near to what acted: there all estimates hold the truth, for 10 steps or for ever."""
     config = fqe.Config(
-        num_updates=4, batch_size=128, members=4, learning_rate=3e-3, anneal_steps=3000, target_rate=0.02,
-        discount=0.8, hidden=(32, 32),
-    )  # fmt: skip
+        num_updates=4,
+        batch_size=128,
+        members=4,
+        learning_rate=3e-3,
+        anneal_steps=3000,
+        target_rate=0.02,
+        discount=0.8,
+        hidden=(32, 32),
+    )
     policies = {name: feedback(gain) for name, gain in GAINS.items()}
     # The mode of a policy that acts otherwise: a function of its own, so that there are two programs.
     policies["near"] = Policy(
@@ -64,7 +70,7 @@ def test_three_policies_in_their_order_and_one_that_is_importance_sampled(data):
     )
     rows = ope.rank(
         Linear(), data, policies, jax.random.key(0), config, 3000, {"near": density(0.75)}, density(0.6), resamples=200
-    )  # fmt: skip
+    )
     assert [row["policy"] for row in rows if row["policy"] != "near"] == ["good", "wild", "idle"]
     x = (first(data)[:, 0] - 50) / 10
     for row in rows:

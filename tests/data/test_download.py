@@ -24,10 +24,15 @@ def zip_of(folder, compress=None, **changes):
     with zipfile.ZipFile(path, "w") as file:
         for name, x in arrays.items():
             about = {
-                "shape": x.shape, "chunks": (2, *x.shape[1:]), "dtype": x.dtype.str, "order": "C", "filters": None,
-                "compressor": {"id": "blosc", "cname": "zstd", "shuffle": 2} if compress else None, "fill_value": 0,
+                "shape": x.shape,
+                "chunks": (2, *x.shape[1:]),
+                "dtype": x.dtype.str,
+                "order": "C",
+                "filters": None,
+                "compressor": {"id": "blosc", "cname": "zstd", "shuffle": 2} if compress else None,
+                "fill_value": 0,
                 "zarr_format": 2,
-            }  # fmt: skip
+            }
             file.writestr(f"pusht/replay.zarr/{name}/.zarray", json.dumps(about | changes))
             for i in range(0, len(x), 2):
                 chunk = np.resize(x[i : i + 2], (2, *x.shape[1:])).tobytes()

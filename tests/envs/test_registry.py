@@ -301,11 +301,14 @@ def test_what_a_function_holds_is_part_of_the_spec(made):
 def test_a_function_is_told_by_its_name_where_it_holds_nothing():
     assert describe(high) == "tests.envs.test_registry:high"
     assert describe(functools.partial(weighted, 2.0)) == {
-        "partial": "tests.envs.test_registry:weighted", "arguments": [2.0], "keywords": {}
-    }  # fmt: skip
+        "partial": "tests.envs.test_registry:weighted",
+        "arguments": [2.0],
+        "keywords": {},
+    }
     assert describe(capturing(2.0)) == {
-        "function": "tests.envs.test_registry:capturing.<locals>.potential", "captured": {"weight": 2.0}
-    }  # fmt: skip
+        "function": "tests.envs.test_registry:capturing.<locals>.potential",
+        "captured": {"weight": 2.0},
+    }
 
 
 def test_an_environment_may_hold_a_function_that_holds_it():

@@ -20,17 +20,27 @@ def walk(actions, goal_north):
     return trace
 
 
-@pytest.mark.parametrize(("turn", "goal_north", "reward"), [
-    (NORTH, True, 4.0), (SOUTH, True, -0.1), (NORTH, False, -0.1), (SOUTH, False, 4.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("turn", "goal_north", "reward"),
+    [
+        (NORTH, True, 4.0),
+        (SOUTH, True, -0.1),
+        (NORTH, False, -0.1),
+        (SOUTH, False, 4.0),
+    ],
+)
 def test_only_the_turn_that_the_sign_named_pays(turn, goal_north, reward):
     assert walk([EAST, EAST, turn], goal_north) == [(0.0, False, 2), (0.0, False, 3), (reward, True, 3)]
 
 
 def test_walls_cost_and_do_not_move():
     assert walk([WEST, NORTH, EAST, SOUTH, WEST], True) == [
-        (-0.1, False, 0), (-0.1, False, 0), (0.0, False, 2), (-0.1, False, 2), (0.0, False, 0),
-    ]  # fmt: skip
+        (-0.1, False, 0),
+        (-0.1, False, 0),
+        (0.0, False, 2),
+        (-0.1, False, 2),
+        (0.0, False, 0),
+    ]
 
 
 def test_the_sign_is_seen_at_the_start_only_and_says_both_things_equally_often():

@@ -108,7 +108,7 @@ def test_product_of_patches_is_the_convolution_of_lax_with_its_gradients(size, k
     def of_lax(images, weights):
         return jax.lax.conv_general_dilated(
             images, weights, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )  # fmt: skip
+        )
 
     def of_patches(images, weights):
         return product_of_patches(images, weights, strides)

@@ -50,12 +50,17 @@ def make(agent):
     if agent == "sac":
         config = sac.Config(
             num_envs=4, rollout_length=8, num_updates=2, batch_size=16, replay_size=320, learning_starts=64, hidden=(8,)
-        )  # fmt: skip
+        )
         return sac.make(env, config)
     config = ppo.Config(
-        num_envs=4, rollout_length=8, num_minibatches=2, hidden=(8,), memory=4 if agent == "recurrent" else 0,
-        normalize_observation=True, normalize_reward=True,
-    )  # fmt: skip
+        num_envs=4,
+        rollout_length=8,
+        num_minibatches=2,
+        hidden=(8,),
+        memory=4 if agent == "recurrent" else 0,
+        normalize_observation=True,
+        normalize_reward=True,
+    )
     return ppo.make(env, config)
 
 
@@ -95,7 +100,7 @@ def main(folder, agent, mode="train"):
         checkpoint._sha256 = sha256
     options = training.Options(
         log_every=32, evaluate_every=0, final_episodes=0, checkpoint_every=4 * 32, tensorboard=False
-    )  # fmt: skip
+    )
     result = training.train(make(agent), jax.random.key(5), 20 * 32, options, folder=folder, resume=True)
     print("interrupted" if result.interrupted else "finished", result.steps, digest(result.state), flush=True)
 

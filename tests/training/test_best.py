@@ -137,9 +137,15 @@ def test_the_best_policies_of_ppo_score_what_was_recorded(tiny, tmp_path):
 
 def test_an_algorithm_evaluates_itself_without_a_time_limit(tmp_path, capsys):
     result = train(
-        peaked(), 8, keys(2, 6), folder=tmp_path / "run", final_episodes=1, progress="lines", **PLAN,
+        peaked(),
+        8,
+        keys(2, 6),
+        folder=tmp_path / "run",
+        final_episodes=1,
+        progress="lines",
+        **PLAN,
         callbacks=[StopAtReturn(-1.5)],
-    )  # fmt: skip
+    )
     assert result.stopped is None  # the mean is never above -2
     assert "step            2   evaluation score      -2.00" in capsys.readouterr().err
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())

@@ -43,10 +43,14 @@ def test_callbacks_are_called_at_logs_evaluations_and_checkpoints(tmp_path):
     # The counter's policy lasts for the three steps of an episode, each of which pays 1.
     assert notes.notes == [
         ("log", 2, 1, 2),
-        ("log", 4, 1, 4), ("evaluate", 4, 3.0, 4.0), ("save", 4, "4"),
+        ("log", 4, 1, 4),
+        ("evaluate", 4, 3.0, 4.0),
+        ("save", 4, "4"),
         ("log", 6, 1, 6),
-        ("log", 8, 1, 8), ("evaluate", 8, 3.0, 8.0), ("save", 8, "8"),
-    ]  # fmt: skip
+        ("log", 8, 1, 8),
+        ("evaluate", 8, 3.0, 8.0),
+        ("save", 8, "8"),
+    ]
     assert result.stopped is None
     assert train().state.params[0] == result.state.params[0] == 8
 

@@ -73,9 +73,7 @@ def test_the_runner_splits_one_run_and_saves_and_resumes_it_on_other_devices(tin
 
 
 def test_a_replay_buffer_is_split_saved_and_resumed_on_other_devices(tmp_path):
-    config = sac.Config(
-        num_envs=8, batch_size=16, num_updates=2, replay_size=160, learning_starts=32, hidden=(4,)
-    )  # fmt: skip
+    config = sac.Config(num_envs=8, batch_size=16, num_updates=2, replay_size=160, learning_starts=32, hidden=(4,))
     algorithm = sac.make(limited(ContinuousClock(5, True), 5), config)
     options = {"folder": tmp_path / "run", "log_every": 32}
     first = train(algorithm, 64, devices=2, **options)

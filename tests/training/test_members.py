@@ -85,12 +85,14 @@ UNREAD = {
     "td3, each its own": (td3, {"noise_max": 0.4}, "pendulum", {"exploration_noise"}),
     "dqn": (dqn, {}, "cartpole", {"priority_exponent", "importance_exponent"}),
     "noisy": (
-        dqn, {"exploration": "noisy", "prioritized": True}, "cartpole",
+        dqn,
+        {"exploration": "noisy", "prioritized": True},
+        "cartpole",
         {"exploration_start", "exploration_end", "exploration_steps"},
     ),
     "sac": (sac, {"learn_temperature": False}, "pendulum", {"target_entropy_per_dim", "temperature_learning_rate"}),
     "sac, all read": (sac, {}, "pendulum", set()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", UNREAD)

@@ -31,9 +31,15 @@ def whole(tiny, tmp_path_factory):
     """A run of 10 iterations with everything on."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     result = train(
-        tiny, 640, folder=folder, log_every=128, evaluate_every=256, evaluation_episodes=6, final_episodes=6,
+        tiny,
+        640,
+        folder=folder,
+        log_every=128,
+        evaluate_every=256,
+        evaluation_episodes=6,
+        final_episodes=6,
         tensorboard=True,
-    )  # fmt: skip
+    )
     return result
 
 
@@ -306,8 +312,11 @@ def test_a_run_that_goes_on_leaves_no_evaluation_of_its_first_leg(tmp_path):
     assert not (run / "learning_curve.png").exists()
     rows = read(run)
     assert [(row["step"], row["evaluation/return"]) for row in rows] == [
-        ("1", ""), ("2", ""), ("3", "3.0"), ("4", "3.0")
-    ]  # fmt: skip
+        ("1", ""),
+        ("2", ""),
+        ("3", "3.0"),
+        ("4", "3.0"),
+    ]
 
 
 def test_a_resumed_run_holds_one_state_and_not_two(tmp_path, monkeypatch):

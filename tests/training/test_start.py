@@ -52,9 +52,14 @@ def copy(before, tmp_path):
 def agent():
     """SAC, with normalised observations."""
     config = sac.Config(
-        num_envs=4, rollout_length=8, batch_size=16, replay_size=400, learning_starts=32, hidden=(8,),
+        num_envs=4,
+        rollout_length=8,
+        batch_size=16,
+        replay_size=400,
+        learning_starts=32,
+        hidden=(8,),
         normalize_observation=True,
-    )  # fmt: skip
+    )
     return sac.make(rljax.make("pendulum"), config)
 
 
@@ -109,9 +114,7 @@ def test_one_member_goes_to_all_and_several_to_as_many(tiny, before, tmp_path):
     for key in (keys[:2], keys[:1]):
         state = begun(tiny, StartFrom(before.folder), key, devices=len(key))
         for member in range(len(key)):
-            chex.assert_trees_all_equal(
-                jax.tree.map(lambda x, m=member: x[m], state.learner), before.state.learner
-            )  # fmt: skip
+            chex.assert_trees_all_equal(jax.tree.map(lambda x, m=member: x[m], state.learner), before.state.learner)
     two = train(tiny, 128, keys[:2], folder=tmp_path / "two")
     chex.assert_trees_all_equal(begun(tiny, StartFrom(tmp_path / "two"), keys[1:]).learner, two.state.learner)
     with pytest.raises(Refused, match="two has 2 members, and this run 3; only one goes to all"):

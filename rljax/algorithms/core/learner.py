@@ -57,9 +57,7 @@ class Learner(struct.PyTreeNode):
         """One step of an optimizer on one part, after which `project` maps the parameters to allowed ones."""
         updates, state = optimizer.update(gradient, self.optimizer_state[part], self.params[part])
         params = project(optax.apply_updates(self.params[part], updates))
-        return self.replace(
-            params=self.params | {part: params}, optimizer_state=self.optimizer_state | {part: state}
-        )  # fmt: skip
+        return self.replace(params=self.params | {part: params}, optimizer_state=self.optimizer_state | {part: state})
 
     def move_target(self, part: str, rate: Any) -> "Learner":
         """Moves a target network towards the trained part by the share `rate`, τ; 1 copies it."""

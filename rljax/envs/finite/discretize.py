@@ -70,9 +70,13 @@ def discretize(
         probabilities.append(weight)
     padding = ((0, 0), (0, 0), (0, 1))
     return sparse(
-        np.pad(np.stack(successors, 1), padding), np.pad(np.stack(probabilities, 1), padding),
-        np.pad(rewards, ((0, 0), (0, 1))), discount, terminal=np.arange(states + 1) == states, dtype=dtype,
-    )  # fmt: skip
+        np.pad(np.stack(successors, 1), padding),
+        np.pad(np.stack(probabilities, 1), padding),
+        np.pad(rewards, ((0, 0), (0, 1))),
+        discount,
+        terminal=np.arange(states + 1) == states,
+        dtype=dtype,
+    )
 
 
 def mountain_car(positions: int = 101, velocities: int = 101, discount: float = 0.999, dtype: Any = np.float32) -> MDP:

@@ -36,7 +36,7 @@ class Finite(Environment):
         self.action_space = Discrete(mdp.num_actions)
         self.observation_space = (
             Discrete(mdp.num_states) if observation == "index" else Box(0.0, 1.0, (mdp.num_states,))
-        )  # fmt: skip
+        )
 
     def observe(self, state: jax.Array) -> jax.Array:
         return state if self.observation == "index" else jax.nn.one_hot(state, self.mdp.num_states)

@@ -19,8 +19,15 @@ _FREE = "F. "
 
 FROZEN_LAKE_4X4 = ("SFFF", "FHFH", "FFFH", "HFFG")
 FROZEN_LAKE_8X8 = (
-    "SFFFFFFF", "FFFFFFFF", "FFFHFFFF", "FFFFFHFF", "FFFHFFFF", "FHHFFFHF", "FHFFHFHF", "FFFHFFFG",
-)  # fmt: skip
+    "SFFFFFFF",
+    "FFFFFFFF",
+    "FFFHFFFF",
+    "FFFFFHFF",
+    "FFFHFFFF",
+    "FHHFFFHF",
+    "FHFFHFHF",
+    "FFFHFFFG",
+)
 _CLIFF = ("FFFFFFFFFFFF", "FFFFFFFFFFFF", "FFFFFFFFFFFF", "SCCCCCCCCCCG")
 _TAXI = ("R: | : :G", " : | : : ", " : : : : ", " | : | : ", "Y| : |B: ")
 
@@ -64,9 +71,18 @@ def gridworld(
     if not 0 <= slip <= 1:
         raise Refused(f"gridworld: slip must be in [0, 1], got {slip}")
     return gridworld_of_cells(
-        np.array([list(line) for line in lines]), slip, discount, rewards, step_reward, terminal, walls, start,
-        back_to_start, wind, dtype,
-    )  # fmt: skip
+        np.array([list(line) for line in lines]),
+        slip,
+        discount,
+        rewards,
+        step_reward,
+        terminal,
+        walls,
+        start,
+        back_to_start,
+        wind,
+        dtype,
+    )
 
 
 def gridworld_of_cells(
@@ -194,9 +210,14 @@ def taxi(discount: float = 0.99, dtype: Any = np.float32) -> MDP:
     start = ~aboard & (passenger != destination)
     padding = ((0, 0), (0, 0), (0, 1))
     return sparse(
-        np.pad(successors, padding), np.pad(np.ones((6, 1, 500)), padding), np.pad(rewards, ((0, 0), (0, 1))), discount,
-        terminal=np.arange(501) == 500, start=np.append(start / start.sum(), 0.0), dtype=dtype,
-    )  # fmt: skip
+        np.pad(successors, padding),
+        np.pad(np.ones((6, 1, 500)), padding),
+        np.pad(rewards, ((0, 0), (0, 1))),
+        discount,
+        terminal=np.arange(501) == 500,
+        start=np.append(start / start.sum(), 0.0),
+        dtype=dtype,
+    )
 
 
 def garnet(
@@ -237,9 +258,15 @@ def gambler(heads: float = 0.4, goal: int = 100, discount: float = 1.0, dtype: A
 
 
 def inventory(
-    capacity: int = 20, demand: float = 5.0, price: float = 2.0, cost: float = 1.0, holding: float = 0.1,
-    fixed: float = 2.0, discount: float = 0.95, dtype: Any = np.float32,
-) -> MDP:  # fmt: skip
+    capacity: int = 20,
+    demand: float = 5.0,
+    price: float = 2.0,
+    cost: float = 1.0,
+    holding: float = 0.1,
+    fixed: float = 2.0,
+    discount: float = 0.95,
+    dtype: Any = np.float32,
+) -> MDP:
     """A shop that orders at the end of each day (Puterman 1994, section 3.2): states are the stock, actions the order.
 
     Demand is Poisson; demand beyond the stock is lost. An order above the capacity is cut down to it.

@@ -110,9 +110,7 @@ class Lace(ManipulationTask):
         other = jax.random.uniform(
             other_key, (3,), minval=jnp.array([-0.12, -0.3, 0.1]), maxval=jnp.array([0.12, -0.15, 0.3])
         )
-        eyelet = jax.random.uniform(
-            eyelet_key, (2,), minval=jnp.array([-0.05, 0.15]), maxval=jnp.array([0.05, 0.25])
-        )  # fmt: skip
+        eyelet = jax.random.uniform(eyelet_key, (2,), minval=jnp.array([-0.05, 0.15]), maxval=jnp.array([0.05, 0.25]))
         hands = jnp.concatenate([first, jnp.array([THICKNESS]), other, jnp.array([OPENING])])
         segments = jnp.stack([jnp.zeros(3), jnp.asarray(SAG)], 1).reshape(-1)
         qpos = jnp.concatenate([hands, eyelet, first, jnp.array([-np.pi / 2]), segments])

@@ -155,7 +155,7 @@ def test_shaping_by_a_potential_moves_values_and_no_decision():
         mdp = mdp.replace(
             rewards=jnp.where(mdp.terminal, 0.0, mdp.rewards),
             probabilities=jnp.where(mdp.terminal, 0.0, mdp.probabilities),
-        )  # fmt: skip
+        )
         potential = 3.0 * jax.random.normal(jax.random.key(seed), (30,))
         plain, other = (planning.policy_iteration(x) for x in (mdp, shaped(mdp, potential)))
         np.testing.assert_array_equal(plain.policy, other.policy)

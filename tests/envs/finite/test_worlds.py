@@ -111,9 +111,9 @@ def test_a_discretised_pendulum_agrees_with_the_task():
         state = env.step(state, jnp.asarray(torques)[policy[row * 61 + column]][None])
         return state, state.reward
 
-    rewards = jax.jit(
-        jax.vmap(lambda key: jax.lax.scan(step, env.reset(key), None, 200)[1].sum())
-    )(jax.random.split(jax.random.key(0), 100))  # fmt: skip
+    rewards = jax.jit(jax.vmap(lambda key: jax.lax.scan(step, env.reset(key), None, 200)[1].sum()))(
+        jax.random.split(jax.random.key(0), 100)
+    )
     assert rewards.mean() > -200
 
 

@@ -88,9 +88,7 @@ def test_velocities_are_those_of_the_points(task, states, put):
     rng = np.random.default_rng(0)
     velocity = jnp.asarray(rng.normal(size=(COUNT, 20)), jnp.float32)
     obs = put(states, states.physics.qpos, velocity).obs
-    before, after = (
-        jax.vmap(lace_points)(states.physics.qpos + s * 1e-3 * velocity) for s in (-1, 1)
-    )  # fmt: skip
+    before, after = (jax.vmap(lace_points)(states.physics.qpos + s * 1e-3 * velocity) for s in (-1, 1))
     np.testing.assert_allclose(obs[:, 19:22], ((after - before) / 2e-3)[:, -1], atol=2e-3)
     np.testing.assert_allclose(
         obs[:, 31:40], ((after - before) / 2e-3)[:, jnp.array([1, 3, 4])].reshape(COUNT, 9), atol=2e-3
