@@ -5,7 +5,7 @@ Pomerleau 1988, "ALVINN"; as a baseline of offline learning, and with the best e
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ from rljax.config import BelowOne, Fraction, Share
 from rljax.data import Batch, Dataset
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment
+from rljax.nn.networks import apply
 from rljax.types import Key, Metrics, PyTree
 
 Kind = Literal["deterministic", "gaussian"]
@@ -67,21 +68,21 @@ class Agent(core.Agent):
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
         """Acts; a sample outside of [-1, 1] is clipped."""
-        distribution: Any = self.actor.apply(variables["params"], obs)
+        distribution = apply(self.actor, variables["params"], obs)
         sure = deterministic or self.config.policy == "deterministic"
         return distribution.mode() if sure else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
 
     def log_prob(self, variables: dict[str, PyTree], obs: PyTree, action: jax.Array) -> jax.Array:
         if self.config.policy == "deterministic":
             return super().log_prob(variables, obs, action)
-        distribution: Any = self.actor.apply(variables["params"], obs)
+        distribution = apply(self.actor, variables["params"], obs)
         return distribution.log_prob(action)
 
     def update(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the squared distance to the data's actions, or on their negative log-likelihood."""
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-            distribution: Any = self.actor.apply(params, batch.obs, training=True, rngs={"dropout": key})
+            distribution = apply(self.actor, params, batch.obs, training=True, rngs={"dropout": key})
             distance = jnp.square(distribution.mean - batch.action).sum(-1).mean()
             if self.config.policy == "deterministic":
                 return distance, distance

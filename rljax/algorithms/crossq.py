@@ -32,7 +32,7 @@ from rljax.nn.distributions import TanhGaussian
 from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.initializers import orthogonal
-from rljax.nn.networks import activation
+from rljax.nn.networks import activation, apply
 from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
 from rljax.spaces import Space
@@ -146,13 +146,13 @@ class Agent(sac.Agent):
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
         """The policy with running statistics, for acting and for targets."""
-        return self._distribution(self.actor.apply(params, obs, False))  # type: ignore[arg-type]
+        return self._distribution(apply(self.actor, params, obs, False))
 
     def values(self, params: PyTree, obs: PyTree, action: jax.Array, key: Key | None = None) -> jax.Array:  # type: ignore[override]
         """Values of every critic with running statistics, [num_critics, batch]."""
 
         def one(params: PyTree) -> jax.Array:
-            return jnp.squeeze(self.critic.apply(params, obs, False, action), -1)  # type: ignore[arg-type]
+            return jnp.squeeze(apply(self.critic, params, obs, False, action), -1)
 
         return over_ensemble(one, self.config.num_critics, self.config.precision)(params)
 

@@ -33,6 +33,7 @@ from rljax.data.prepared import ActionNormalization, Prepared, prepare
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.denoisers import DENOISERS
 from rljax.nn.encoder import Encoder, check_network
+from rljax.nn.networks import apply
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops import history, running_statistics
 from rljax.policy import Policy
@@ -138,7 +139,7 @@ class Agent(core.Agent):
 
     def features(self, params: PyTree, obs: PyTree) -> jax.Array:
         """Features [..., n] of histories of observations, which all steps of the sampler share."""
-        return self.encoder.apply(params.get("encoder", {}), obs)  # type: ignore[return-value]
+        return apply(self.encoder, params.get("encoder", {}), obs)
 
     def velocity(
         self, params: PyTree, chunk: jax.Array, time: jax.Array, features: jax.Array, label: jax.Array | None = None
@@ -147,7 +148,7 @@ class Agent(core.Agent):
 
         They estimate α ε - σ a for diffusion and a - ε for flow, with noise ε and clean actions a.
         """
-        return self.network.apply(params, chunk, time, self._condition(features, label))  # type: ignore[return-value]
+        return apply(self.network, params, chunk, time, self._condition(features, label))
 
     def sample_chunk(self, params: PyTree, obs: PyTree, noise: jax.Array, label: jax.Array | None = None) -> jax.Array:
         """Chunks [..., horizon, d] in [-1, 1] from noise of that shape: nothing else is drawn."""

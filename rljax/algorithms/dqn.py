@@ -34,7 +34,7 @@ from rljax.config import Atoms, Count, Fraction, NonNegative, Positive, Share, W
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.encoder import encode, layers_after
-from rljax.nn.networks import Activation
+from rljax.nn.networks import Activation, apply
 from rljax.nn.noisy import Layers
 from rljax.ops import categorical
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
@@ -247,7 +247,7 @@ class Agent(core.Agent):
     def output(self, params: PyTree, obs: jax.Array, noise_key: Key | None) -> jax.Array:
         """Output of the network for each action, [..., actions, atoms]."""
         rngs = None if noise_key is None else {"noise": noise_key}
-        return self.network.apply(params, obs, rngs=rngs)  # type: ignore[return-value]
+        return apply(self.network, params, obs, rngs=rngs)
 
     def values(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """Q(s, ·) without noise, [..., actions]."""

@@ -6,8 +6,6 @@ Q'(s, ε) imitates Q(s, f(s, ε)) by cross-entropy, with half of the noise N(0, 
 π'(s) maximises Q', and pays for noise beyond β. Half of each batch is of the newest chunks (newest_size).
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,7 @@ from rljax.algorithms import sac
 from rljax.algorithms.core.learner import Learner
 from rljax.algorithms.dsrl import AliasedAgent, Config
 from rljax.data import Batch
-from rljax.nn.networks import MLP
+from rljax.nn.networks import MLP, apply
 from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical
 from rljax.types import Key, Metrics, PyTree
@@ -69,14 +67,14 @@ class PredictingAgent(AliasedAgent):
         return categorical.support(0.0, 1.0, self.config.num_atoms)
 
     def noise(self, params: PyTree, obs: jax.Array, key: Key, deterministic: bool) -> jax.Array:
-        noise: Any = self.actor.apply(params, obs)
+        noise = apply(self.actor, params, obs)
         if deterministic:
             return noise
         return noise + self.config.exploration_noise * jax.random.normal(key, noise.shape, jnp.float32)
 
     def action_target(self, learner: Learner, batch: Batch, key: Key) -> jax.Array:
         """Success now, or γ Q'(s', f(s', π'(s'))) of the critic that expects less: probabilities [batch, num_atoms]."""
-        noise: Any = self.actor.apply(learner.params["policy"], batch.next_obs)
+        noise = apply(self.actor, learner.params["policy"], batch.next_obs)
         chunk = self.decode(learner.frozen["base"], batch.next_obs, noise)
         logits = self.values(learner.targets["action_critic"], batch.next_obs, chunk, key)
         smaller = self.expected(logits).argmin(0)[None, :, None]
@@ -88,7 +86,7 @@ class PredictingAgent(AliasedAgent):
 
     def distilled_noise(self, params: PyTree, obs: jax.Array, key: Key) -> jax.Array:
         """Half N(0, I), half the predictor's, by lot: positions in a batch have a meaning already (newest_size)."""
-        own: Any = self.actor.apply(params, obs)
+        own = apply(self.actor, params, obs)
         noise_key, lot_key = jax.random.split(key)
         lot = jax.random.bernoulli(lot_key, 0.5, (obs.shape[0], 1))
         return jnp.where(lot, super().distilled_noise(params, obs, noise_key), own)
@@ -109,7 +107,7 @@ class PredictingAgent(AliasedAgent):
         c = self.config
 
         def loss(params: PyTree) -> tuple[jax.Array, jax.Array]:
-            noise: Any = self.actor.apply(params, batch.obs)
+            noise = apply(self.actor, params, batch.obs)
             value = self.expected(self.values(learner.params["critic"], batch.obs, noise / c.noise_bound, key)).min(0)
             size = 0.5 * jnp.square(noise).mean(-1)
             return (c.noise_penalty * jnp.maximum(size - c.noise_threshold, 0.0) - value).mean(), size.mean()

@@ -28,7 +28,7 @@ from rljax.envs import Environment
 from rljax.nn.distributions import Gaussian
 from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import MLP, Initialization
+from rljax.nn.networks import MLP, Initialization, apply
 from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
 from rljax.spaces import Space
@@ -156,14 +156,14 @@ class Agent(core.Agent):
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
         """Acts; a sample outside of [-1, 1] is clipped."""
-        distribution: Any = self.actor.apply(variables["params"], obs)
+        distribution = apply(self.actor, variables["params"], obs)
         mode_only = deterministic or self.config.deterministic_policy
         return distribution.mode() if mode_only else jnp.clip(distribution.sample(key), -1.0, 1.0), memory, ()
 
     def log_prob(self, variables: dict[str, PyTree], obs: PyTree, action: jax.Array) -> jax.Array:
         if self.config.deterministic_policy:
             return super().log_prob(variables, obs, action)
-        distribution: Any = self.actor.apply(variables["params"], obs)
+        distribution = apply(self.actor, variables["params"], obs)
         return distribution.log_prob(action)
 
     def critics(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
@@ -175,7 +175,7 @@ class Agent(core.Agent):
         target = self.critics(learner.targets["critic"], batch.obs, batch.action).min(0)
 
         def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            value: Any = self.value.apply(params, batch.obs)
+            value = apply(self.value, params, batch.obs)
             advantage = target - value
             return expectile_loss(advantage, hyper.expectile).mean(), (advantage, value.mean())
 
@@ -190,7 +190,7 @@ class Agent(core.Agent):
         c, weight = self.config, jnp.minimum(jnp.exp(hyper.advantage_weight * advantage), hyper.max_weight)
 
         def loss(params: PyTree) -> jax.Array:
-            distribution: Any = self.actor.apply(params, batch.obs, training=True, rngs={"dropout": key})
+            distribution = apply(self.actor, params, batch.obs, training=True, rngs={"dropout": key})
             if c.deterministic_policy:
                 return (weight * jnp.square(distribution.mean - batch.action).sum(-1)).mean()
             return -(weight * distribution.log_prob(batch.action)).mean()
@@ -218,7 +218,7 @@ class Agent(core.Agent):
         The authors' code takes them from after it. This way the three need not wait for each other, and V(s) is
         evaluated once.
         """
-        next_value: Any = self.value.apply(learner.params["value"], batch.next_obs)
+        next_value = apply(self.value, learner.params["value"], batch.next_obs)
         learner, advantage, of_value = self.update_value(learner, batch, hyper)
         learner, of_policy = self.update_policy(learner, batch, advantage, key, hyper)
         learner, of_critic = self.update_critic(learner, batch, next_value, hyper)

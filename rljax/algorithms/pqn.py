@@ -25,7 +25,7 @@ from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, s
 from rljax.config import Count, Fraction, Positive, Whole, Widths, require
 from rljax.envs import Environment
 from rljax.nn.encoder import encode, layers_after
-from rljax.nn.networks import MLP, Activation
+from rljax.nn.networks import MLP, Activation, apply
 from rljax.ops.exploration import epsilon_greedy, linear_schedule
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import lambda_returns
@@ -121,7 +121,7 @@ class Agent(core.Agent):
 
     def values(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """Q(s, ·), [..., actions]."""
-        return self.network.apply(params, obs)  # type: ignore[return-value]
+        return apply(self.network, params, obs)
 
     def acting(self, learner: Learner, hyper: Hyper) -> dict[str, PyTree]:
         return {"params": learner.params["value"], "epsilon": hyper.exploration_end}

@@ -31,7 +31,7 @@ from rljax.config import Atoms, Fraction, NonNegative, Whole
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
-from rljax.nn.networks import MLP
+from rljax.nn.networks import MLP, apply
 from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical, running_statistics
 from rljax.types import Key, Metrics, PyTree, Refused
@@ -84,7 +84,7 @@ class Agent(core.Agent):
 
     def logits(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """Logits [..., num_atoms] for observations [..., n]."""
-        return self.network.apply(params, obs)  # type: ignore[return-value]
+        return apply(self.network, params, obs)
 
     def update(self, learner: Learner, batch: OfflineBatch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
         """One step on the cross-entropy to the returns that followed (eq. 2)."""

@@ -32,7 +32,7 @@ from rljax.envs import Environment
 from rljax.nn.distributions import TanhGaussian
 from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import MLP
+from rljax.nn.networks import MLP, apply
 from rljax.nn.precision import dot_general_of
 from rljax.ops.returns import bootstrapped
 from rljax.spaces import Space
@@ -162,7 +162,7 @@ class Agent(ActorCritic):
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
         """The distribution of actions for the policy's parameters and observations [..., n]."""
-        return self.actor.apply(params, obs)  # type: ignore[return-value]
+        return apply(self.actor, params, obs)
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
         distribution = self.policy(variables["params"], obs)
@@ -178,7 +178,7 @@ class Agent(ActorCritic):
 
         def one(params: PyTree, index: jax.Array, *own: jax.Array) -> jax.Array:
             rngs = {"dropout": jax.random.fold_in(key, index)} if self.config.dropout else None
-            return self.critic.apply(params, obs, *(own or (action,)), rngs=rngs)  # type: ignore[return-value]
+            return apply(self.critic, params, obs, *(own or (action,)), rngs=rngs)
 
         own = (action,) if each else ()
         return over_ensemble(one, members, self.config.precision)(params, jnp.arange(members), *own)

@@ -29,7 +29,7 @@ from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.encoder import encode, with_action
 from rljax.nn.ensemble import over_ensemble
-from rljax.nn.networks import MLP
+from rljax.nn.networks import MLP, apply
 from rljax.nn.precision import dot_general_of
 from rljax.ops import categorical
 from rljax.ops.returns import bootstrapped
@@ -215,7 +215,7 @@ class Agent(ActorCritic):
 
     def policy(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """Actions [..., d] for the policy's parameters and observations [..., n]."""
-        return self.actor.apply(params, obs)  # type: ignore[return-value]
+        return apply(self.actor, params, obs)
 
     def acting(self, learner: Learner, hyper: Hyper) -> dict[str, PyTree]:
         # A stochastic policy has noise from the middle of the range.
@@ -250,7 +250,7 @@ class Agent(ActorCritic):
         """Outputs of both critics, [2, batch] or [2, batch, num_atoms]."""
 
         def one(params: PyTree) -> jax.Array:
-            return self.critic.apply(params, obs, action)  # type: ignore[return-value]
+            return apply(self.critic, params, obs, action)
 
         return over_ensemble(one, 2, self.config.precision)(params)
 
@@ -320,7 +320,7 @@ class Agent(ActorCritic):
             if self.config.policy_value == "min":
                 return -self.value(self.critics(critics, batch.obs, action)).min(0).mean()
             first = jax.tree.map(lambda x: x[0], critics)
-            return -self.value(self.critic.apply(first, batch.obs, action)).mean()  # type: ignore[arg-type]
+            return -self.value(apply(self.critic, first, batch.obs, action)).mean()
 
         error, gradient = jax.value_and_grad(loss)(learner.params["policy"])
         return self.step_policy(learner, gradient, hyper), {"loss/policy": error}

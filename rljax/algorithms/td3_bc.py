@@ -21,6 +21,7 @@ from rljax.config import NonNegative, require
 from rljax.data import Dataset, OfflineBatch
 from rljax.data.prepared import Prepared
 from rljax.envs import Environment
+from rljax.nn.networks import apply
 from rljax.ops.returns import bootstrapped
 from rljax.types import Key, Metrics, PyTree, Refused
 
@@ -91,7 +92,7 @@ class Agent(td3.Agent):
                 value = self.value(self.critics(critics, batch.obs, action)).min(0)
             else:
                 first = jax.tree.map(lambda x: x[0], critics)
-                value = self.value(self.critic.apply(first, batch.obs, action))  # type: ignore[arg-type]
+                value = self.value(apply(self.critic, first, batch.obs, action))
             size = jax.lax.stop_gradient(jnp.abs(value).mean())
             distance = jnp.square(action - batch.action).mean()
             return distance - hyper.value_weight * value.mean() / size, distance

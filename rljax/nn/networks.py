@@ -72,6 +72,11 @@ class MLP(nn.Module):
         return x
 
 
+def apply(network: nn.Module, variables: Any, *inputs: Any, **options: Any) -> Any:
+    """`network.apply`, which is declared to give its output or a pair, whichever was asked for."""
+    return network.apply(variables, *inputs, **options)
+
+
 def product_of_patches(images: jax.Array, kernel: jax.Array, strides: Sequence[int], *_: Any, **__: Any) -> jax.Array:
     """A convolution without padding, images [n, height, width, c] by a kernel [h, w, c, o], as one product of matrices.
 
