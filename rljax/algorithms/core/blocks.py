@@ -1,7 +1,7 @@
 """Settings that several algorithms have, as bases of their configs.
 
-A block has no base but `Config`: `dataclasses` copies the fields of each base as a whole, so that defaults of any other
-base would overwrite what a sibling of the block has set.
+A block has no base but `Config` or a smaller block: `dataclasses` copies the fields of each base as a whole, so that
+defaults of any other base would overwrite what a sibling of the block has set.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Optimizer(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Temperature(Config):
-    """Settings of an entropy bonus whose weight, the temperature α, tunes itself (2018b, eq. 18)."""
+    """Settings of an entropy bonus whose weight, the temperature α, tunes itself (arXiv 1812.05905, eq. 18)."""
 
     temperature_learning_rate: Positive = 3e-4
     """Learning rate of the temperature."""
@@ -33,7 +33,7 @@ class Temperature(Config):
     initial_temperature: Positive = 1.0
     """Temperature α at the start; sweep it to compare fixed temperatures."""
     target_entropy_per_dim: float = -1.0
-    """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (2018b) or -0.5 (Brax, Dopamine)."""
+    """Target entropy in nats for each dimension of an action in [-1, 1]: -1 (Haarnoja et al. 2018) or -0.5 (Brax)."""
 
 
 @dataclasses.dataclass(frozen=True)
