@@ -25,7 +25,8 @@ class StartFrom(Config):
     """The newest whole checkpoint of another run, from which a new run begins, with settings of its own.
 
     Statistics by which observations are normalised come along: what was learned means nothing without them. What is
-    frozen, such as a policy that is steered, is the new run's own. Steps are counted, and schedules begin, anew.
+    frozen, such as a policy that is steered, is the new run's own. Steps are counted, and schedules begin, anew; an
+    algorithm with replay begins with `learning_starts` random actions, as every new run of it does.
 
     Fields:
       folder: the other run's folder.
