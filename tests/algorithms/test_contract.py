@@ -3,6 +3,8 @@
 Offline algorithms are split over devices, resumed and swept in test_offline.py, by the programs of the runner.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,13 +26,16 @@ ONLINE = {
     "sac": ("sac", ("learning_rate", 0.05)),
     "td3": ("fast td3", ("learning_rate", 0.05)),
     "crossq": ("crossq", ("learning_rate", 0.05)),
+    "observations with parts": ("sac of parts", ("learning_rate", 0.05)),
 }
 
 
 def test_every_algorithm_is_tested():
     assert {name for name, *_ in CASES.values()} >= set(NAMES)
     # Steering needs a base, and is split, swept and resumed in test_steering.py.
-    assert {name for name, *_, data, _ in CASES.values() if data is None} - {"steering"} == set(ONLINE)
+    assert {name for name, *_, data, _ in CASES.values() if data is None} - {"steering"} == {
+        CASES[case][0] for case, _ in ONLINE.values()
+    }
 
 
 @pytest.mark.parametrize("case", [case for case, (_, _, env, *_) in CASES.items() if env is not PIXELS])
@@ -88,21 +93,25 @@ def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(onlin
     assert max(jax.tree.leaves(apart)) > 1e-3
 
 
-@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
-def test_over_devices_each_has_its_own_experience_and_all_learn_the_same(online):
-    algorithm = online[1]
-    sharded = shard_environments(algorithm, make_mesh(jax.devices()[:2]))
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_over_devices_each_has_its_own_experience_and_all_learn_the_same(online, count):
+    if jax.device_count() < count:
+        pytest.skip(f"needs {count} devices")
+    algorithm = online[1].remake(dataclasses.replace(online[1].config, num_envs=count))
+    sharded = shard_environments(algorithm, make_mesh(jax.devices()[:count]))
     first = jax.jit(sharded.init)(jax.random.key(0))
     state, metrics = jax.jit(training(sharded))(first)
     for leaf in jax.tree.leaves(state.params):
-        one, other = (np.asarray(shard.data) for shard in leaf.addressable_shards)
-        np.testing.assert_array_equal(one, other)
+        one, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        assert len(others) == count - 1
+        for other in others:
+            np.testing.assert_array_equal(one, other)
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), plain(first.params), plain(state.params))
     assert max(jax.tree.leaves(moved)) > 1e-4
     assert all(np.isfinite(x[-1]).all() for x in jax.tree.leaves(metrics))
     split = [x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated]
     shares = [x for x in split if x.dtype == jnp.float32]
-    assert any(not np.array_equal(*(np.asarray(s.data) for s in x.addressable_shards)) for x in shares)
+    assert any(len(np.unique([np.asarray(s.data) for s in x.addressable_shards], axis=0)) == count for x in shares)
 
 
 def test_a_state_that_was_saved_goes_on_bit_for_bit(online, tmp_path):
