@@ -130,7 +130,8 @@ def demonstrations(env: Environment, episodes: int = 300) -> Dataset:
 def main(settings: Settings) -> None:
     seeds = list(range(settings.first_seed, settings.first_seed + settings.seeds))
     training.use_cpu_cores(members=len(seeds))
-    kept = campaign.earlier(settings, "parts").get("scores", {})  # of other cases
+    earlier = campaign.earlier(settings, "parts").get("scores", {})
+    kept = {name: earlier[name] for name in CASES if name in earlier}  # of other cases
     for name in settings.cases:
         begin = time.perf_counter()
         scores, seconds = scores_of(CASES[name], seeds)
