@@ -1,6 +1,8 @@
 """A policy: acts, whatever trained it."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import struct
@@ -31,7 +33,15 @@ class Policy(struct.PyTreeNode):
         return self.function(self.variables, key, obs, memory, deterministic)
 
     def __call__(self, key: Key, obs: PyTree, deterministic: bool = True) -> jax.Array:
-        """Acts: observations [..., obs] to actions [..., action]. For policies without memory."""
+        """Acts: observations [..., obs] to actions [..., action]. For policies without memory.
+
+        Compiled at the first call for each shape; `apply` is not, which is for programs that are compiled as a whole.
+        """
         if jax.tree.leaves(self.initial_memory):
             raise Refused("a policy with memory is called by policy.apply(key, obs, memory), from initial_memory")
-        return self.apply(key, obs, self.initial_memory, deterministic)[0]
+        return _compiled(self.function)(self.variables, key, obs, self.initial_memory, deterministic)[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(function: Callable[..., Any]) -> Any:
+    return jax.jit(function, static_argnums=4)
