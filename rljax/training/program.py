@@ -23,6 +23,8 @@ class Program:
 
     Fields:
       init: `(key_data, hyper) -> (state, totals)`; key data as plain integers, which every process can hand in.
+      hyper: the hyperparameters of the config, each [] or [members], for `init`: as arguments, so that another value
+        compiles nothing.
       shapes: `(key_data, hyper) -> (state, totals)` as `init` would make them and lay them out, without making them.
       run: `(state, totals, iteration, count, *data) -> (state, totals, finite)`: `count` training steps, which add
         their metrics to the totals; the first two arguments are donated; `finite` tells whether all parameters are.
@@ -39,6 +41,7 @@ class Program:
     """
 
     init: Callable[..., tuple[Any, PyTree]]
+    hyper: dict[str, np.ndarray]
     shapes: Callable[..., tuple[Any, PyTree]]
     run: Callable[..., tuple[Any, PyTree, jax.Array]]
     place: Callable[[PyTree], PyTree]
@@ -166,6 +169,7 @@ def build(
         return {f"evaluation/{name}": value for name, value in algorithm.evaluate(state, wrap(key_data)).items()}
 
     one_key = jax.random.key(0, impl=key_impl)
+    own = {} if algorithm.agent is None else {k: np.float32(v) for k, v in vars(algorithm.agent.hyper()).items()}
     one_state = jax.eval_shape(algorithm.init, one_key)
     names, score = score_names(judge), "evaluation/return"
     if algorithm.evaluate is not None:
@@ -195,6 +199,7 @@ def build(
 
     return Program(
         init=compiled(over_members(init, True, True), out_shardings=both),
+        hyper={name: np.full(() if members is None else members, value) for name, value in own.items()},
         shapes=shapes,
         run=compiled(
             over_members(run, True, True, False, False, *(False for _ in data), in_turn=in_turn),

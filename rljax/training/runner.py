@@ -205,12 +205,12 @@ class _Runner:
         """Makes the first state, or restores the last, and compiles the loop by running it for no steps."""
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
-        swept = {name: values.astype(np.float32) for name, values in self.swept.items()}
+        hyper = self.program.hyper | {name: values.astype(np.float32) for name, values in self.swept.items()}
         saved = self.checkpointer.whole() if self.checkpointer is not None and resume else None
         if saved is None:
-            self.state, self.totals = self.program.init(key_data, swept)
+            self.state, self.totals = self.program.init(key_data, hyper)
         else:
-            self.restore(saved, *self.program.shapes(key_data, swept))
+            self.restore(saved, *self.program.shapes(key_data, hyper))
         if source is not None and not self.iteration:
             self.state = source.put_into(self.state)
         if initialize is not None and not self.iteration:
