@@ -24,7 +24,7 @@ class Settings:
     engine: str = "auto"
     """Physics of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
     total_steps: int = 20_000
-    """Environment steps of each member."""
+    """Environment steps of each member, rounded up to whole iterations."""
     action_repeat: int = 1
     """Steps for which each action is held, to explore further; steps are still counted one by one."""
     config: crossq.Config = dataclasses.field(default_factory=crossq.Config)

@@ -23,7 +23,7 @@ class Settings:
     env: str = "cartpole"
     """The task, as rljax.make takes it."""
     total_steps: int = 100_000
-    """Environment steps of each member."""
+    """Environment steps of each member, rounded up to whole iterations."""
     action_repeat: int = 1
     """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = True

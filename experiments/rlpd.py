@@ -43,7 +43,7 @@ class Settings(experiment.FromDataset):
     mirror: bool = False
     """Learn from mirrored demonstrations as well, in tasks with a symmetry."""
     total_steps: int = 100_000
-    """Environment steps of each member."""
+    """Environment steps of each member, rounded up to whole iterations."""
     mismatch: experiment.Mismatch = dataclasses.field(default_factory=experiment.Mismatch)
     config: rlpd.Config = dataclasses.field(default_factory=rlpd.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)

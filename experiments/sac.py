@@ -27,7 +27,7 @@ class Settings:
     reward: str | None = None
     """Reward of a manipulation task: dense, staged or sparse (the default)."""
     total_steps: int = 20_000
-    """Environment steps of each member."""
+    """Environment steps of each member, rounded up to whole iterations."""
     action_repeat: int = 1
     """Steps for which each action is held, to explore further; steps are still counted one by one."""
     anneal: bool = False

@@ -99,6 +99,9 @@ class Discrete:
         if self.n < 1:
             raise Refused(f"Discrete: n must be at least 1, got {self.n}")
 
+    def __repr__(self) -> str:
+        return f"Discrete({self.n})"
+
     @property
     def shape(self) -> tuple[int, ...]:
         return ()

@@ -8,6 +8,7 @@ updates a step.
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -66,14 +67,16 @@ def make(
     dataset: Dataset | Prepared | None = None,
     *,
     kept: Any = None,
+    network: nn.Module | None = None,
 ) -> Algorithm:
     """RLPD in `env`, with demonstrations.
 
     Args:
-      env: one environment; actions a bounded one-dimensional `Box`, observations a vector.
+      env: one environment; actions a bounded one-dimensional `Box`, observations of any kind.
       config: settings; the defaults where None.
       dataset: the demonstrations; without, the algorithm can only load a policy.
       kept: bool [N]; chunks that begin at other steps of the demonstrations are not learned from.
+      network: a flax module in place of convolutions (see `nn.encoder.encode`), of histories of observations.
 
     Raises:
       ValueError: the environment's spaces do not fit, or the dataset does not fit them.
@@ -86,12 +89,12 @@ def make(
     if not isinstance(dataset, Prepared) and (chunked or kept is not None):
         prepared = _in_chunks(prepared, c, kept)
     in_unit = continuous(acts_in, "rlpd", prepared.actions)
-    agent = sac.Agent(c, in_unit.observation_space, in_unit.action_space)
+    agent = sac.Agent(c, in_unit.observation_space, in_unit.action_space, network)
 
     def remake(config: Config) -> Algorithm:
-        return make(env, config, prepared)
+        return make(env, config, prepared, network=network)
 
-    algorithm = assemble("rlpd", acts_in, agent, remake, prepared, random_start=True, acts_in=in_unit)
+    algorithm = assemble("rlpd", acts_in, agent, remake, prepared, random_start=True, acts_in=in_unit, network=network)
     if not chunked:
         return algorithm
 

@@ -58,6 +58,8 @@ class Environment:
     keeps_context: bool = False
     """Whether auto-reset keeps the context, which was set from outside, and on which `reset` must not depend then; else
     each episode has its own."""
+    pure: bool = True
+    """Whether reset and step are functions of their arguments alone; a simulator on the host keeps its episodes."""
     _spec: dict[str, Any] | None = None
 
     @property

@@ -179,7 +179,10 @@ def _make_of_module(name: str, module: str, rest: str, kwargs: dict[str, Any]) -
         )
     kind = getattr(importlib.import_module(module), rest, None)
     if not isinstance(kind, type) or not issubclass(kind, Environment):
-        raise Refused(f"environment {name!r}: {module} has no subclass of rljax.envs.Environment called {rest!r}")
+        hint = f"one that it registers with Gymnasium is gymnasium:{module}:{rest}"
+        raise Refused(
+            f"environment {name!r}: {module} has no subclass of rljax.envs.Environment called {rest!r}; {hint}"
+        )
     limit = kwargs.pop("max_episode_steps", kind.max_episode_steps)
     env = _build(name, kind, (), kwargs)
     env.name, env.max_episode_steps = name, None

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ def load(
     member: int = 0,
     env: Environment | None = None,
     network: nn.Module | None = None,
+    algorithm: ModuleType | None = None,
 ) -> Policy:
     """The policy of a run, ready to act, normalisation included: `action = policy(key, obs)`.
 
@@ -33,8 +35,9 @@ def load(
       which: the policy of the newest whole checkpoint; the one with which the member evaluated best on the way; or that
         of a checkpoint, by its iteration.
       member: index of the member, of a run with several.
-      env: the environment, for a run on one that `rljax.make` does not know.
+      env: the environment, for a run on one that `rljax.make` does not know, or that was wrapped.
       network: the custom network that it was trained with.
+      algorithm: the module of its algorithm, with `Config` and `make`, for one that rljax does not have.
 
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.
@@ -43,10 +46,15 @@ def load(
         raise Refused(f"which = {which!r} is not allowed; it must be newest, best or an iteration")
     folder = run_folder(folder)
     description = read_description(folder)
-    algorithm = algorithms.get(description["algorithm"])
+    name = description["algorithm"]
+    if algorithm is None and name not in algorithms.NAMES:
+        raise Refused(f"{folder} was trained by {name!r}, which is not rljax's: pass algorithm=, its module")
+    algorithm = algorithms.get(name) if algorithm is None else algorithm
     spec = description["env"]
     if env is None and (not spec or "class" in spec):
-        raise Refused(f"{folder} was trained on an environment that is not in the registry: pass env=...")
+        raise Refused(
+            f"{folder} was trained on an environment that is not in the registry, or on a wrapped one: pass env=..."
+        )
     env = make_recorded(spec) if env is None else env
     own = (description.get("settings") or {}).get("network")
     if own and network is None:
@@ -54,7 +62,7 @@ def load(
     if own and network is not None and in_words(network) != own:
         raise Refused(f"{folder} was trained with network={own}, and this is {in_words(network)}")
     config = config_from_dict(algorithm.Config, description["config"])
-    made = algorithm.make(env, config) if network is None else algorithm.make(env, config, network)
+    made = algorithm.make(env, config) if network is None else algorithm.make(env, config, network=network)
     keys = description["keys"]
     members = len(keys) if isinstance(keys[0], list) else None
     if not 0 <= member < (members or 1):

@@ -12,15 +12,15 @@ class Options(Config):
     """Options of `training.train`. Steps are environment steps, rounded up to whole iterations and whole logs."""
 
     log_every: Count | None = None
-    """Environment steps between rows of metrics.csv; a hundredth of the run where not given."""
+    """Steps (offline, updates) between rows of metrics.csv; a hundredth of the run where not given."""
     evaluate_every: Whole | None = None
-    """Environment steps between evaluations; a tenth of the run where not given, 0 for none."""
+    """Steps (offline, updates) between evaluations; a tenth of the run where not given, 0 for none."""
     evaluation_episodes: Count = 20
     """Episodes of each evaluation on the way."""
     final_episodes: Whole = 100
     """Episodes of the evaluation at the end."""
     checkpoint_every: Whole | None = None
-    """Environment steps between checkpoints; a tenth of the run where not given."""
+    """Steps (offline, updates) between checkpoints; a tenth of the run where not given."""
     keep_checkpoints: Annotated[int, Must("at least 2", lambda x: x >= 2)] = 2
     """Number of newest checkpoints to keep, besides the best; at least 2, for one is whole while another is written."""
     save_replay: bool = True

@@ -103,6 +103,8 @@ def find(start: StartFrom, algorithm: Algorithm, members: int | None, resumed: P
       Refused: there is no whole checkpoint, it has no such part, or what it has does not fit.
     """
     folder = run_folder(start.folder).absolute()
+    if resumed is None:
+        read_description(folder)  # refuses what is no run folder
     checkpointer = Checkpointer(folder / "checkpoints", read_only=True)
     try:
         before = None if resumed is None else _recorded(resumed)
@@ -156,7 +158,8 @@ def _read(
     normalizes = bool(algorithm.config.normalize_observation)
     if normalizes != described["config"].get("normalize_observation", normalizes):
         raise Refused(
-            f"start_from: {folder} was trained with normalize_observation = {not normalizes}; give this run the same"
+            f"start_from: {folder} was trained with normalize_observation = {not normalizes}; give this run the same "
+            f"(--{'no-' * normalizes}normalize-observation)"
         )
     names = {"params", "targets"} if parts else {"params", "targets", "optimizer_state", "extras"}
     names |= {"obs_statistics"} if normalizes else set()
@@ -172,9 +175,12 @@ def _read(
         found |= {name: _chosen(found[name], parts) for name in ("params", "targets")}
         wanted["targets"] = _chosen(wanted.get("targets", {}), tuple(found["targets"]))
         found["targets"] = _chosen(found["targets"], tuple(wanted["targets"]))
+        if not wanted["targets"]:  # none of the parts has one here and there
+            del wanted["targets"], found["targets"]
     if theirs is not None:
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct((theirs, *x.shape), x.dtype), wanted)
-    _check_fit(folder, wanted, found)
+    other = described["algorithm"] != algorithm.name
+    _check_fit(folder, wanted, found, f", for it was trained by {described['algorithm']}" if other else "")
     target = _nested({places[name]: piece for name, piece in wanted.items()})
     read = checkpointer.read_some("state", {"training": target}, iteration)["training"]
     given = {name: _at(read, places[name]) for name in wanted}
@@ -225,14 +231,15 @@ def _nested(branches: dict[tuple[str, ...], PyTree]) -> dict[str, Any]:
     return tree
 
 
-def _check_fit(folder: Path, wanted: dict[str, PyTree], stored: dict[str, PyTree]) -> None:
-    """Refuses a checkpoint whose arrays differ in place, shape or type from those wanted."""
+def _check_fit(folder: Path, wanted: dict[str, PyTree], stored: dict[str, PyTree], why: str) -> None:
+    """Refuses a checkpoint whose arrays differ in place, shape or type from those wanted; `why` follows the reason."""
     here, there = _in_words(wanted), _in_words(stored)
     # What was learned first, for the states of optimizers differ where that does.
     for place in sorted(here.keys() | there.keys(), key=lambda place: (not place.startswith("params/"), place)):
         ours, theirs = here.get(place, "nothing"), there.get(place, "nothing")
         if ours != theirs:
-            raise Refused(f"start_from: {folder} does not fit this run: {place} is {theirs} there, and here {ours}")
+            found = f"{place} is {theirs} there, and here {ours}{why}"
+            raise Refused(f"start_from: {folder} does not fit this run: {found}")
 
 
 def _in_words(tree: PyTree) -> dict[str, str]:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax.algorithms import a2c, dqn, ppo, pqn, sac, td3
+from rljax.algorithms import a2c, bc, dqn, ppo, pqn, sac, td3
 from rljax.nn.encoder import Encoder, encode
 from rljax.ops import running_statistics
 from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
 from rljax.types import Refused
 from tests.algorithms.cases import LOOKING, PARTS, PIXELS, ROLLOUT, SMALL
-from tests.datasets import dataset_of
+from tests.datasets import dataset_of, looking_data
 from tests.runs import train
 from tests.toys import Repeat, limited
 
@@ -30,6 +30,14 @@ class Flat(nn.Module):
     def __call__(self, obs: jax.Array) -> jax.Array:
         pixels = obs.reshape(*obs.shape[:-3], -1) / 255.0
         return nn.relu(nn.Dense(self.width)(pixels))
+
+
+class Camera(nn.Module):
+    """The same of a part."""
+
+    @nn.compact
+    def __call__(self, obs: dict[str, jax.Array]) -> jax.Array:
+        return Flat()(obs["camera"])
 
 
 def kernels(params):
@@ -195,6 +203,15 @@ def test_a_network_of_ones_own_takes_the_place_of_convolutions(module, tmp_path)
     assert loaded(jax.random.key(1), obs) == result.policy(jax.random.key(1), obs)
     with pytest.raises(Refused, match=r"holds another run: settings\.network was 'Flat"):
         train(module.make(PIXELS, config, Flat(6)), 32, folder=folder, resume=True)
+
+
+def test_what_learned_from_data_with_a_network_of_ones_own_is_loaded_with_it(tmp_path):
+    data, env = looking_data(), LOOKING
+    algorithm = bc.make(env, bc.Config(policy_obs=("camera",), batch_size=4), data, network=Camera())
+    result = train(algorithm, 2, folder=tmp_path / "run")
+    loaded = rljax.load(tmp_path / "run", env=env, network=Camera())
+    obs = env.reset(jax.random.key(1)).obs
+    np.testing.assert_array_equal(loaded(jax.random.key(2), obs), result.policy(jax.random.key(2), obs))
 
 
 @pytest.mark.parametrize("module", [sac, td3])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -151,8 +152,19 @@ def test_a_task_wrapped_otherwise_is_another_run_and_is_not_made_again_by_name(w
         train(ppo.make(env, tiny.config), 640, folder=whole.folder, resume=True)
     config = json.loads((whole.folder / "config.json").read_text()) | {"env": env.spec}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="trained on an environment that is not in the registry: pass env="):
+    with pytest.raises(ValueError, match="trained on an environment that is not in the registry, or on a wrapped one"):
         rljax.load(tmp_path)
+
+
+def test_a_run_of_an_algorithm_of_ones_own_is_loaded_with_its_module(whole, tmp_path):
+    shutil.copytree(whole.folder, tmp_path / "own")
+    config = json.loads((whole.folder / "config.json").read_text()) | {"algorithm": "reinforce"}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Refused, match="was trained by 'reinforce', which is not rljax's: pass algorithm=, its module"):
+        rljax.load(tmp_path / "own")
+    obs, key = jnp.zeros(4), jax.random.key(0)
+    loaded = rljax.load(tmp_path / "own", algorithm=ppo)
+    np.testing.assert_array_equal(loaded(key, obs), rljax.load(whole.folder)(key, obs))
 
 
 def test_a_resumed_run_may_go_on_for_longer(tiny, tmp_path):

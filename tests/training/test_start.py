@@ -94,6 +94,10 @@ def test_parts_of_sac_bring_their_targets_and_no_replay(agent, tmp_path):
     chex.assert_trees_all_equal(state.learner.optimizer_state, fresh.learner.optimizer_state)
     chex.assert_trees_all_equal(state.obs_statistics, old.obs_statistics)
     assert state.experience.replay.count == 0
+    for part in ("policy", "log_temperature"):  # which have no target
+        state = begun(agent, StartFrom(tmp_path / "old", (part,)), jax.random.key(1))
+        chex.assert_trees_all_equal(state.params, fresh.params | {part: old.params[part]})
+        chex.assert_trees_all_equal(state.learner.targets, fresh.learner.targets)
     whole = begun(agent, StartFrom(tmp_path / "old"), jax.random.key(1))
     chex.assert_trees_all_equal(whole.learner, old.learner)
     other = changed(agent, normalize_observation=False)
@@ -145,7 +149,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, before, c
     refused("was trained with normalize_observation = True", critic, StartFrom(before.folder, ("critic",)))
     seeing = changed(critic, normalize_observation=True)
     refused("has no part critic; it has policy", seeing, StartFrom(before.folder, ("critic",)))
-    refused("there is no whole checkpoint in .* to start from", start=StartFrom(tmp_path / "nowhere"))
+    refused("is not a run folder: it has no config.json", start=StartFrom(tmp_path / "nowhere"))
+    other = changed(critic, normalize_observation=True)
+    refused("is nothing there, and here .*, for it was trained by ppo", other, StartFrom(before.folder, ("policy",)))
     for manifest in copy.glob("checkpoints/*/MANIFEST.json"):
         manifest.write_text("{}")
     with pytest.warns(UserWarning, match="is damaged"):

@@ -53,7 +53,7 @@ class Encoding(Config):
     """Settings of the encoder of observations (see `nn.encoder.encode`)."""
 
     cnn_channels: Widths = (16,)
-    """Channels of each convolution; images only (default: MinAtar's)."""
+    """Channels of each convolution that an image passes through, as for MinAtar by default."""
     cnn_kernels: Widths = (3,)
     """Kernel widths of each convolution."""
     cnn_strides: Widths = (1,)

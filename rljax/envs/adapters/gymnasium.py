@@ -60,6 +60,8 @@ class GymnasiumEnvironment(Environment):
       Refused: Gymnasium is missing, or a space is none of these, or observations are not of their space.
     """
 
+    pure = False
+
     def __init__(self, make: Callable[[], Any] | str, name: str = "", max_live: int = 1024):
         gymnasium = import_package("gymnasium", "gymnasium", _INSTALL)
         if isinstance(make, str):
@@ -328,5 +330,10 @@ def make(name: str, *, max_live: int = 1024, **kwargs: Any) -> Environment:
     options: dict[str, PyTree] = {"disable_env_checker": True, **kwargs}
     try:
         return GymnasiumEnvironment(lambda: gymnasium.make(name, **options), f"gymnasium:{name}", max_live)
+    except gymnasium.error.NameNotFound as error:
+        said = " ".join(str(error).split())
+        raise Refused(
+            f"gymnasium:{name}: {said} A module that registers it is imported by gymnasium:module:Id"
+        ) from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise Refused(f"gymnasium:{name}: {' '.join(str(error).split())}") from error

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rljax.algorithms import ppo
-from rljax.envs import AutoReset, make
+from rljax.envs import AutoReset, check_env, make
 from rljax.envs.adapters.gymnasium import GymnasiumEnvironment
 from rljax.spaces import MultiDiscrete, parts
 from rljax.types import Refused
@@ -97,6 +97,15 @@ def test_the_time_limit_truncates_and_the_last_observation_survives_auto_reset()
     np.testing.assert_allclose(state.info["next_obs"][1], obs, rtol=1e-6)
     assert not np.array_equal(state.obs[0], state.obs[1])  # each goes on with a state of its own
     assert not step(state, jnp.array([0, 1])).done.any()
+
+
+def test_it_keeps_the_contract_but_for_being_pure():
+    check_env(make("gymnasium:CartPole-v1"))
+
+
+def test_an_environment_that_nobody_registered_is_refused_with_a_hint():
+    with pytest.raises(Refused, match="A module that registers it is imported by gymnasium:module:Id"):
+        make("gymnasium:NoSuchThing-v0")
 
 
 def test_without_a_time_limit():
