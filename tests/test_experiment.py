@@ -104,7 +104,7 @@ def test_defaults_depend_on_where_the_physics_runs(cli, monkeypatch):
             ["--start-parts", "policy"],
             "start_parts = ('policy',) is not allowed; it must be empty without",
         ),
-        (["--start-from", "nowhere"], "nowhere to start from"),
+        (["--start-from", "nowhere"], "nowhere is not a run folder: it has no config.json"),
         (["--name", "x" * 300], "cannot be written to: File name too long"),
         (["--runs", "gs://bucket/runs"], "error: gs:/bucket/runs is an address; only folders and files of this"),
         (["--runs=~nobody-of-that-name/runs"], "error: ~nobody-of-that-name/runs: "),
@@ -161,7 +161,9 @@ def test_where_a_run_is_left_is_asked_before_training_and_may_be_the_home_folder
 def test_a_name_is_printed_as_it_is(tmp_path, capsys):
     """Brackets are markup to rich, and colons emoji."""
     folder = Path("runs") / "lr[red]1 [/b] :fire: [bold]"
-    summary.summarize(training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, None)
+    summary.summarize(
+        training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, None, "steps"
+    )
     out = capsys.readouterr().out
     assert f"run folder: {folder}   policy: rljax.load('{folder}')\n" in out
 

@@ -76,7 +76,8 @@ def vectors_of(dataset: Dataset) -> Dataset:
 
 def dataset_of(settings: FromDataset, flatten: bool = True) -> Dataset:
     """The dataset that the flags name; `flatten` as in `load_dataset`."""
-    return load_dataset(paths.local(settings.dataset), settings.rewards, settings.max_episode_steps, flatten)
+    read = (paths.local(settings.dataset), settings.rewards, settings.max_episode_steps)
+    return load_dataset(*read) if flatten else load_dataset(*read, flatten=False)  # the first is read once for all
 
 
 def in_form_of(env: Environment, dataset: Dataset, settings: FromDataset) -> Dataset:

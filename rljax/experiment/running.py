@@ -72,7 +72,7 @@ def run(
     )
     if result.interrupted is None:
         film = filmed(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
-        summarize(result, hyper, film)
+        summarize(result, hyper, film, algorithm.unit)
     return result
 
 

@@ -48,7 +48,7 @@ def _code_of(folder: Path | None) -> str:
     return f", env=rljax.make({name!r})" if is_module(name) else ""
 
 
-def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) -> None:
+def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None, unit: str) -> None:
     """Draws the learning curve, and prints the final evaluation and where everything is."""
     from rich.console import Console
     from rich.table import Table
@@ -61,7 +61,7 @@ def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) -
         learning_curve(result.folder, path=result.folder / "learning_curve.png")
     console = Console()
     if result.evaluation is not None and "scores" in result.evaluation["members"][0]:
-        table = Table(title=f"Evaluation after {result.steps:,} steps")
+        table = Table(title=f"Evaluation after {result.steps:,} {unit}")
         for column in ("seed", *(hyper or {}), *result.evaluation["members"][0]["scores"]):
             table.add_column(column, justify="right")
         for member in result.evaluation["members"]:
@@ -69,7 +69,7 @@ def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None) -
             table.add_row(str(member["seed"]), *(f"{value:g}" for value in values))
         console.print(table)
     elif result.evaluation is not None:
-        table = Table(title=f"Return over {result.evaluation['episodes']} episodes after {result.steps:,} steps")
+        table = Table(title=f"Return over {result.evaluation['episodes']} episodes after {result.steps:,} {unit}")
         for column in ("seed", *(hyper or {}), "deterministic", "stochastic", "episode length"):
             table.add_column(column, justify="right")
         for member in result.evaluation["members"]:
