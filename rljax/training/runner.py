@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
@@ -137,10 +138,10 @@ def train(
             policy=program.policy(runner.state),
             steps=runner.steps,
             rows=runner.rows,
-            evaluation=runner.final_evaluation() if options.final_episodes and not interrupt else None,
+            evaluation=runner.final_evaluation() if options.final_episodes and not runner.interrupted else None,
             compile_seconds=runner.compile_seconds,
             seconds=runner.seconds,
-            interrupted=interrupt[0] if interrupt else None,
+            interrupted=runner.interrupted or next(iter(interrupt), None),
             stopped=runner.stopped,
             folder=out,
             placement=program.placement,
@@ -173,6 +174,8 @@ class _Runner:
         self.lost: set[int] = set()
         """Members that diverged."""
         self.callbacks = callbacks
+        self.interrupted: int | None = None
+        """The signal for which the run stops, in all processes."""
         self.stopped: str | None = None
         """The reason for which a callback stopped the run."""
         self.saved: int | None = None
@@ -278,11 +281,14 @@ class _Runner:
     def run(self, interrupt: list[int]) -> None:
         """Trains until the end or a signal, and leaves the last state saved."""
         plan, speed = self.plan, 0.0  # iterations per second
-        while self.iteration < plan.total and not interrupt and not self.stopped:
+        while self.iteration < plan.total:
             to_log = min(plan.log - self.iteration % plan.log, plan.total - self.iteration)
             count = min(to_log, max(1, int(speed * SLICE_SECONDS)))
             if self.stream is not None:
                 count = min(count, self.stream.left(self.iteration))
+            count = self.agree(count, interrupt)
+            if self.interrupted or self.stopped:
+                break
             begin = time.perf_counter()
             self.state, self.totals, all_finite = self.run_slice(count)
             finite = np.atleast_1d(np.asarray(all_finite))
@@ -301,14 +307,29 @@ class _Runner:
             self.totals = self.program.reset(self.totals)
             if evaluate or (plan.checkpoint and self.iteration % plan.checkpoint == 0):
                 self.save(score)
+        self.agree(0, interrupt)  # on a signal during the last slice
         if self.saved != self.iteration:
             self.save(None)
         if self.stopped:
             saved = ", all saved" if self.checkpointer else ""
             self.bar.line(f"stopped at step {self.steps:,}{saved}: {self.stopped}")
-        if interrupt:
-            name = signal.Signals(interrupt[0]).name
+        if self.interrupted:
+            name = signal.Signals(self.interrupted).name
             self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")
+
+    def agree(self, count: int, interrupt: list[int]) -> int:
+        """The length of the next slice, and whether to stop: the first process's, and if any process has to.
+
+        Processes that went different ways would wait for each other for ever.
+        """
+        received = interrupt[0] if interrupt else 0
+        if jax.process_count() > 1:
+            told = multihost_utils.process_allgather(np.array([count, received, bool(self.stopped)], np.int32))
+            count, received = int(told[0, 0]), int(told[:, 1].max())
+            if told[:, 2].any():
+                self.stopped = self.stopped or "a callback stopped another process"
+        self.interrupted = received or None
+        return count
 
     def log(self, means: dict[str, np.ndarray], episodes: int) -> float | None:
         """Writes one row per member, with an evaluation of `episodes` episodes if any; returns its score."""

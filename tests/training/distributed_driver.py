@@ -1,4 +1,7 @@
-"""One of several processes that train one agent: `distributed_driver.py ADDRESS PROCESSES RANK DEVICES FOLDER`."""
+"""One of several processes that train one agent: `distributed_driver.py ADDRESS PROCESSES RANK DEVICES FOLDER [STEPS]`.
+
+With STEPS it trains for that many alone, and prints how many were made, and the signal that stopped it.
+"""
 
 import sys
 
@@ -21,6 +24,11 @@ folder = sys.argv[5]
 options = training.Options(
     evaluate_every=64, evaluation_episodes=2, final_episodes=2, progress=False, log_every=64, devices=4
 )
+if len(sys.argv) > 6:
+    options = training.Options(evaluate_every=0, log_every=64, checkpoint_every=0, devices=4, progress=False)
+    result = training.train(algorithm, jax.random.key(0), int(sys.argv[6]), options, folder=folder)
+    print(result.steps, result.interrupted, result.evaluation)
+    sys.exit()
 training.train(algorithm, jax.random.key(0), 128, options, folder=folder)
 result = training.train(algorithm, jax.random.key(0), 192, options, folder=folder, resume=True)
 assert result.steps == 192

@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -182,20 +185,40 @@ def test_a_defect_in_an_algorithm_does_not_pass_for_environments_that_do_not_div
     assert not isinstance(error.value, Refused)
 
 
-def test_two_processes_train_one_agent(tmp_path):
-    """Over localhost, two processes of two devices end where one of four does; saved, resumed, loaded."""
+def started(*arguments):
+    """A process of distributed_driver.py."""
+    command = [sys.executable, "-m", "tests.training.distributed_driver", *map(str, arguments)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), **pipes)
+
+
+def free_address():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
+        return f"127.0.0.1:{s.getsockname()[1]}"
 
-    def run(*arguments):
-        command = [sys.executable, "-m", "tests.training.distributed_driver", *map(str, arguments)]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-        )
 
-    processes = [run(address, 2, rank, 2, tmp_path / "two") for rank in range(2)]
-    processes += [run("-", 1, 0, 4, tmp_path / "one")]
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+    address = free_address()
+    processes = [started(address, 2, rank, 2, tmp_path / "two", 10_000_000) for rank in range(2)]
+    rows, began = tmp_path / "two" / "metrics.csv", time.monotonic()
+    while not (rows.exists() and rows.read_text().count("\n") > 3):
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        assert time.monotonic() - began < 240
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    one, two = (out.split()[-3:] for out, _ in outputs)
+    assert one == two == [one[0], str(int(signal.SIGTERM)), "None"]
+    assert [path.name for path in (tmp_path / "two" / "checkpoints").iterdir()] == [str(int(one[0]) // 64)]
+
+
+def test_two_processes_train_one_agent(tmp_path):
+    """Over localhost, two processes of two devices end where one of four does; saved, resumed, loaded."""
+    address = free_address()
+    processes = [started(address, 2, rank, 2, tmp_path / "two") for rank in range(2)]
+    processes += [started("-", 1, 0, 4, tmp_path / "one")]
     outputs = [process.communicate(timeout=240) for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs
     one, two, alone = (np.array([float(x) for x in out.split()[-5:]]) for out, _ in outputs)
