@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.devices import AXIS
-from rljax.types import Refused
+from rljax.types import PyTree, Refused
 
 _PLATFORMS = os.environ.get("JAX_PLATFORMS")
 """Initial value in `jax.config`; another value there has been set by a program."""
@@ -126,3 +128,14 @@ def shard_environments(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
         algorithm.step, mesh=mesh, in_specs=(specs, *data), out_specs=(specs, replicated), check_vma=False
     )
     return algorithm._replace(init=init, step=step)
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """All of each array as NumPy's, in every process: members may lie on the devices of others."""
+
+    def of(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(of, tree)

@@ -101,8 +101,8 @@ def build(
         split_members = mesh.size > 1 and members % mesh.size == 0
         if split_members:
             placement = f"members over {placement}"
-        elif devices is not None and devices > 1:
-            raise Refused(f"{members} members do not divide over {devices} devices")
+        elif (devices is not None and devices > 1) or jax.process_count() > 1:
+            raise Refused(f"{members} members do not divide over {devices or mesh.size} devices")
         elif devices is None and len(available) > 1:
             placement = f"1 device ({members} members do not divide over {len(available)})"
 

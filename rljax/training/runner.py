@@ -25,6 +25,7 @@ from rljax.training.best import Best
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
+from rljax.training.devices import on_host
 from rljax.training.evaluate import Episodes, scores, share_unstable, summarize
 from rljax.training.folder import (
     check_folder,
@@ -291,13 +292,13 @@ class _Runner:
                 break
             begin = time.perf_counter()
             self.state, self.totals, all_finite = self.run_slice(count)
-            finite = np.atleast_1d(np.asarray(all_finite))
+            finite = np.atleast_1d(on_host(all_finite))
             elapsed = time.perf_counter() - begin
             speed = count / elapsed
             self.seconds += elapsed
             self.iteration += count
             self.bar.update(self.steps, speed * self.steps_per_iteration * self.members)
-            totals = jax.device_get(self.totals)
+            totals = on_host(self.totals)
             self.check_finite(totals["bad"], finite)
             if count < to_log:
                 continue
@@ -388,15 +389,15 @@ class _Runner:
     def play(self, episodes: int) -> tuple[Episodes, Episodes]:
         """Deterministic and stochastic episodes, [members, episodes]."""
         results = self.program.evaluate(self.state, self.evaluation_keys(), episodes)
-        first, second = jax.tree.map(lambda x: np.asarray(x).reshape(self.members, episodes), results)
+        first, second = jax.tree.map(lambda x: x.reshape(self.members, episodes), on_host(results))
         return jax.tree.map(self.of_living, first), jax.tree.map(self.of_living, second)
 
     def scores(self, episodes: int) -> dict[str, np.ndarray]:
         """The scores of an evaluation, [members], by name: means over episodes, or the algorithm's own."""
         if self.program.measure is None:
             return scores(*self.play(episodes))
-        measured = self.program.measure(self.state, self.evaluation_keys())
-        return {name: self.of_living(np.atleast_1d(np.asarray(x, np.float32))) for name, x in measured.items()}
+        measured = on_host(self.program.measure(self.state, self.evaluation_keys()))
+        return {name: self.of_living(np.atleast_1d(np.float32(x))) for name, x in measured.items()}
 
     def of_living(self, values: np.ndarray) -> np.ndarray:
         """Values [members, …], with NaN for members that diverged."""

@@ -1,6 +1,7 @@
-"""One of several processes that train one agent: `distributed_driver.py ADDRESS PROCESSES RANK DEVICES FOLDER [STEPS]`.
+"""One of several processes that train: `distributed_driver.py ADDRESS PROCESSES RANK DEVICES FOLDER [STEPS|members]`.
 
-With STEPS it trains for that many alone, and prints how many were made, and the signal that stopped it.
+With STEPS it trains for that many alone, and prints how many were made, and the signal that stopped it; with the word
+members it trains eight of them, is interrupted, and goes on.
 """
 
 import sys
@@ -24,6 +25,17 @@ folder = sys.argv[5]
 options = training.Options(
     evaluate_every=64, evaluation_episodes=2, final_episodes=2, progress=False, log_every=64, devices=4
 )
+if sys.argv[6:] == ["members"]:
+    keys, rates = jax.random.split(jax.random.key(0), 8), np.geomspace(1e-4, 1e-2, 8)
+    options = training.Options(evaluate_every=64, evaluation_episodes=2, final_episodes=2, log_every=64, progress=False)
+    for steps, resume in ((128, False), (256, True)):
+        result = training.train(
+            algorithm, keys, steps, options, folder=folder, resume=resume, hyper={"learning_rate": rates}
+        )
+    assert result.placement == "members over 4 devices", result.placement
+    loaded = [rljax.load(folder, which="best", member=member) for member in (0, 7)]
+    print(*(float(policy(keys[0], np.ones(4, np.float32))) for policy in loaded))
+    sys.exit()
 if len(sys.argv) > 6:
     options = training.Options(evaluate_every=0, log_every=64, checkpoint_every=0, devices=4, progress=False)
     result = training.train(algorithm, jax.random.key(0), int(sys.argv[6]), options, folder=folder)

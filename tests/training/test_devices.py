@@ -1,6 +1,7 @@
 """Environments and members over several devices; conftest makes four of the CPU."""
 
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from rljax.training import devices
 from rljax.training import program as programs
 from rljax.training.devices import make_mesh, shard_environments
 from rljax.types import Refused
-from tests.runs import train
+from tests.runs import read, train
 from tests.toys import Clock, ContinuousClock, limited
 
 ROOT = Path(__file__).parents[2]
@@ -224,3 +225,18 @@ def test_two_processes_train_one_agent(tmp_path):
     one, two, alone = (np.array([float(x) for x in out.split()[-5:]]) for out, _ in outputs)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(one, alone, rtol=1e-3, atol=1e-8)
+
+
+def test_members_over_two_processes_are_those_of_one(tmp_path):
+    """Rows, evaluations and the policies of all members, after a resumption."""
+    address, folders = free_address(), (tmp_path / "two", tmp_path / "one")
+    processes = [started(address, 2, rank, 2, folders[0], "members") for rank in range(2)]
+    processes += [started("-", 1, 0, 4, folders[1], "members")]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    assert len({out.splitlines()[-1] for out, _ in outputs}) == 1
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in read(folder)] for folder in folders]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4 * 8
+    evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+    assert evaluations[0] == evaluations[1]
