@@ -213,6 +213,11 @@ def example(space: Space, *leading: int) -> PyTree:
     return jnp.zeros((*leading, *space.shape), jnp.float32 if number else space.dtype)
 
 
+def as_given(space: Space, value: PyTree, xp: Any = jnp) -> PyTree:
+    """A value [..., shape of the space] in the types of `example`; NumPy's with `xp=numpy`."""
+    return jax.tree.map(lambda x, like: xp.asarray(x, like.dtype), value, example(space))
+
+
 def batch_shape(space: Space, value: Any) -> tuple[int, ...]:
     """The leading axes of a value [..., shape of the space], which all of its parts share."""
     while isinstance(space, Dict):

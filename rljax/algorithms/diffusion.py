@@ -37,7 +37,7 @@ from rljax.nn.networks import apply
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops import history, running_statistics
 from rljax.policy import Policy
-from rljax.spaces import batch_shape, example
+from rljax.spaces import as_given, batch_shape, example
 from rljax.types import Key, Metrics, PyTree
 
 Objective = Literal["diffusion", "flow"]
@@ -270,9 +270,9 @@ def in_turn(
     def act(
         variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool
     ) -> tuple[jax.Array, PyTree, PyTree]:
+        obs, step = as_given(space, obs), memory["step"]
         if normalize:
             obs = running_statistics.normalize(variables["obs_statistics"], obs)
-        obs, step = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), obs, example(space)), memory["step"]
         # The first observation stands in for earlier ones.
         past = chosen(step < 0, history.beginning(space, obs, length), history.pushed(memory["obs"], obs, length))
         due = (step < 0) | (step >= executed)

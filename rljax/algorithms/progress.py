@@ -26,7 +26,8 @@ from rljax.data.prepared import Prepared, check_spaces, in_unit
 from rljax.envs import Environment
 from rljax.envs.spaces_only import SpacesOnly
 from rljax.ops import running_statistics
-from rljax.types import Refused
+from rljax.spaces import as_given
+from rljax.types import PyTree, Refused
 
 Target = Literal["reward", "time"]
 
@@ -191,7 +192,8 @@ def progress(algorithm: Algorithm, state: Any, dataset: Dataset, batch_size: int
     agent: Any = algorithm.agent
 
     @jax.jit
-    def values(obs: jax.Array, action: jax.Array) -> jax.Array:
+    def values(obs: PyTree, action: jax.Array) -> jax.Array:
+        obs = as_given(algorithm.env.observation_space, obs)
         obs = running_statistics.normalize(state.obs_statistics, obs) if c.normalize_observation else obs
         output = agent.critics(state.params["critic"], obs, jnp.clip(space.to_unit(action), -1.0, 1.0))  # type: ignore[union-attr]
         return agent.value(output).mean(0)

@@ -20,7 +20,7 @@ from rljax.config import Count, require
 from rljax.data import Dataset
 from rljax.data.chunks import in_chunks
 from rljax.data.prepared import ActionNormalization, Prepared, prepare
-from rljax.envs import ActionChunk, Environment, ObservationHistory
+from rljax.envs import ActionChunk, Environment, ObservationHistory, RescaleAction
 from rljax.ops import running_statistics
 from rljax.ops.history import tiled
 from rljax.policy import Policy
@@ -88,7 +88,7 @@ def make(
     acts_in = ActionChunk(ObservationHistory(env, c.history), c.executed) if chunked else env
     if not isinstance(dataset, Prepared) and (chunked or kept is not None):
         prepared = _in_chunks(prepared, c, kept)
-    in_unit = continuous(acts_in, "rlpd", prepared.actions)
+    in_unit = RescaleAction(acts_in, prepared.actions)
     agent = sac.Agent(c, in_unit.observation_space, in_unit.action_space, network)
 
     def remake(config: Config) -> Algorithm:

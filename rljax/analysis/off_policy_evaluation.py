@@ -36,7 +36,7 @@ from rljax.data import Dataset
 from rljax.envs import Environment
 from rljax.ops import importance, running_statistics
 from rljax.policy import Policy
-from rljax.spaces import Box
+from rljax.spaces import Box, as_given
 from rljax.types import Key, PyTree, Refused
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]
@@ -202,6 +202,7 @@ def gaussian_log_prob(algorithm: Algorithm, state: Any) -> LogProb:
     volume = np.log((space.high - space.low) / 2).sum()
 
     def log_prob(obs: PyTree, action: jax.Array) -> jax.Array:
+        obs = as_given(agent.observation_space, obs)
         obs = running_statistics.normalize(state.obs_statistics, obs) if normalize else obs
         return agent.log_prob(variables, obs, space.to_unit(action)) - volume
 

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from rljax.data.dataset import Dataset
 from rljax.ops import running_statistics
-from rljax.spaces import Box, example, parts
+from rljax.spaces import ArraySpace, Box, as_given, example, parts
 from rljax.types import PyTree, Refused
 
 ActionNormalization = Literal["minmax", "quantiles", "bounds"]
@@ -67,12 +67,9 @@ def prepare(
         dataset.require_rewards()
     statistics = nothing
     # Whole numbers are numbers: a vector's type does not say what is learned from it.
-    obs, next_obs = (
-        jax.tree.map(lambda x, like: np.asarray(x, like.dtype), obs, example(observation_space))
-        for obs in (dataset.obs, dataset.next_obs)
-    )
+    obs, next_obs = (as_given(observation_space, x, np) for x in (dataset.obs, dataset.next_obs))
     if config.normalize_observation:
-        statistics = dataset.statistics(observation_space)
+        statistics = dataset.replace(obs=obs, next_obs=next_obs).statistics(observation_space)
         obs, next_obs = (normalized(statistics, x) for x in (obs, next_obs))
     box = action_box(dataset.action, action_space, action_normalization)
     action, next_action = (in_unit(box, x) for x in (dataset.action, dataset.next_action))
@@ -148,6 +145,9 @@ def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) ->
     for what, (shape, expected) in (shapes | {"actions": (action.shape[1:], action_space.shape)}).items():
         if shape != expected:
             raise Refused(f"{name}: {what} have the shape {list(shape)}, the environment's {list(expected)}")
+    for obs in (dataset.obs, dataset.next_obs):
+        for part, x in (flatten_dict(obs, sep="/") if isinstance(obs, Mapping) else {"": obs}).items():
+            _check_values(f"{name}: observations {part}".rstrip(), np.asarray(x), wanted[part])
     if action.dtype.kind != "f":
         raise Refused(f"{name}: actions are of type {action.dtype}, as choices are; they must be floating point")
     low, high = action.min(0), action.max(0)
@@ -156,3 +156,17 @@ def check_spaces(dataset: Dataset, observation_space: Any, action_space: Any) ->
             f"{name}: actions go from {low.min():g} to {high.max():g}, the environment allows "
             f"{action_space.low.min():g} to {action_space.high.max():g}"
         )
+
+
+def _check_values(what: str, x: np.ndarray, space: ArraySpace) -> None:
+    """Refuses images of another type than the space's, and choices that are not of the space."""
+    image = isinstance(space, Box) and len(space.shape) == 3
+    if image and x.dtype != space.dtype:
+        raise Refused(f"{what} are images of type {x.dtype}, and the environment's of {np.dtype(space.dtype)}")
+    if isinstance(space, Box):
+        return
+    if x.dtype.kind not in "iu":
+        raise Refused(f"{what} are of type {x.dtype}, and must be whole numbers, for the environment's are {space}")
+    least, most = x.min(0), x.max(0)
+    if (least < 0).any() or (most >= np.asarray(space.n)).any():
+        raise Refused(f"{what} go from {least.min()} to {most.max()}, and the environment's are {space}")

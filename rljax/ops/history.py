@@ -51,6 +51,8 @@ def pushed(history: PyTree, obs: PyTree, length: int) -> PyTree:
 def side_by_side(frames: Any) -> Any:
     """Frames [batch, length, …] to histories [batch, …]; NumPy's from NumPy's."""
     batch, length, *shape = frames.shape
+    if length == 1:
+        return frames[:, 0]
     if not shape:
         return frames
     xp: Any = np if isinstance(frames, np.ndarray) else jnp

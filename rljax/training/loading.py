@@ -42,7 +42,7 @@ def load(
     Raises:
       ValueError: not a run folder, no such member, or no whole checkpoint.
     """
-    if which not in ("newest", "best") and not isinstance(which, int):
+    if which not in ("newest", "best") and (isinstance(which, bool) or not isinstance(which, int)):
         raise Refused(f"which = {which!r} is not allowed; it must be newest, best or an iteration")
     folder = run_folder(folder)
     description = read_description(folder)

@@ -95,6 +95,8 @@ def train(
       Diverged: a metric or parameter is not finite (with members: in all of them).
     """
     enable_compilation_cache()
+    if not isinstance(options, Options):
+        raise Refused(f"options must be a rljax.training.Options, got {options!r}")
     plan = Plan.make(algorithm.per_iteration, total_steps, options)
     if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")

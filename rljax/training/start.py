@@ -13,7 +13,7 @@ import numpy as np
 from rljax.algorithms.core import experience
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.learner import Learner
-from rljax.config import Config, config_to_dict
+from rljax.config import Config, config_to_dict, require
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.folder import run_folder
 from rljax.training.loading import read_description
@@ -37,6 +37,11 @@ class StartFrom(Config):
 
     folder: str | Path
     parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        path = isinstance(self.folder, str | Path) and bool(str(self.folder))
+        require(self, "folder", path, "the path of a run folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +191,33 @@ def _read(
     given = {name: _at(read, places[name]) for name in wanted}
     if theirs == 1:
         given = jax.tree.map(lambda x: x[0], given)
+    _check_actions(checkpointer, iteration, algorithm, theirs)
     if algorithm.data is not None and "obs_statistics" in given:
         ours = jax.jit(lambda key: algorithm.init(key).obs_statistics)(jax.random.key(0))
         close = jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-4), given.pop("obs_statistics"), ours)
         if not all(jax.tree.leaves(close)):
             raise Refused(f"start_from: {folder} normalised observations by the statistics of other data")
     return given
+
+
+def _check_actions(checkpointer: Checkpointer, iteration: int, algorithm: Algorithm, members: int | None) -> None:
+    """Refuses a policy whose -1 and 1 were other actions, such as the range of other data."""
+    found: list[Any] = []
+
+    def note(key: jax.Array) -> tuple[()]:
+        found.append(algorithm.policy(algorithm.init(key)).variables.get("action_range"))  # constants, not traced
+        return ()
+
+    jax.eval_shape(note, jax.random.key(0))
+    if found[0] is None or "action_range" not in checkpointer.stored(iteration, "policy").get("variables", {}):
+        return
+    ours = [np.asarray(x) for x in found[0]]
+    shapes = [jax.ShapeDtypeStruct((*(() if members is None else (members,)), *x.shape), x.dtype) for x in ours]
+    target = {"variables": {"action_range": shapes}}
+    theirs = checkpointer.read_some("policy", target, iteration)["variables"]["action_range"]
+    if not all(np.allclose(x, y, rtol=1e-4, atol=1e-6) for x, y in zip(ours, theirs, strict=True)):
+        folder = checkpointer.folder.parent
+        raise Refused(f"start_from: {folder} was trained on actions of another range (see action_normalization)")
 
 
 def _taken(state: Any, parts: tuple[str, ...], names: set[str]) -> dict[str, PyTree]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax.algorithms import a2c, bc, dqn, ppo, pqn, sac, td3
+from rljax.algorithms import a2c, bc, diffusion, dqn, ppo, pqn, rlpd, sac, td3
 from rljax.nn.encoder import Encoder, encode
 from rljax.ops import running_statistics
 from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
@@ -15,7 +15,7 @@ from rljax.types import Refused
 from tests.algorithms.cases import LOOKING, PARTS, PIXELS, ROLLOUT, SMALL
 from tests.datasets import dataset_of, looking_data
 from tests.runs import train
-from tests.toys import Repeat, limited
+from tests.toys import Drift, Repeat, limited
 
 BLIND = rljax.make("pendulum", blind=True, max_episode_steps=5)
 PRIVILEGED = {"value_obs": ("privileged_state",)}
@@ -291,3 +291,48 @@ def test_a_dataset_with_images_is_learned_from(name, settings):
     action, _, _ = jax.jit(policy.apply)(jax.random.key(1), new.obs, memory)
     error = np.abs(np.asarray(action) - new.action).mean()
     assert error < 0.4 * np.abs(new.action - new.action.mean()).mean()
+
+
+class Wide(Drift):
+    """Seen as an image that is four times as wide as its channels are many."""
+
+    observation_space = Box(0, 255, (4, 16, 2), np.uint8)
+
+    def reset(self, key):
+        return super().reset(key).replace(obs=jnp.zeros((4, 16, 2), jnp.uint8))
+
+    def step(self, state, action):
+        return super().step(state.replace(obs=jnp.zeros(2)), action).replace(obs=jnp.zeros((4, 16, 2), jnp.uint8))
+
+
+def test_the_channels_of_a_history_are_not_taken_for_rows():
+    config = rlpd.Config(**SMALL | {"history": 4, "num_updates": 2, "policy_delay": 2})
+    assert rlpd.make(limited(Wide(), 5), config).agent.observation_space.shape == (4, 16, 8)
+
+
+def test_observations_with_nothing_in_them_are_refused():
+    class Nothing(Drift):
+        observation_space = Dict({"state": Drift.observation_space, "nothing": Box(-1.0, 1.0, (0,))})
+
+    with pytest.raises(Refused, match=r"sac needs observations with something in them, .* has .0. nothing"):
+        sac.make(limited(Nothing(), 5), sac.Config(**SMALL))
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_a_policy_of_chunks_sees_what_training_saw(history):
+    """The windows of a dataset with parts, and the policy's memory at the same steps of an episode."""
+    data = looking_data(episodes=1)
+    config = diffusion.Config(
+        batch_size=4, width=4, blocks=1, cnn_channels=(2,), history=history, executed=1, horizon=2
+    )
+    algorithm = diffusion.make(LOOKING, config, data)
+    policy = algorithm.policy(jax.jit(algorithm.init)(jax.random.key(0)))
+    chunks, memory = algorithm.data, policy.initial_memory
+    batch = chunks.sample(jax.random.key(1), 64)
+    for step in range(data.size):
+        obs = jax.tree.map(lambda x, step=step: x[step], data.obs)
+        _, memory, _ = jax.jit(policy.apply)(jax.random.key(2), obs, memory)
+        seen = [i for i in range(64) if np.allclose(batch.obs["camera"][i], memory["obs"]["camera"])]
+        assert any(
+            all(np.allclose(batch.obs[name][i], memory["obs"][name], atol=1e-5) for name in memory["obs"]) for i in seen
+        )

@@ -46,6 +46,8 @@ def test_frames_at_once_are_the_same_as_one_by_one():
         one_by_one = history.pushed(one_by_one, frame(number), 3)
     jax.tree.map(np.testing.assert_array_equal, together, jax.tree.map(lambda x: x[None], one_by_one))
     assert isinstance(history.side_by_side(np.zeros((2, 3, 4))), np.ndarray)
+    alone = jax.tree.map(lambda x: history.side_by_side(x[:, :1]), frames)
+    jax.tree.map(np.testing.assert_array_equal, alone, jax.tree.map(lambda x: x[None], frame(2)))
 
 
 @pytest.mark.parametrize("task", [Pixels, Looking])

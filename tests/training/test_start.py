@@ -144,6 +144,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny, before, c
     deeper = changed(tiny, hidden=(8, 8))
     refused(r"does not fit this run: .*Dense_1/bias is nothing there, and here float32 \[8\]", deeper)
     refused("start_from must be a rljax.training.StartFrom", start=before.folder)
+    with pytest.raises(Refused, match=r"options must be a rljax.training.Options, got \{'log_every': 1\}"):
+        rljax.training.train(tiny, jax.random.key(0), 64, {"log_every": 1})  # type: ignore[arg-type]
+    for folder in (3, ""):
+        with pytest.raises(Refused, match=r"folder = .* is not allowed; it must be the path of a run folder"):
+            StartFrom(folder)  # type: ignore[arg-type]
     refused("start_from is not possible for counter: its state has no learner", counter())
     critic = sac.make(rljax.make("pendulum"), sac.Config(hidden=(8,), replay_size=400, learning_starts=32))
     refused("was trained with normalize_observation = True", critic, StartFrom(before.folder, ("critic",)))

@@ -20,7 +20,7 @@ from rljax.envs.identity import describe
 from rljax.nn.encoder import is_image
 from rljax.ops import running_statistics
 from rljax.policy import Policy
-from rljax.spaces import Box, Discrete, parts
+from rljax.spaces import Box, Discrete, as_given, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
@@ -77,7 +77,7 @@ def policy_of(agent: Agent, env: Environment, state: Any) -> Policy:
       A policy with the variables that `agent.acting` gives, "obs_statistics" and, where actions are rescaled,
       "action_range": what -1 and 1 are in the environment's units.
     """
-    normalize = agent.config.normalize_observation
+    normalize, space = agent.config.normalize_observation, agent.observation_space
     variables = {"obs_statistics": state.obs_statistics, **agent.acting(state.learner, state.hyper)}
     if isinstance(env, RescaleAction):
         variables["action_range"] = env.onto
@@ -87,7 +87,7 @@ def policy_of(agent: Agent, env: Environment, state: Any) -> Policy:
     def act(
         variables: PyTree, key: Key, obs: PyTree, memory: PyTree, deterministic: bool
     ) -> tuple[jax.Array, PyTree, PyTree]:
-        obs = jax.tree.map(jnp.asarray, obs)
+        obs = as_given(space, obs)
         obs = running_statistics.normalize(variables["obs_statistics"], obs) if normalize else obs
         action, memory, extras = agent.act(variables, obs, memory, key, deterministic)
         if rescale is not None:
@@ -123,7 +123,9 @@ class Loop:
         return policy_of(self.agent, self.env, state)
 
     def normalize(self, statistics: running_statistics.Statistics, obs: PyTree) -> PyTree:
-        return running_statistics.normalize(statistics, obs) if self.config.normalize_observation else obs
+        if not self.config.normalize_observation:
+            return obs
+        return running_statistics.normalize(statistics, as_given(self.env.observation_space, obs))
 
     def environments(self) -> AutoReset:
         """This device's share of the config's environments."""
@@ -243,6 +245,8 @@ def observable(env: Environment, name: str) -> None:
     """
     for part, space in parts(env.observation_space).items():
         shape = list(space.shape)
+        if 0 in shape:
+            raise Refused(f"{name} needs observations with something in them, {env!r} has {shape} {part}".rstrip())
         if len(shape) == 3 and 2 * shape[0] <= min(shape[1:]):
             where = f" as {part!r}" if part else ""
             raise Refused(

@@ -36,7 +36,7 @@ from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.augment import shift_batch
-from rljax.spaces import Box, parts
+from rljax.spaces import Box, as_given, example, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
 
 Storage = Literal["bfloat16", "uint8"] | None
@@ -168,9 +168,8 @@ class Loop(contract.Loop):
         env_state = self.environments().reset(devices.local(env_key))
         count = env_state.reward.shape[0]
         if self.prepared is None:
-            statistics = running_statistics.init(
-                jax.tree.map(lambda x: x[0], env_state.obs), self.env.observation_space
-            )
+            space = self.env.observation_space
+            statistics = running_statistics.init(example(space), space)
         else:
             statistics = jax.tree.map(jnp.copy, self.prepared.statistics)
         experience = Experience(
@@ -237,7 +236,7 @@ class Loop(contract.Loop):
         (env_state, buffer, memory, fresh), (metrics, done, obs) = jax.lax.scan(env_step, carry, keys)
         statistics = experience.obs_statistics
         if self.config.normalize_observation and self.prepared is None:
-            statistics = running_statistics.update(statistics, obs)
+            statistics = running_statistics.update(statistics, as_given(self.env.observation_space, obs))
         return Experience(buffer, statistics, env_state, memory, fresh), episode_metrics(metrics, done)
 
     def draw(self, learner: Learner, experience: Experience, key: Key, hyper: Any, *data: Dataset) -> Any:

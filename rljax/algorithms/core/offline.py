@@ -160,9 +160,11 @@ def continued(state: Any) -> Callable[[Any], Any]:
     return lambda fresh: fresh.replace(learner=state.learner)
 
 
-def in_batches(function: Callable[..., jax.Array], size: int, *arrays: Any) -> np.ndarray:
+def in_batches(function: Callable[..., jax.Array], size: int, *trees: PyTree) -> np.ndarray:
     """The results [N, …] of a compiled function for rows [N, …], applied to `size` rows at a time in one shape."""
-    rows = len(arrays[0])
-    padded = [np.resize(np.asarray(x), (-(-rows // size) * size, *np.shape(x)[1:])) for x in arrays]
-    parts = [np.asarray(function(*(x[i : i + size] for x in padded))) for i in range(0, len(padded[0]), size)]
+    rows = len(jax.tree.leaves(trees)[0])
+    whole = -(-rows // size) * size
+    padded = jax.tree.map(lambda x: np.resize(np.asarray(x), (whole, *np.shape(x)[1:])), trees)
+    starts = range(0, whole, size)
+    parts = [np.asarray(function(*jax.tree.map(lambda x, i=i: x[i : i + size], padded))) for i in starts]
     return np.concatenate(parts)[:rows]

@@ -31,6 +31,7 @@ from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
 from rljax.ops import running_statistics
 from rljax.ops.returns import accumulated_returns
+from rljax.spaces import as_given, example
 from rljax.types import Key, Metrics, PyTree, Transition, sharded_field
 
 
@@ -122,9 +123,7 @@ class Loop(contract.Loop):
             key=key,
             hyper=self.agent.hyper(),
             learner=self.agent.init(learner_key),
-            obs_statistics=running_statistics.init(
-                jax.tree.map(lambda x: x[0], env_state.obs), self.env.observation_space
-            ),
+            obs_statistics=running_statistics.init(example(self.env.observation_space), self.env.observation_space),
             return_statistics=running_statistics.init(jnp.float32(0.0)),
             env_state=env_state,
             memory=for_each(self.agent.initial_memory, count),
@@ -138,6 +137,7 @@ class Loop(contract.Loop):
         state, rollout, seen, metrics = self.collect(state, devices.local(act_key), hyper)
         learner, of_updates, _ = self.agent.learn(state.learner, rollout, devices.local(learn_key), hyper)
         if self.config.normalize_observation:
+            seen = as_given(self.env.observation_space, seen)
             state = state.replace(obs_statistics=running_statistics.update(state.obs_statistics, seen))
         state = state.replace(key=key, iteration=state.iteration + 1, learner=learner)
         return state, metrics | of_updates
