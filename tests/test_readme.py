@@ -64,8 +64,15 @@ def test_the_example_of_offline_learning_runs(tmp_path):
     )
 
 
+def test_the_example_of_a_dataset_of_ones_own_runs(tmp_path):
+    code = "import numpy as np\nfrom rljax.data import formats\n"
+    code += "obs = next_obs = np.zeros((4, 11))\naction, reward = np.zeros((4, 3)), np.zeros(4)\n"
+    code += "terminated, truncated = np.arange(4) == 3, np.zeros(4, bool)\n"
+    assert "4" in run(code + blocks()[6] + "print(formats.load('own.hdf5').size)\n", tmp_path)
+
+
 def test_the_example_of_planning_runs(tmp_path):
-    code = "import rljax\n" + blocks()[6] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
+    code = "import rljax\n" + blocks()[7] + "print(round(float(lake.start @ solution.values), 3), maze.num_states)\n"
     assert "0.415 15" in run(code, tmp_path)
 
 

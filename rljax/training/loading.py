@@ -47,9 +47,11 @@ def load(
     folder = run_folder(folder)
     description = read_description(folder)
     name = description["algorithm"]
-    if algorithm is None and name not in algorithms.NAMES:
-        raise Refused(f"{folder} was trained by {name!r}, which is not rljax's: pass algorithm=, its module")
-    algorithm = algorithms.get(name) if algorithm is None else algorithm
+    try:
+        algorithm = algorithms.get(name) if algorithm is None else algorithm
+    except Refused:
+        reason = f"{folder} was trained by {name!r}, which is not rljax's: pass algorithm=, its module"
+        raise Refused(reason) from None
     spec = description["env"]
     if env is None and (not spec or "class" in spec):
         raise Refused(
