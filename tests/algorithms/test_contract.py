@@ -70,7 +70,10 @@ def training(algorithm):
     return lambda state: jax.lax.scan(lambda s, _: algorithm.step(s), state, None, ITERATIONS)
 
 
-@pytest.fixture(scope="module", params=ONLINE)
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if "parts" in name else []) for name in ONLINE]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def online(request):
     """A name, its algorithm, `init`, and `run` for a few iterations: compiled once for the tests below."""
     algorithm = made(ONLINE[request.param][0])

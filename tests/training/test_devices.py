@@ -227,6 +227,7 @@ def test_two_processes_train_one_agent(tmp_path):
     np.testing.assert_allclose(one, alone, rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_members_over_two_processes_are_those_of_one(tmp_path):
     """Rows, evaluations and the policies of all members, after a resumption."""
     address, folders = free_address(), (tmp_path / "two", tmp_path / "one")
