@@ -38,7 +38,7 @@ PICTURES = {
 }
 
 
-QUICK = ("01_quickstart", "04_planning")
+QUICK = ("01_quickstart",)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_iterations_are_cached_and_labels_reach_the_policy(cli, tmp_path, monkey
     assert err.endswith("holds another run: policy_updates was 20 and is now 30; choose another --name\n")
 
 
+@pytest.mark.slow
 def test_interrupted_rollouts_leave_no_half_file_and_are_played_again(cli, tmp_path, monkeypatch):  # noqa: F811
     whole = tmp_path / "runs" / "recap" / "whole" / "0-policy" / "rollouts.hdf5"
     arguments = [*TINY, "--iterations", "0", "--method", "plain", "--name"]

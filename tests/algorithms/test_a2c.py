@@ -70,6 +70,7 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
     np.testing.assert_allclose(value, expected, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_learns_from_images():
     env = limited(Pixels(), 10)
     config = dataclasses.replace(TINY, num_envs=8, learning_rate=3e-3, discount=0.0, cnn_channels=(4,), hidden=(16, 8))

@@ -260,6 +260,7 @@ def values_and_truth(penalty_weight):
     return tuple(float(x) for x in measure(jax.random.key(9)))
 
 
+@pytest.mark.slow
 def test_learned_value_is_a_lower_bound_of_the_policys_true_value_and_without_the_penalty_is_not():
     """Theorem 3.2: in expectation over the policy's actions; noisy rewards make plain Q-learning believe in luck."""
     value, truth = values_and_truth(penalty_weight=1.0)

@@ -259,6 +259,7 @@ def test_a_residual_is_added_to_a_chunk_that_is_sampled_and_seen():
         config_of("residual", offline_share=0.5)
 
 
+@pytest.mark.slow
 def test_a_residual_learns_where_the_policy_aims_beside():
     algorithm = steering.make(ENV, config_of("residual", noise_bound=1.0), base_of())
     result = train(algorithm, 400)

@@ -36,6 +36,7 @@ def test_off_policy_control_finds_the_optimal_values(method):
     np.testing.assert_array_equal(learned.mean(0).argmax(-1)[decided], exact.policy[decided])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sarsa", "expected_sarsa"])
 def test_on_policy_control_finds_the_values_of_what_it_does(method):
     """At the end Q is that of the ε-greedy policy in Q, which explores and so is worth less than the best."""

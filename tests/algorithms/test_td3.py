@@ -235,6 +235,7 @@ def test_options_train_and_act_in_the_units_of_the_environment(options):
     np.testing.assert_allclose(actions.std(), 3 * (0.25 if options is FAST else 0.1), rtol=0.15)
 
 
+@pytest.mark.slow
 def test_distributions_learn_to_keep_a_point_in_its_place():
     """On Drift the best action takes the point back to 100; an untrained one drifts off by 1 a step."""
     config = dataclasses.replace(

@@ -201,6 +201,7 @@ def test_parameters_and_constructor_arguments_can_be_given(gymnax):
     assert env.max_episode_steps is None
 
 
+@pytest.mark.slow
 def test_ppo_learns_from_images_without_nan(gymnax):
     del gymnax
     config = ppo.Config(num_envs=2, rollout_length=4, num_epochs=1, num_minibatches=1, hidden=(8,), cnn_channels=(2,))
