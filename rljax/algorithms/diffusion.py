@@ -22,7 +22,7 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.blocks import Encoding, Parts
-from rljax.algorithms.core.contract import Algorithm, chosen, continuous
+from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.offline import OfflineConfig, assemble
@@ -36,6 +36,7 @@ from rljax.nn.encoder import Encoder, check_network
 from rljax.nn.networks import apply
 from rljax.nn.precision import Precision, dot_general_of
 from rljax.ops import history, running_statistics
+from rljax.ops.trees import chosen
 from rljax.policy import Policy
 from rljax.spaces import as_given, batch_shape, example
 from rljax.types import Key, Metrics, PyTree

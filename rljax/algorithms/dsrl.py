@@ -162,6 +162,8 @@ class Agent(sac.Agent):
         super().__init__(config, observation_space, action_space)
 
     def build(self, network: nn.Module | None) -> None:
+        for values in (False, True):
+            self.seen(values=values)  # refuses parts, which vectors do not have
         self.learns_of(self.obs_size, self.noise_size)
 
     def learns_of(self, obs_size: int, action_size: int) -> None:

@@ -8,7 +8,8 @@ from flax import struct
 
 from rljax.envs.environment import Environment, State
 from rljax.envs.wrappers import Guard, Wrapper
-from rljax.types import Key, PyTree, Refused, Transition
+from rljax.ops.trees import chosen
+from rljax.types import Key, Refused, Transition
 
 ResetPolicy = Literal["pool", "full", "first"]
 AGE_STREAM = 0xA6E
@@ -101,7 +102,7 @@ class AutoReset(Wrapper):
         inner = {name: value for name, value in state.info.items() if name not in own_names}
         # The flags and metrics of a last step belong to an episode that is over: accumulation must not see them.
         going = jnp.zeros_like(state.done)
-        metrics = _chosen(state.done, state.info["first_metrics"], state.metrics)
+        metrics = chosen(state.done, state.info["first_metrics"], state.metrics)
         before = state.replace(terminated=going, truncated=going, metrics=metrics, info=inner)
         after = jax.vmap(self.env.step)(before, action)
         if self.policy == "pool":
@@ -114,7 +115,7 @@ class AutoReset(Wrapper):
             keys = jax.vmap(jax.random.split)(own)
             fresh, own = jax.vmap(self.env.reset)(keys[:, 1]), keys[:, 0]
         context = after.context if self.env.keeps_context else fresh.context
-        physics, obs, info, context, first_metrics = _chosen(
+        physics, obs, info, context, first_metrics = chosen(
             after.done,
             (fresh.physics, fresh.obs, fresh.info, context, fresh.metrics),
             (after.physics, after.obs, after.info, after.context, state.info["first_metrics"]),
@@ -163,8 +164,3 @@ class AutoReset(Wrapper):
 
     def _draw(self, key: Key, count: int) -> State:
         return jax.vmap(self.env.reset)(jax.random.split(key, count))
-
-
-def _chosen(chosen: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """Trees of leaves [num_envs, …]: `new` where `chosen`, bool [num_envs], else `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - 1)), a, b), new, old)

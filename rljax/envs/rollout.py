@@ -1,13 +1,12 @@
 """The one loop in which a policy acts: evaluation, episodes, films and the collection of data use it."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from rljax.envs.auto_reset import AutoReset
 from rljax.envs.environment import Environment, State
+from rljax.ops.trees import chosen
 from rljax.policy import Policy
 from rljax.types import Key, PyTree
 
@@ -41,8 +40,4 @@ def advance(
     if not isinstance(env, AutoReset):
         return Acting(jax.vmap(env.step)(acting.state, action), memory), action, extras
     after = env.step(acting.state, action)
-
-    def begun(initial: Any, x: jax.Array) -> jax.Array:
-        return jnp.where(after.done.reshape(after.done.shape + (1,) * (x.ndim - 1)), initial, x)
-
-    return Acting(after, jax.tree.map(begun, policy.initial_memory, memory)), action, extras
+    return Acting(after, chosen(after.done, policy.initial_memory, memory)), action, extras

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.ops.trees import chosen
 from rljax.types import PyTree
 
 
@@ -40,15 +41,10 @@ class Best:
             # A copy, for a jitted function may hand out parts of the state, which the next slice overwrites.
             self.policies = jax.tree.map(jnp.copy, policies)
         else:
-            self.policies = jax.tree.map(lambda new, old: _chosen(better, new, old), policies, self.policies)
+            self.policies = chosen(better, policies, self.policies)
         for member in np.flatnonzero(better).tolist():
             self.scores[member], self.steps[member] = float(scores[member]), steps
 
     def notes(self) -> dict[str, Any]:
         """The scores and steps, for a checkpoint's notes."""
         return {"scores": self.scores, "steps": self.steps}
-
-
-def _chosen(better: np.ndarray, new: jax.Array, old: jax.Array) -> jax.Array:
-    """Rows of `new` [members, …] where that is better, else of `old`."""
-    return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

@@ -139,3 +139,14 @@ def on_host(tree: PyTree) -> PyTree:
         return multihost_utils.process_allgather(x, tiled=True)
 
     return jax.tree.map(of, tree)
+
+
+def agreed(count: int, received: int, stops: bool) -> tuple[int, int, bool]:
+    """The first process's count, the greatest number that any has received, and whether any stops.
+
+    Processes that went different ways would wait for each other for ever.
+    """
+    if jax.process_count() == 1:
+        return count, received, stops
+    told = multihost_utils.process_allgather(np.array([count, received, stops], np.int32))
+    return int(told[0, 0]), int(told[:, 1].max()), bool(told[:, 2].any())

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.data import Stream
@@ -25,7 +24,7 @@ from rljax.training.best import Best
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
-from rljax.training.devices import on_host
+from rljax.training.devices import agreed, on_host
 from rljax.training.evaluate import Episodes, scores, share_unstable, summarize
 from rljax.training.folder import (
     check_folder,
@@ -321,17 +320,11 @@ class _Runner:
             self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")
 
     def agree(self, count: int, interrupt: list[int]) -> int:
-        """The length of the next slice, and whether to stop: the first process's, and if any process has to.
-
-        Processes that went different ways would wait for each other for ever.
-        """
-        received = interrupt[0] if interrupt else 0
-        if jax.process_count() > 1:
-            told = multihost_utils.process_allgather(np.array([count, received, bool(self.stopped)], np.int32))
-            count, received = int(told[0, 0]), int(told[:, 1].max())
-            if told[:, 2].any():
-                self.stopped = self.stopped or "a callback stopped another process"
+        """The length of the next slice; and whether to stop, for a signal or a callback, in any process."""
+        count, received, stops = agreed(count, next(iter(interrupt), 0), bool(self.stopped))
         self.interrupted = received or None
+        if stops and not self.stopped:
+            self.stopped = "a callback stopped another process"
         return count
 
     def log(self, means: dict[str, np.ndarray], episodes: int) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax.algorithms import a2c, bc, diffusion, dqn, ppo, pqn, rlpd, sac, td3
+from rljax.algorithms import a2c, bc, diffusion, dqn, dsrl, ppo, pqn, rlpd, sac, steering, td3
 from rljax.nn.encoder import Encoder, encode
 from rljax.ops import running_statistics
 from rljax.spaces import Box, Dict, Discrete, MultiDiscrete
@@ -180,6 +180,9 @@ def test_what_there_is_not_to_see_is_refused():
         ppo.make(BLIND, ppo.Config(**PRIVILEGED, shared_torso=True))
     with pytest.raises(Refused, match="recap needs observations"):
         rljax.algorithms.get("recap").make(BLIND)
+    for field in ("policy_obs", "value_obs"):
+        with pytest.raises(Refused, match="there is no part camera to see: the observation has no parts"):
+            steering.make(limited(Drift(), 5), dsrl.Config(**{field: ("camera",)}))
 
 
 @pytest.mark.parametrize("module", [ppo, pqn, dqn])

@@ -19,6 +19,7 @@ from rljax.envs.check import check_types
 from rljax.envs.identity import describe
 from rljax.nn.encoder import is_image
 from rljax.ops import running_statistics
+from rljax.ops.trees import chosen
 from rljax.policy import Policy
 from rljax.spaces import Box, Discrete, as_given, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
@@ -192,15 +193,6 @@ def for_each(memory: PyTree, count: int) -> PyTree:
 def cleared(memory: PyTree, fresh: jax.Array, initial: PyTree) -> PyTree:
     """Memory [num_envs, …], with that of a new episode, `initial`, in environments that are `fresh`."""
     return chosen(fresh, initial, memory)
-
-
-def chosen(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
-    """Leaves of `yes` where the condition [...] holds, else those of `no` [..., …], which have axes of their own."""
-
-    def of(yes: Any, no: jax.Array) -> jax.Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (no.ndim - condition.ndim)), yes, no)
-
-    return jax.tree.map(of, yes, no)
 
 
 def discrete(env: Environment, name: str, config: Any, network: nn.Module | None) -> None:
