@@ -105,8 +105,8 @@ def lineages(
     )
     copies = int((found.source != np.arange(found.source.shape[1])).sum())
     left = len(np.unique(found.founder[-1]))
-    text = f"{found.scores.shape[1]} members, {copies} copies, lineages left at the end: {left}; the best member's is thick"
-    subtitle(axes[0], text)
+    members = found.scores.shape[1]
+    subtitle(axes[0], f"{members} members, {copies} copies, lineages left: {left}; the best member's is thick")
     axes[0].set_ylabel(LABELS.get(metric, metric))
     _draw_scores(axes[0], found, colors)
     for axis, (name, values) in zip(axes[1:], found.hyper.items(), strict=True):
