@@ -143,7 +143,8 @@ class PopulationBased(Config):
         return state.replace(hyper=hyper), source, hyper
 
     def _within(self, name: str, value: jax.Array) -> jax.Array:
-        return jnp.clip(value, *np.float32(self.ranges[name]))
+        low, high = np.asarray(self.ranges[name], np.float32)
+        return jnp.clip(value, low, high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +257,9 @@ class Exchanges:
     def in_force(self, hyper: Any) -> dict[str, np.ndarray]:
         """The hyperparameters [members] of a state, by name, as the shortest decimals that tell float32 numbers."""
         values = on_host({name: getattr(hyper, name) for name in self.names})
-        return {name: np.array([float(str(x)) for x in np.float32(value)]) for name, value in values.items()}
+        return {
+            name: np.array([float(str(x)) for x in np.asarray(value, np.float32)]) for name, value in values.items()
+        }
 
     def make(
         self, exchange: Any, state: Any, totals: PyTree, iteration: int, steps: int

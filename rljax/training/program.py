@@ -229,8 +229,9 @@ def build(
         reset=compiled(reset, donate_argnums=0, in_shardings=both and (totals_at,), out_shardings=totals_at),
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
-        exchange=population
-        and compiled(
+        exchange=None
+        if population is None
+        else compiled(
             exchange,
             donate_argnums=(0, 1),
             in_shardings=both and (*both, here, here),
