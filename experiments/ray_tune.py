@@ -55,14 +55,17 @@ def space() -> dict[str, Any]:
     }
 
 
+class Report(training.Callback):
+    """Tells Ray of every evaluation; Ray ends the trial there, if it is one of the worse."""
+
+    def on_evaluate(self, steps: int, score: float | None, state: Any) -> None:
+        from ray import tune
+
+        tune.report({"score": float("-inf") if score is None else score, "steps": steps})
+
+
 def trial(values: dict[str, Any], settings: Settings) -> None:
-    """Trains with these values, and tells Ray of every evaluation."""
-    from ray import tune
-
-    class Report(training.Callback):
-        def on_evaluate(self, steps: int, score: float | None, state: Any) -> None:
-            tune.report({"score": float("-inf") if score is None else score, "steps": steps})
-
+    """Trains with these values."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax's, of every file
     algorithm = ppo.make(rljax.make(settings.env), dataclasses.replace(settings.config, **values))
     options = dataclasses.replace(settings.run.options(), final_episodes=0, progress=False)
@@ -95,6 +98,8 @@ def main(settings: Settings) -> None:
         run_config=tune.RunConfig(name=name, storage_path=str(settings.run.runs.absolute() / "ray_tune")),
     )
     results = tuner.fit()
+    if results.num_errors == len(results):
+        raise Refused(f"all {len(results)} trials have failed: {results.errors[0]}")
     best = results.get_best_result()
     flags = " ".join(f"--{name.replace('_', '-')} {_shown(value)}" for name, value in best.config.items())
     assert best.metrics is not None
