@@ -4,13 +4,14 @@
     python experiments/ray_train.py --workers 4 --env half_cheetah --num-envs 4096 --gpus 1 --runs /shared/runs
     RAY_ADDRESS=auto python experiments/ray_train.py --name first --resume
 
-Ray Train starts one process for each worker and joins them; the environments are split over the devices of all. Without
-`--gpus` a worker is a core. When one dies, Ray ends the others and starts a new group, which resumes from rljax's own
-checkpoints: so `--runs` must be a folder that all nodes of the cluster share. Needs `pip install 'rljax[ray]'`.
+Ray Train starts one process for each worker and joins them; the environments are split over the devices of all. A worker
+is a core, or with `--gpus 1` a GPU. When one dies, Ray ends the others and starts a new group, which resumes from rljax's
+own checkpoints: so all nodes of the cluster must share the folder of runs. Needs `pip install 'rljax[ray]'`.
 """
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def work(settings: Settings) -> None:
     def make() -> ppo.Algorithm:
         return ppo.make(rljax.make(settings.env), settings.config)
 
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells of every file
     experiment.run("ray_train", make, settings.total_steps, settings.run)
 
 

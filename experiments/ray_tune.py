@@ -66,7 +66,7 @@ class Report(training.Callback):
 
 def trial(values: dict[str, Any], settings: Settings) -> None:
     """Trains with these values."""
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax's, of every file
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells of every file
     algorithm = ppo.make(rljax.make(settings.env), dataclasses.replace(settings.config, **values))
     options = dataclasses.replace(settings.run.options(), final_episodes=0, progress=False)
     key: jax.Array = keys_of([settings.run.seed])[0]

@@ -7,9 +7,9 @@
     python experiments/search.py --fixed num_envs=16 total_steps=50000 --storage sqlite:///search.db
 
 Values that can be swept are members of one program: it is compiled once for a batch of trials. Other values, such as
-widths, take a program for each. Start it again, in as many processes as there are cores or machines with a shared folder:
-all of them work on one study, and one that was killed has its trials done again. `optuna-dashboard` shows the study in
-`runs/search/<name>/`. Needs `pip install 'rljax[search]'`.
+widths, take a program for each. Start it again, in as many processes as you like, on machines that share a folder: all
+work on one study, and the trials of one that was killed are done again. `optuna-dashboard` shows the study, which lies
+in `runs/search/<name>/`. Needs `pip install 'rljax[search]'`.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Settings(Config):
     algorithm: str = "ppo"
     """Name of a file in experiments/ whose algorithm acts in environments, such as ppo, sac, td3 or dqn."""
     envs: tuple[str, ...] = ("cartpole",)
-    """Tasks; with several, a trial's score is the mean of returns on which 0 is a random policy's and 1 a solved task."""
+    """Tasks; with several, a trial's score is the mean of returns on which random actions have 0, and 1 solves."""
     space: tuple[str, ...] = ()
     """Hyperparameters and their values, as in learning_rate=1e-4..1e-2:log hidden=64,128x64; the algorithm's entry at
     the top of the file where not given."""
@@ -98,7 +98,7 @@ class Settings(Config):
 
 
 class Tasks(NamedTuple):
-    """The tasks of a search: by name the settings with which each is trained, and its scale, where there are several."""
+    """The tasks of a search: by name, the settings that each is trained with, and its scale, if there are several."""
 
     make: Any
     settings: dict[str, Any]
@@ -168,8 +168,8 @@ def train(tasks: Tasks, how: Settings, trials: list[Any], swept: list[str]) -> A
 
 
 def main(how: Settings) -> experiment.Result | None:
-    script = Path(__file__).with_name(f"{how.algorithm}.py")
-    module = runpy.run_path(str(script)) if script.exists() and how.algorithm.isidentifier() else {}
+    script = Path(__file__).parent / f"{how.algorithm}.py"
+    module = runpy.run_path(str(script)) if how.algorithm.isidentifier() and script.exists() else {}
     if not {"make", "TASKS", "Settings"} <= set(module):
         raise Refused(f"algorithm = {how.algorithm!r} is not allowed; it must be one of {', '.join(SPACES)}")
     if not how.space and how.algorithm not in SPACES:
@@ -186,9 +186,7 @@ def main(how: Settings) -> experiment.Result | None:
     tasks = Tasks(module["make"], settings, {})
     swept = _swept(tasks, how, space)
     if how.members is not None and how.members > 1 and not swept:
-        raise Refused(
-            f"members = {how.members} needs a hyperparameter in the space that can be swept; --seeds has several"
-        )
+        raise Refused(f"members = {how.members} needs a value in the space that can be swept; --seeds trains several")
     batch = batch if swept else 1
     name = how.name or "-".join([how.algorithm, *(env.replace(":", "-").replace("/", "-") for env in envs)])
     folder = paths.local(how.runs) / "search" / name
@@ -201,8 +199,7 @@ def main(how: Settings) -> experiment.Result | None:
     }
     with Study.opened(folder, name, how.storage, about, how.sampler, how.pruner) as study:
         if len(how.envs) > 1:
-            solved = {env: float(value) for env, value in _named(how.solved).items()}
-            scale = study.remembered("scale", lambda: {env: _scale(tasks, how, env, solved) for env in how.envs})
+            scale = study.remembered("scale", lambda: _scale(tasks, how))
             tasks = tasks._replace(scale={env: (low, high) for env, (low, high) in scale.items()})
         while trials := study.ask(space, min(batch, how.trials), how.trials, swept):
             began = time.perf_counter()
@@ -232,7 +229,7 @@ def main(how: Settings) -> experiment.Result | None:
 
 
 def _swept(tasks: Tasks, how: Settings, space: dict[str, Range | tuple[str, ...]]) -> list[str]:
-    """The names in the space that are members of one program; refuses values that a config refuses, before any trial."""
+    """The names in the space that members may differ in; refuses values that a config refuses, before any trial."""
     ends = {n: [str(x) for x in v[:2]] if isinstance(v, Range) else list(v) for n, v in space.items()}
     for env in how.envs:
         for name, values in ends.items():
@@ -255,13 +252,17 @@ def _numbers(values: list[str]) -> bool:
         return False
 
 
-def _scale(tasks: Tasks, how: Settings, env: str, solved: dict[str, float]) -> tuple[float, float]:
-    """The returns of a random policy and of a solved task."""
-    high = solved[env] if env in solved else solved_return(env)
-    low = random_return(tasks.algorithm(env, _named(how.fixed))[0].env)
-    if not low < high:
-        raise Refused(f"{env}: solved = {high:g} is not allowed; a random policy's return is {low:.1f}")
-    return low, high
+def _scale(tasks: Tasks, how: Settings) -> dict[str, tuple[float, float]]:
+    """The returns of random actions and of a solved task, by task."""
+    given = _named(how.solved)
+    if bad := [env for env, value in given.items() if env not in how.envs or not _numbers([value])]:
+        raise Refused(f"solved = {how.solved} is not allowed; it must be a task of --envs and a number, not {bad[0]}")
+    solved = {env: float(given[env]) if env in given else solved_return(env) for env in how.envs}
+    random = {env: random_return(tasks.algorithm(env, _named(how.fixed))[0].env) for env in how.envs}
+    for env, low in random.items():
+        if not low < solved[env]:
+            raise Refused(f"{env}: solved = {solved[env]:g} is not allowed; random actions have a return of {low:.1f}")
+    return {env: (low, solved[env]) for env, low in random.items()}
 
 
 def _named(texts: tuple[str, ...]) -> dict[str, str]:

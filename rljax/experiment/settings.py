@@ -41,7 +41,7 @@ class Run(Options, Which):
     """Trained parts to take from --start-from, such as policy critic; the whole learner where none is named."""
     distributed: Joining = "auto"
     """Whether this process and the others that were started with it make one run: auto where a launcher has started
-    several (srun, mpirun, an indexed job of Kubernetes, a TPU pod, or JAX_COORDINATOR_ADDRESS), on always, off never."""
+    several (srun, mpirun, a Kubernetes job with an index, a TPU pod, JAX_COORDINATOR_ADDRESS), on always, off never."""
     progress: bool = True
     """Show the progress bar; the lines above it are printed anyway."""
     stop_at_return: float | None = None

@@ -1,4 +1,4 @@
-"""A study of Optuna's on which many processes work: its trials, asked for in batches, and those of the dead, done again.
+"""A study of Optuna's on which many processes work: trials are asked for in batches, and those of the dead done again.
 
 Every process holds a lock of the operating system's while it lives (see `training.lock`), under a name that its trials
 have. A trial that runs under a name whose lock is free has lost its process, and is asked for again.
@@ -149,12 +149,14 @@ class Study:
 
     def _revive(self) -> None:
         """Has the trials of processes that died done again; those of processes that this machine cannot see stay."""
+        running: dict[str, list[Any]] = {}
         for trial in self._study.get_trials(deepcopy=False, states=(self._states.RUNNING,)):
-            place = self._folder / "processes" / str(trial.user_attrs.get("process"))
-            if not (place / LOCK).exists():
-                continue
-            with contextlib.suppress(Refused), locked(place):  # held, where it lives
-                self._requeue([trial])
+            running.setdefault(str(trial.user_attrs.get("process")), []).append(trial)
+        for process, trials in running.items():
+            place = self._folder / "processes" / process
+            if (place / LOCK).exists():
+                with contextlib.suppress(Refused), locked(place):  # held, where it lives
+                    self._requeue(trials)
 
     def _requeue(self, trials: list[Any]) -> None:
         for trial in trials:

@@ -120,8 +120,8 @@ def join(how: Joining = "auto", timeout: int = TIMEOUT) -> None:
 
 
 _HOW = (
-    "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they meet, and --distributed off "
-    "trains each process alone"
+    "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they meet, and --distributed "
+    "off trains each process alone"
 )
 
 

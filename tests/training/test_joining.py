@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -125,12 +126,26 @@ def test_a_folder_held_by_a_task_that_was_not_joined_names_the_flag(tmp_path, st
     assert "\n" not in str(error.value)
 
 
-def process(rank, address, *command, **pipes):
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    while STARTED:
+        each = STARTED.pop()
+        each.kill()
+        each.communicate()
+
+
+def process(rank, address, *command):
     """One of two processes with a device each, which knows of the other as from `JAX_COORDINATOR_ADDRESS`."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_"))}
     meeting = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(rank)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=own | meeting, text=True, **pipes)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    each = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=own | meeting, **pipes)
+    STARTED.append(each)
+    return each
 
 
 AFTER_FAILURE = """
