@@ -4,9 +4,9 @@
     python experiments/ray_train.py --workers 4 --env half_cheetah --num-envs 4096 --gpus 1 --runs /shared/runs
     RAY_ADDRESS=auto python experiments/ray_train.py --name first --resume
 
-Ray Train starts one process for each worker and joins them; the environments are split over the devices of all. A worker
-is a core, or with `--gpus 1` a GPU. When one dies, Ray ends the others and starts a new group, which resumes from rljax's
-own checkpoints: so all nodes of the cluster must share the folder of runs. Needs `pip install 'rljax[ray]'`.
+Ray Train starts a process for each worker and joins them; the environments are split over the devices of all. A worker
+is a core, or with `--gpus 1` a GPU. When one dies, Ray ends the others and starts a new group, which resumes from
+rljax's own checkpoints: so all nodes of the cluster must share the folder of runs. Needs `pip install 'rljax[ray]'`.
 """
 
 import dataclasses

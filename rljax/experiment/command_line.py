@@ -13,7 +13,7 @@ from rljax import paths, training
 from rljax.algorithms import offline_settings
 from rljax.envs.registry import canonical, time_limit
 from rljax.experiment.data import load_dataset
-from rljax.training.joining import end_soon
+from rljax.training.joining import end_soon, processes
 from rljax.training.progress import shielded_output
 from rljax.training.result import Result
 from rljax.types import Refused
@@ -112,6 +112,8 @@ def _main(
         end_soon(code)
         sys.exit(code)
     except BaseException:
+        if (count := processes()) > 1:
+            print(f"one of {count} processes has failed, and all end; --resume continues the run", file=sys.stderr)
         end_soon(1)
         raise
     if isinstance(result, Result) and result.interrupted is not None:

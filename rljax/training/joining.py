@@ -1,5 +1,6 @@
 """Processes that were started together become one program: which launcher started them, and `jax.distributed`."""
 
+import importlib.util
 import os
 import re
 import socket
@@ -71,7 +72,7 @@ def _launchers() -> list[Tasks]:
     if "," in hosts or read("MEGASCALE_COORDINATOR_ADDRESS"):
         found.append(Tasks("a TPU pod", None, None))
     if read("KUBERNETES_SERVICE_HOST") and read("JOB_COMPLETION_INDEX"):
-        found.append(Tasks("Kubernetes", None, None))
+        found.append(Tasks("Kubernetes", None, None, joinable=importlib.util.find_spec("kubernetes") is not None))
     for name, size, rank in (("MPI", "PMI_SIZE", "PMI_RANK"), ("torchrun", "WORLD_SIZE", "RANK")):
         if read(size):
             found.append(Tasks(name, _number(size), _number(rank), joinable=False))
@@ -154,7 +155,6 @@ def end_soon(code: int, seconds: float = 10.0) -> None:
     Before Python ends, JAX waits minutes for the others, who may wait for this one, or be dead.
     """
     if processes() > 1:
-        print(f"one of {processes()} processes has failed, and all end; --resume continues the run", file=sys.stderr)
         end = threading.Timer(seconds, os._exit, (code,))
         end.daemon = True
         end.start()
