@@ -209,7 +209,7 @@ def _alike(one: Any, other: Any, shared: Sequence[str]) -> bool:
 
 def _line(trial: Any) -> str:
     values = ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in trial.params.items())
-    score = f"{trial.value:.4g}" if trial.value is not None else trial.state.name.lower()
+    score = f"{trial.value:.4g}" if trial.state.name == "COMPLETE" else trial.state.name.lower()
     return f"trial {trial.number}: {score} with {values}"
 
 

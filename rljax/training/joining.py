@@ -1,12 +1,13 @@
 """Processes that were started together become one program: which launcher started them, and `jax.distributed`."""
 
+import dataclasses
 import importlib.util
 import os
 import re
 import socket
 import sys
 import threading
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 from jax._src import distributed  # whose state alone tells the number of processes before JAX starts its devices
@@ -20,7 +21,8 @@ TIMEOUT = 300
 """Seconds that a process waits for the others; JAX's own default."""
 
 
-class Tasks(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Tasks:
     """Tasks that a launcher started together.
 
     Fields:
@@ -54,7 +56,7 @@ def tasks() -> Tasks | None:
         count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
         found = [Tasks("JAX_NUM_PROCESSES", count, index)]
         if count is None or index is None:  # the address alone, and the rest from the launcher
-            found = [other._replace(count=count or other.count) for other in _launchers()] or found
+            found = [dataclasses.replace(other, count=count or other.count) for other in _launchers()] or found
     else:
         found = _launchers()
     return next((each for each in found if each.count != 1), None)

@@ -131,7 +131,7 @@ def test_a_folder_held_by_a_task_that_was_not_joined_names_the_flag(tmp_path, st
     assert "\n" not in str(error.value)
 
 
-STARTED = []
+STARTED: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
