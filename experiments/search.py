@@ -145,7 +145,7 @@ def train(tasks: Tasks, how: Settings, trials: list[Any], swept: list[str]) -> A
     fixed = {name: value for name, value in trials[0].params.items() if name not in swept} | _named(how.fixed)
     scores = np.zeros((len(trials), 0))
     keys = keys_of([*range(how.seed, how.seed + how.seeds)] * len(trials))
-    hyper = {name: np.repeat([trial.params[name] for trial in trials], how.seeds) for name in swept}
+    hyper = {name: np.repeat([float(trial.params[name]) for trial in trials], how.seeds) for name in swept}
     for env in how.envs:
         algorithm, steps = tasks.algorithm(env, fixed)
         options = training.Options(
@@ -175,6 +175,8 @@ def main(how: Settings) -> experiment.Result | None:
     if not how.space and how.algorithm not in SPACES:
         raise Refused(f"{how.algorithm} has no space of its own: give one, as in --space learning_rate=1e-4..1e-2:log")
     space = parse(how.space or SPACES[how.algorithm])
+    if both := sorted(set(space) & set(_named(how.fixed))):
+        raise Refused(f"fixed = {how.fixed} is not allowed; {both[0]} is in the space")
     seeds, batch = how.seeds, how.members or 4
     training.use_cpu_cores(how.devices, batch * seeds)
     envs = [canonical(env) for env in how.envs]
