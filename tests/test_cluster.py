@@ -91,7 +91,7 @@ def test_without_ray_its_experiments_name_the_extra(name, monkeypatch, capsys, t
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
 @pytest.mark.parametrize("name", RAY)
 def test_an_experiment_runs_on_the_cluster_that_is_there(name, tmp_path, monkeypatch):
-    """Run where RAY_ADDRESS says that there is one; on a loaded machine Ray often does not start."""
+    """Run where RAY_ADDRESS says that there is one; on a loaded machine Ray itself may not start."""
     if "RAY_ADDRESS" not in os.environ:
         pytest.skip("needs a cluster of Ray's: RAY_ADDRESS")
     tiny = ["--num-envs", "4", "--rollout-length", "8", "--num-minibatches", "2", "--hidden", "8"]
