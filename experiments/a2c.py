@@ -36,15 +36,15 @@ TASKS = {
 }
 
 
-def main(settings: Settings) -> experiment.Result:
+def make(settings: Settings) -> a2c.Algorithm:
     config = settings.config
     if settings.anneal and not config.anneal_steps:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)
+    return a2c.make(rljax.make(settings.env, action_repeat=settings.action_repeat), config)
 
-    def make() -> a2c.Algorithm:
-        return a2c.make(rljax.make(settings.env, action_repeat=settings.action_repeat), config)
 
-    return experiment.run("a2c", make, settings.total_steps, settings.run)
+def main(settings: Settings) -> experiment.Result:
+    return experiment.run("a2c", lambda: make(settings), settings.total_steps, settings.run)
 
 
 if __name__ == "__main__":

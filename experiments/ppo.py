@@ -155,16 +155,16 @@ ACCELERATED = {
 }
 
 
-def main(settings: Settings) -> experiment.Result:
+def make(settings: Settings) -> ppo.Algorithm:
+    engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
     config = settings.config
     if settings.anneal and not config.anneal_steps:
         config = dataclasses.replace(config, anneal_steps=settings.total_steps)
+    return ppo.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
 
-    def make() -> ppo.Algorithm:
-        engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
-        return ppo.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
 
-    return experiment.run("ppo", make, settings.total_steps, settings.run)
+def main(settings: Settings) -> experiment.Result:
+    return experiment.run("ppo", lambda: make(settings), settings.total_steps, settings.run)
 
 
 if __name__ == "__main__":

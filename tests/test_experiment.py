@@ -1,6 +1,7 @@
 """The command line: help, bad input, a run, its resumption."""
 
 import json
+import math
 import re
 import runpy
 import sys
@@ -166,6 +167,15 @@ def test_a_name_is_printed_as_it_is(tmp_path, capsys):
     )
     out = capsys.readouterr().out
     assert f"run folder: {folder}   policy: rljax.load('{folder}')\n" in out
+
+
+def test_a_run_too_short_for_an_episode_has_no_curve(tmp_path, capsys):
+    rows = [{"step": 64, "episode/return": math.nan}]
+    summary.summarize(
+        training.Result(None, None, 64, rows, None, 0.1, 0.2, None, None, tmp_path, "1 device"), None, None, "steps"
+    )
+    assert f"run folder: {tmp_path}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds_have_64_bits_and_below_2_to_32_are_those_of_jax():

@@ -13,6 +13,7 @@ from rljax import paths, training
 from rljax.algorithms import offline_settings
 from rljax.envs.registry import canonical, time_limit
 from rljax.experiment.data import load_dataset
+from rljax.training.joining import end_soon, processes
 from rljax.training.progress import shielded_output
 from rljax.training.result import Result
 from rljax.types import Refused
@@ -107,7 +108,14 @@ def _main(
         with shielded_output():
             result = experiment(paths.localized(parsed))
     except (Refused, training.Diverged) as error:
-        sys.exit(_failure(error))
+        code = _failure(error)
+        end_soon(code)
+        sys.exit(code)
+    except BaseException:
+        if (count := processes()) > 1:
+            print(f"one of {count} processes has failed, and all end; --resume continues the run", file=sys.stderr)
+        end_soon(1)
+        raise
     if isinstance(result, Result) and result.interrupted is not None:
         sys.exit(128 + result.interrupted)
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 import rljax
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.offline import continued
@@ -35,7 +37,8 @@ def run_offline(
     env = rljax.make(task) if task else spaces_of(dataset)
     dataset = in_form_of(env, dataset, settings)
     if env.max_episode_steps is None:
-        print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
+        if jax.process_index() == 0:
+            print("no task, or none with a time limit: nothing is evaluated", file=sys.stderr)
         how = dataclasses.replace(how, evaluate_every=0, final_episodes=0)
     if settings.online_steps and not task:
         raise Refused("online_steps needs a task to act in: --env")
@@ -57,14 +60,16 @@ def run_offline(
         return algorithm._replace(data=Stream(algorithm.data, settings.block_size, iterations))
 
     result = run(experiment, offline, settings.total_steps, how)
-    _compare(result, dataset, task)
+    if jax.process_index() == 0:
+        _compare(result, dataset, task)
     if not settings.online_steps or result.interrupted is not None:
         return result
     assert result.folder is not None
     how = dataclasses.replace(how, name=f"{result.folder.name}-online", start_from=None, start_parts=())
     online = functools.partial(make_algorithm, env, dataset, online=True)
     result = run(experiment, online, settings.online_steps, how, initialize=continued(result.state))
-    _compare(result, dataset, task)
+    if jax.process_index() == 0:
+        _compare(result, dataset, task)
     return result
 
 

@@ -13,6 +13,8 @@ from rljax.algorithms.core.contract import Algorithm
 from rljax.experiment.members import keys_of, members_of, population_of
 from rljax.experiment.settings import Run
 from rljax.experiment.summary import filmed, require_pictures, summarize
+from rljax.training.devices import decided_by_first
+from rljax.training.joining import join, processes
 from rljax.training.lock import locked
 from rljax.training.result import Result
 from rljax.types import Refused
@@ -47,12 +49,15 @@ def run(
         require_pictures(algorithm.env)
     name = settings.name or _default_name(algorithm, settings)
     folder = paths.local(settings.runs) / experiment / name
-    if jax.process_index() == 0:
+
+    def make_room() -> None:
         paths.require_writable(folder)
-    if settings.resume:
-        _check_schedules(folder, algorithm.config, total_steps)
-    elif settings.overwrite:
-        set_aside(folder)
+        if settings.resume:
+            _check_schedules(folder, algorithm.config, total_steps)
+        elif settings.overwrite:
+            set_aside(folder)
+
+    decided_by_first(make_room)
     start = None
     if settings.start_from is not None:
         start = training.StartFrom(paths.local(settings.start_from), settings.start_parts)
@@ -71,8 +76,8 @@ def run(
         population=population,
         callbacks=() if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),),
     )
-    if result.interrupted is None:
-        film = filmed(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
+    if result.interrupted is None and jax.process_index() == 0:
+        film = filmed(folder, algorithm.env, settings) if settings.video else None
         summarize(result, film, algorithm.unit)
     return result
 
@@ -95,10 +100,18 @@ def _check_schedules(folder: Path, config: Any, total_steps: int) -> None:
 
 
 def set_up_devices(settings: Run) -> None:
-    """Several members are trained on all cores of a CPU; a second call changes nothing."""
+    """Joins processes that were started together; several members are trained on all cores of a CPU.
+
+    A second call changes nothing.
+    """
     members = len(members_of(settings)[0])
+    join(settings.distributed)
     if settings.devices is not None or members > 1:
-        training.use_cpu_cores(settings.devices, members)
+        devices, count = settings.devices, processes()
+        if devices is not None and devices % count:
+            raise Refused(f"devices = {devices} is not allowed; it must divide by the {count} processes")
+        # Of each process's own: members that do not divide over all are refused once the devices are there.
+        training.use_cpu_cores(devices and devices // count, max(1, members // count))
 
 
 def set_aside(folder: Path) -> None:

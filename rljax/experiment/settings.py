@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from rljax.config import Count, Whole, require
 from rljax.training import Options
+from rljax.training.joining import Joining
 
 LARGEST_SEED = 2**63 - 1
 
@@ -44,6 +45,9 @@ class Run(Options, Which):
     """Run folder from whose newest whole checkpoint a new run begins, with settings of its own."""
     start_parts: tuple[str, ...] = ()
     """Trained parts to take from --start-from, such as policy critic; the whole learner where none is named."""
+    distributed: Joining = "auto"
+    """Whether this process and the others that were started with it make one run: auto where a launcher has started
+    several (srun, mpirun, a Kubernetes job with an index, a TPU pod, JAX_COORDINATOR_ADDRESS), on always, off never."""
     progress: bool = True
     """Show the progress bar; the lines above it are printed anyway."""
     stop_at_return: float | None = None

@@ -1,6 +1,7 @@
 """What a finished run shows: the curve, a table, a film."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def summarize(result: Result, film: Path | None, unit: str) -> None:
 
     assert result.folder is not None
     evaluated = any(row.get("evaluation/return") is not None for row in result.rows)
-    if evaluated or (result.evaluation is None and any("episode/return" in row for row in result.rows)):
+    returns = [row.get("episode/return") for row in result.rows]  # NaN before the first episode has ended
+    if evaluated or (result.evaluation is None and any(x is not None and math.isfinite(x) for x in returns)):
         learning_curve(result.folder, path=result.folder / "learning_curve.png")
     if (result.folder / "population.csv").exists():
         lineages(result.folder, path=result.folder / "population.png")

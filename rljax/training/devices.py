@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,28 @@ def agreed(count: int, received: int, stops: bool) -> tuple[int, int, bool]:
         return count, received, stops
     told = multihost_utils.process_allgather(np.array([count, received, stops], np.int32))
     return int(told[0, 0]), int(told[:, 1].max()), bool(told[:, 2].any())
+
+
+def decided_by_first(decide: Callable[[], int | None]) -> int | None:
+    """What the first process decides, in all of them, once it has; where it refuses, all do.
+
+    It alone touches the run folder. One that went on without it would wait for it for ever.
+
+    Args:
+      decide: gives a number of at least 0, or None.
+    """
+    decided, refused = None, None
+    if jax.process_index() == 0:
+        try:
+            decided = decide()
+        except Refused as error:
+            refused = error
+    if jax.process_count() > 1:
+        told = -2 if refused is not None else -1 if decided is None else decided
+        told = int(multihost_utils.broadcast_one_to_all(np.int32(told)))
+        decided = None if told < 0 else told
+        if told == -2 and refused is None:
+            refused = Refused("the first process refuses the run, and says why")
+    if refused is not None:
+        raise refused
+    return decided

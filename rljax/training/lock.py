@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from rljax.training.joining import hint
 from rljax.types import Refused
 
 try:
@@ -57,7 +58,7 @@ def _hold(path: Path) -> TextIO:
             holder = _holder(file)
             file.close()
             raise Refused(
-                f"{path.parent} is being written by {holder}; wait for its end, or choose another name"
+                f"{path.parent} is being written by {holder}; wait for its end, or choose another name{hint()}"
             ) from None
         except OSError as error:
             warnings.warn(

@@ -24,7 +24,7 @@ from rljax.training.best import Best
 from rljax.training.cache import enable_compilation_cache
 from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
-from rljax.training.devices import agreed, on_host
+from rljax.training.devices import agreed, decided_by_first, on_host
 from rljax.training.evaluate import Episodes, judge, scores, share_unstable, summarize
 from rljax.training.folder import (
     check_folder,
@@ -197,14 +197,18 @@ class _Runner:
 
     def open_folder(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool) -> None:
         """Locks the folder, once it is certain to be this run's; writes nothing else there."""
-        if self.folder is None:
+        folder = self.folder
+        if folder is None:
             return
-        if jax.process_index() == 0:  # which speaks for all
-            stack.enter_context(locked(self.folder))
-            check_folder(self.folder, description, resume)
-            if resume and (self.folder / "metrics.csv").exists():
-                merged_columns(self.folder / "metrics.csv", self.columns)
-        self.checkpointer = Checkpointer(self.folder / "checkpoints", self.options.keep_checkpoints)
+
+        def hold() -> None:
+            stack.enter_context(locked(folder))
+            check_folder(folder, description, resume)
+            if resume and (folder / "metrics.csv").exists():
+                merged_columns(folder / "metrics.csv", self.columns)
+
+        decided_by_first(hold)
+        self.checkpointer = Checkpointer(folder / "checkpoints", self.options.keep_checkpoints)
         stack.callback(self.checkpointer.close)
 
     def start(self, resume: bool, source: Source | None, initialize: Callable[[Any], Any] | None) -> None:
@@ -212,7 +216,7 @@ class _Runner:
         begin = time.perf_counter()
         key_data = np.asarray(jax.random.key_data(self.keys))
         hyper = self.program.hyper | {name: values.astype(np.float32) for name, values in self.swept.items()}
-        saved = self.checkpointer.whole() if self.checkpointer is not None and resume else None
+        saved = decided_by_first(self.checkpointer.whole) if self.checkpointer is not None and resume else None
         if saved is None:
             self.state, self.totals = self.program.init(key_data, hyper)
         else:
