@@ -169,7 +169,8 @@ class Viewer:
     def _build(self, title: str) -> None:
         gui, player = self.server.gui, self.player
         # Sharing would send the page through a server of others.
-        gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        gui.configure_theme(show_logo=False, show_share_button=False)
+        gui.main_panel.dock_right()
         gui.set_panel_label(title)
         tabs = gui.add_tab_group() if player.task is not None else None
         if tabs is None:

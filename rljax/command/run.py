@@ -56,7 +56,8 @@ def video(arguments: list[str], prog: str) -> None:
     from rljax.experiment import keys_of
 
     env, (policy,) = _loaded(options, [options.member])
-    output = options.output or Path(options.run) / "video.mp4"
+    folder = Path(options.run)
+    output = options.output or (folder if folder.is_dir() else Path()) / "video.mp4"
     key = keys_of([options.seed])[0]
     try:
         total = animate(env, policy, key, output, options.max_steps, deterministic=not options.stochastic)
@@ -130,10 +131,10 @@ def _loaded(options: Any, members: list[int]) -> tuple["Environment", list[Any]]
     return env, [rljax.load(options.run, which=which, member=member, env=env) for member in members]
 
 
-def _member_count(run: str) -> int:
+def _member_count(run: Any) -> int:
     from rljax.training.loading import read_description
 
-    keys = read_description(Path(run))["keys"]
+    keys = read_description(run)["keys"]
     return len(keys) if isinstance(keys[0], list) else 1
 
 

@@ -107,5 +107,8 @@ def tuned(name: str, env: str, accelerated: bool = False) -> Settings:
 
 
 def tasks_of(name: str, accelerated: bool = False) -> dict[str, Any]:
-    """The tuned settings of an experiment by task; empty for one that has none of its own."""
-    return dict(getattr(load(name), "ACCELERATED" if accelerated else "TASKS", {}))
+    """The tuned settings of an experiment by task; empty for one that has none of its own, whose file is not run."""
+    table = "ACCELERATED" if accelerated else "TASKS"
+    nodes = [node for node in ast.parse(path(name).read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
+    has = any(isinstance(target, ast.Name) and target.id == table for node in nodes for target in node.targets)
+    return dict(getattr(load(name), table)) if has else {}
