@@ -150,7 +150,7 @@ class Viewer:
             ("last episode", "–" if np.isnan(player.finished[shown]) else f"{player.finished[shown]:.4g}"),
             ("speed", "paused" if self._paused else f"{self._achieved:.2f} × real time"),
             ("reward", f"{float(player.states.reward[shown]):.3g}"),
-            *((name, f"{value:.3g}") for name, value in player.metrics(shown).items()),
+            *((name, f"{value + 0.0:.3g}") for name, value in player.metrics(shown).items()),
         ]
         cells = "".join(
             f"<tr><th style='text-align:left;font-weight:400;opacity:.75'>{html.escape(name)}</th>"
@@ -175,13 +175,14 @@ class Viewer:
         tabs = gui.add_tab_group() if player.task is not None else None
         if tabs is None:
             self._build_controls()
+            self._build_numbers()
             self._build_picture()
             return
+        self._scene = self._build_scene()
         with tabs.add_tab("Policy", icon=viser.Icon.ROBOT):
             self._build_controls()
             self._build_push()
-        self._build_scene()
-        assert self._scene is not None
+            self._build_numbers()
         with tabs.add_tab("Overlays", icon=viser.Icon.EYE):
             self._scene.create_overlay_gui()
         with tabs.add_tab("Groups", icon=viser.Icon.STACK_2):
@@ -198,6 +199,12 @@ class Viewer:
         if player.members > 1:
             shown = gui.add_dropdown("Shown", self.labels, hint="Its numbers are below, and the camera follows it")
             shown.on_update(lambda _: self.ask(lambda: self._show(self.labels.index(shown.value))))
+            if (scene := self._scene) is not None:
+                alone = gui.add_checkbox("Only this one", scene.show_only_selected, hint="Else all are, side by side")
+                alone.on_update(lambda _: self.ask(lambda: setattr(scene, "show_only_selected", bool(alone.value))))
+
+    def _build_numbers(self) -> None:
+        gui, player = self.server.gui, self.player
         self._numbers = gui.add_html("")
         names = ["reward", *player.metrics(0)]
         plotted = gui.add_dropdown("Plot", names)
@@ -225,14 +232,14 @@ class Viewer:
             push = gui.add_button("Push", icon=viser.Icon.HAND_FINGER)
         push.on_click(lambda _: self.ask(lambda: self._push(bodies[body.value], direction.value, strength.value)))
 
-    def _build_scene(self) -> None:
+    def _build_scene(self) -> ViserMujocoScene:
         task = self.player.task
         assert task is not None
         model = copy.copy(task.model)  # whose colours the scene changes
         self._apart = 1.5 * float(min(model.stat.extent, 4.0))
-        self._scene = ViserMujocoScene(self.server, model, self.player.members)
+        scene = ViserMujocoScene(self.server, model, self.player.members)
         follows = "trackbodyid" in task.camera
-        self._scene.camera_tracking_enabled = follows
+        scene.camera_tracking_enabled = follows
         distance = float(task.camera.get("distance", 2 * model.stat.extent))
         azimuth, elevation = (
             np.radians(task.camera.get("azimuth", 90.0)),
@@ -246,6 +253,8 @@ class Viewer:
         @self.server.on_client_connect
         def _(client: viser.ClientHandle) -> None:
             client.camera.position, client.camera.look_at = target - distance * forward, target
+
+        return scene
 
     def _build_picture(self) -> None:
         try:
