@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import signal
 import sys
 from typing import NamedTuple
@@ -50,7 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused(f"rljax has no command {name!r}; {hint}known: {', '.join(SUBCOMMANDS)}")
         entry = SUBCOMMANDS[name]
         function = getattr(importlib.import_module(entry.module), entry.function)
-        return function(rest, prog=f"rljax {name}") or 0
+        code = function(rest, prog=f"rljax {name}") or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # of `rljax list | head`; what is still to be written goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as of SIGPIPE, which Windows does not have
     except (Refused, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

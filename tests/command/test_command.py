@@ -1,5 +1,6 @@
 """The command: what it lists, copies and runs, and one line with exit code 2 for bad input."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,14 @@ assert not {"jax", "numpy", "flax", "mujoco"} & set(sys.modules), sys.modules
     for word in (*command.SUBCOMMANDS, rljax.__version__, "rljax train diffusion_policy", "Soft actor-critic"):
         assert word in done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines() if line} >= set(rljax.algorithms.NAMES)
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    command = [sys.executable, "-m", "rljax", "list", "algorithms"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_names_of_rljax_are_found_when_they_are_used():
@@ -119,6 +128,14 @@ def test_settings_are_listed_by_experiment(capsys):
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert "mountain_car_continuous" in rows["sac"]
     assert "antmaze" in rows["iql"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rljax.deploy") is None, reason="no rljax.deploy")
+def test_export_is_known_by_its_name(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["export", "--help"])
+    assert end.value.code == 0
+    assert "usage: rljax export" in capsys.readouterr().out
 
 
 def test_tuned_settings_are_those_of_the_experiment():
