@@ -162,7 +162,7 @@ def test_a_name_is_printed_as_it_is(tmp_path, capsys):
     """Brackets are markup to rich, and colons emoji."""
     folder = Path("runs") / "lr[red]1 [/b] :fire: [bold]"
     summary.summarize(
-        training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, None, "steps"
+        training.Result(None, None, 64, [], None, 0.1, 0.2, None, None, folder, "1 device"), None, "steps"
     )
     out = capsys.readouterr().out
     assert f"run folder: {folder}   policy: rljax.load('{folder}')\n" in out

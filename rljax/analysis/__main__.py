@@ -53,6 +53,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     added.add_argument("hyper", metavar="HYPER", help="the hyperparameter, such as learning_rate")
     plot_options(added, "RUN/sweep.png")
 
+    added = command("population", _population, "Plot scores and hyperparameters of a population by lineage.")
+    added.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/ppo/cartpole-pbt")
+    added.add_argument("--metric", help="column of metrics.csv (default: the return)")
+    added.add_argument("--output", type=Path, help="image to write (default: RUN/population.png)")
+
     added = command("tables", _tables, "Write the benchmark page from the JSON files of the benchmarks.")
     added.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder (default: %(default)s)")
     added.add_argument("--output", type=Path, default=Path("benchmarks/README.md"), help="page (default: %(default)s)")
@@ -147,6 +152,14 @@ def _sweep(options: argparse.Namespace) -> None:
 
     output = options.output or options.folder / "sweep.png"
     plots.sweep(options.folder, options.hyper, options.metric, output, target=options.target)
+    print(f"wrote {output}")
+
+
+def _population(options: argparse.Namespace) -> None:
+    from rljax.analysis.lineages import lineages
+
+    output = options.output or options.folder / "population.png"
+    lineages(options.folder, options.metric, output)
     print(f"wrote {output}")
 
 

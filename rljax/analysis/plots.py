@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#4D4D4D")
 """Told apart by colour-blind readers: Okabe and Ito 2008, without its yellow, which is faint on white."""
 
-_TEXT, _FAINT = "#262626", "#8C8C8C"
-_LABELS = {"evaluation/return": "Evaluation return", "episode/return": "Return of training episodes"}
+TEXT, FAINT = "#262626", "#8C8C8C"
+"""Colours of what is no line."""
+LABELS = {"evaluation/return": "Evaluation return", "episode/return": "Return of training episodes"}
 _STATISTICS = {np.mean: "mean", interquartile_mean: "interquartile mean", np.median: "median"}
 
 
@@ -49,9 +50,9 @@ def learning_curve(
     steps, values = curve(run, metric)
     settings = run.settings()
     figure, axes = _axes(title or f"{run.algorithm} on {run.task}", metric)
-    for (label, positions), color in zip(settings, _colors(len(settings)), strict=True):
+    for (label, positions), color in zip(settings, colors_of(len(settings)), strict=True):
         _draw(axes, steps, values[positions], color, label, statistic, confidence, members=len(settings) == 1)
-    _subtitle(axes, _describe(max(len(positions) for _, positions in settings), statistic, confidence))
+    subtitle(axes, _describe(max(len(positions) for _, positions in settings), statistic, confidence))
     return _finish(figure, axes, path, target, legend=len(settings) > 1)
 
 
@@ -83,10 +84,10 @@ def compare(
             lines.append((f"{name}, {setting}" if setting else name, steps, values[positions]))
     tasks = list(dict.fromkeys(run.task for run in read))
     figure, axes = _axes(title or ", ".join(tasks), metric)
-    for (label, steps, values), color in zip(lines, _colors(len(lines)), strict=True):
+    for (label, steps, values), color in zip(lines, colors_of(len(lines)), strict=True):
         _draw(axes, steps, values, color, label, statistic, confidence, members=False)
     counts = sorted({len(values) for _, _, values in lines})
-    _subtitle(axes, _describe(counts[-1], statistic, confidence, fewest=counts[0]))
+    subtitle(axes, _describe(counts[-1], statistic, confidence, fewest=counts[0]))
     return _finish(figure, axes, path, target, legend=True)
 
 
@@ -121,10 +122,10 @@ def sweep(
 
     figure, axes = _axes(title or f"{run.algorithm} on {run.task}", metric or "return")
     axes.set_xlabel(hyper)
-    axes.set_ylabel(f"Final {_LABELS.get(metric or 'return', metric or 'return').lower()}")
+    axes.set_ylabel(f"Final {LABELS.get(metric or 'return', metric or 'return').lower()}")
     log = bool(numeric and ticks[0] > 0 and ticks[-1] >= 10 * ticks[0])
     most = 1
-    for number, ((label, positions), color) in enumerate(zip(settings, _colors(len(settings)), strict=True)):
+    for number, ((label, positions), color) in enumerate(zip(settings, colors_of(len(settings)), strict=True)):
         places = np.unique(x[positions])
         scores = [final[positions][x[positions] == place] for place in places]
         centre = np.array([statistic(score, axis=0) for score in scores])
@@ -151,7 +152,7 @@ def sweep(
         if max(map(len, scores)) > 1:
             beside = _beside(x[positions], x, shift + (0.012 if len(settings) == 1 else 0.0), log)
             axes.plot(beside, final[positions], "o", color=color, ms=4, mew=0, alpha=0.4, zorder=2)
-    _subtitle(axes, f"{source}; {_describe(most, statistic, confidence)}")
+    subtitle(axes, f"{source}; {_describe(most, statistic, confidence)}")
     if log:
         axes.set_xscale("log")
     axes.margins(x=0.06)
@@ -183,7 +184,7 @@ def _describe(most: int, statistic: Statistic, confidence: float, fewest: int | 
     return f"{name} of {count} seeds, {spread}"
 
 
-def _colors(count: int) -> list[Any]:
+def colors_of(count: int) -> list[Any]:
     """The first colours of the palette; a dark-to-light scale where there are more lines than colours."""
     if count <= len(COLORS):
         return list(COLORS[:count])
@@ -197,22 +198,27 @@ def _axes(title: str, metric: str) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_TEXT, pad=22)
+    style(axes)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=TEXT, pad=22)
     axes.set_xlabel("Environment steps")
-    axes.set_ylabel(_LABELS.get(metric, metric))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(colors=_TEXT, labelsize=9, color=_FAINT)
-    axes.grid(True, color="#E6E6E6", lw=0.8)
-    axes.set_axisbelow(True)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(fontsize=10, color=_TEXT)
+    axes.set_ylabel(LABELS.get(metric, metric))
     return figure, axes
 
 
-def _subtitle(axes: Axes, text: str) -> None:
+def style(axes: Axes) -> None:
+    """The look of all figures: a faint grid and no box."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=TEXT, labelsize=9, color=FAINT)
+    axes.grid(True, color="#E6E6E6", lw=0.8)
+    axes.set_axisbelow(True)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(fontsize=10, color=TEXT)
+
+
+def subtitle(axes: Axes, text: str) -> None:
     """A small line between the title and the axes; the title leaves room for it."""
-    axes.annotate(text, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=_FAINT)
+    axes.annotate(text, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color=FAINT)
 
 
 def _draw(
@@ -251,14 +257,14 @@ def _finish(
     from matplotlib.ticker import FuncFormatter
 
     if target is not None:
-        axes.axhline(target, color=_TEXT, lw=1.1, ls=(0, (5, 4)), zorder=2.5, label=f"target {target:g}")
+        axes.axhline(target, color=TEXT, lw=1.1, ls=(0, (5, 4)), zorder=2.5, label=f"target {target:g}")
         legend = True
     if from_zero:
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(FuncFormatter(_format_steps))
+        axes.xaxis.set_major_formatter(FuncFormatter(format_steps))
     low, high = axes.get_ylim()
     if max(abs(low), abs(high)) >= 10_000:
-        axes.yaxis.set_major_formatter(FuncFormatter(_format_steps))
+        axes.yaxis.set_major_formatter(FuncFormatter(format_steps))
     if legend:
         handles, labels = axes.get_legend_handles_labels()
         outside = len(handles) > 6 or max(map(len, labels)) > 60  # a big box inside would hide the lines
@@ -273,8 +279,14 @@ def _finish(
             edgecolor="none",
             facecolor="white",
             fontsize=8.5,
-            labelcolor=_TEXT,
+            labelcolor=TEXT,
         )
+    save(figure, path)
+    return figure
+
+
+def save(figure: Figure, path: str | Path | None) -> None:
+    """Writes a figure where there is a path; its suffix says as what."""
     if path is not None:
         path = local(path)
         known = figure.canvas.get_supported_filetypes()
@@ -282,10 +294,9 @@ def _finish(
             raise Refused(f"{path.name}: no such kind of picture; allowed are {', '.join(sorted(known))}")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
-    return figure
 
 
-def _format_steps(value: float, _: int | None = None) -> str:
+def format_steps(value: float, _: int | None = None) -> str:
     """1500 to "1.5k", 2000000 to "2M"."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

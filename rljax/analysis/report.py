@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rljax.analysis import page, plots
+from rljax.analysis.lineages import lineages
 from rljax.analysis.runs import RETURN_METRICS, Run, final_rows, number, read_run, return_metric
 from rljax.analysis.settings import defaults_of, differing, flat
 from rljax.analysis.statistics import FEWEST, interquartile_mean, spread_in_words
@@ -100,7 +101,11 @@ def _run(run: Run, level: int, numbers: Iterator[int], metric: str | None, large
         yield page.picture(plots.learning_curve(run, by), description, next(numbers))
     yield from _evaluation(run, level + 1)
     yield from _film(run, level + 1, largest_film)
-    if run.hyper and by is not None:
+    if (run.folder / "population.csv").is_file():
+        yield page.heading(level + 1, "Population")
+        description = "Scores and hyperparameters of all members over environment steps, and who copied whom"
+        yield page.picture(lineages(run, metric), description, next(numbers))
+    elif run.hyper and by is not None:
         yield page.heading(level + 1, "Sweep")
         figures = [
             page.picture(plots.sweep(run, name, metric), f"Final return against {name}", next(numbers))

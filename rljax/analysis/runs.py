@@ -80,7 +80,14 @@ class Run:
 
     @property
     def hyper(self) -> dict[str, np.ndarray]:
-        """The swept hyperparameters: name (without "hyper/") to the members' values [members]."""
+        """The swept hyperparameters: name (without "hyper/") to the members' values [members].
+
+        Those that the exchanges of a population change are no settings of a member, and not among them.
+        """
+        settings = self.config.get("settings")
+        population = settings.get("population") if isinstance(settings, dict) else None
+        if isinstance(population, dict):
+            return {}
         first = np.unique(self.metrics["member"], return_index=True)[1]
         return {
             name.removeprefix("hyper/"): column[first]

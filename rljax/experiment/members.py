@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax import training
 from rljax.experiment.settings import LARGEST_SEED, Run
 from rljax.types import Key, Refused
 
@@ -29,18 +30,49 @@ def keys_of(seeds: Sequence[int]) -> Key:
 def members_of(settings: Run) -> tuple[list[int], dict[str, np.ndarray] | None]:
     """The seed of each member and the swept values of each: every setting of the grid with every seed."""
     grid: dict[str, list[float]] = {}
-    for text in settings.sweep:
-        name, _, values = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if name in grid:
-            raise Refused(f"sweep = {settings.sweep} names {name} twice; give all its values at once")
-        try:
-            grid[name] = [float(value) for value in values.split(",")]
-        except ValueError:
-            raise Refused(f"sweep = {text!r} is not allowed; it must look like learning_rate=1e-4,3e-4") from None
+    for name, values in _swept(settings).items():
+        if ".." not in values:
+            grid[name] = _numbers(name, values, ",")
+        elif settings.population is None:
+            raise Refused(f"sweep = '{name}={values}' is not allowed without --population; list values: {name}=1,2")
     seeds = range(settings.seed, settings.seed + settings.seeds)
     members = list(itertools.product(*grid.values(), seeds))
     if len(members) == 1 and grid:
         raise Refused(f"sweep = {settings.sweep} has one value; set it as a flag of its own")
     hyper = {name: np.array([member[i] for member in members]) for i, name in enumerate(grid)}
     return [int(member[-1]) for member in members], hyper or None
+
+
+def population_of(settings: Run) -> training.PopulationBased | None:
+    """The population of the flags, with the ranges among --sweep; None for none."""
+    if settings.population is None:
+        return None
+    ranges = {}
+    for name, text in _swept(settings).items():
+        if ".." in text:
+            low, *high = _numbers(name, text, "..")
+            ranges[name] = (low, *high)
+    if not ranges:
+        raise Refused(f"population = {settings.population} needs a range in --sweep, such as learning_rate=1e-5..1e-2")
+    method = {"pbt": training.PopulationBased, "halving": training.SuccessiveHalving}[settings.population]
+    return method(ranges, settings.population_every)  # type: ignore[arg-type]  # which refuses other lengths
+
+
+def _swept(settings: Run) -> dict[str, str]:
+    """The texts of the values of --sweep, by name."""
+    swept: dict[str, str] = {}
+    for text in settings.sweep:
+        name, _, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name in swept:
+            raise Refused(f"sweep = {settings.sweep} names {name} twice; give all its values at once")
+        swept[name] = values.strip()
+    return swept
+
+
+def _numbers(name: str, text: str, separator: str) -> list[float]:
+    try:
+        return [float(value) for value in text.split(separator)]
+    except ValueError:
+        found = f"{name}={text}" if text else name
+        raise Refused(f"sweep = {found!r} is not allowed; it must look like learning_rate=1e-4,3e-4") from None

@@ -41,6 +41,8 @@ def run_offline(
         raise Refused("online_steps needs a task to act in: --env")
     if settings.online_steps and not goes_online:
         raise Refused(f"online_steps must be 0: {experiment} learns nothing from its own actions")
+    if settings.online_steps and how.population is not None:
+        raise Refused("online_steps must be 0 with --population: hyperparameters would begin anew")
     if settings.online_steps:
         make_algorithm(env, None, online=True)  # what cannot go on online is refused now, and not after all updates
     if settings.block_size < 0:

@@ -10,7 +10,7 @@ import jax
 
 from rljax import paths, training
 from rljax.algorithms.core.contract import Algorithm
-from rljax.experiment.members import keys_of, members_of
+from rljax.experiment.members import keys_of, members_of, population_of
 from rljax.experiment.settings import Run
 from rljax.experiment.summary import filmed, require_pictures, summarize
 from rljax.training.lock import locked
@@ -38,7 +38,7 @@ def run(
       extra: further entries of config.json.
       initialize: changes the first state of a run that starts anew (see `training.train`).
     """
-    seeds, hyper = members_of(settings)
+    (seeds, hyper), population = members_of(settings), population_of(settings)
     set_up_devices(settings)
     algorithm = make_algorithm()
     if total_steps >= 2**31 * algorithm.per_iteration:
@@ -68,11 +68,12 @@ def run(
         settings=extra,
         initialize=initialize,
         start_from=start,
+        population=population,
         callbacks=() if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),),
     )
     if result.interrupted is None:
         film = filmed(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
-        summarize(result, hyper, film, algorithm.unit)
+        summarize(result, film, algorithm.unit)
     return result
 
 
@@ -117,5 +118,6 @@ def _default_name(algorithm: Algorithm, settings: Run) -> str:
     parts = [str(what).replace(":", "-").replace("/", "-"), f"seed{settings.seed}"]
     if settings.seeds > 1:
         parts.append(f"to{settings.seed + settings.seeds - 1}")
+    parts += [settings.population] if settings.population else []
     parts += [f"sweep-{text.partition('=')[0].strip()}" for text in settings.sweep]
     return "-".join(parts)

@@ -19,7 +19,13 @@ class Which:
     seeds: Count = 1
     """Number of independent seeds, trained in one program: seed, seed + 1 and so on."""
     sweep: tuple[str, ...] = ()
-    """Hyperparameters to sweep in the same program, e.g. learning_rate=1e-4,3e-4,1e-3; several make a grid."""
+    """Hyperparameters to sweep in the same program, e.g. learning_rate=1e-4,3e-4,1e-3; several make a grid; with
+    --population also a range, e.g. learning_rate=1e-6..1e-2, from which members begin and which exchanges keep to."""
+    population: Literal["pbt", "halving"] | None = None
+    """Exchange between members: in population-based training (pbt) the worst quarter goes on as copies of the best with
+    changed hyperparameters, in halving the worst half with newly drawn ones; none where not given."""
+    population_every: Count | None = None
+    """Steps between exchanges of a --population, a multiple of --evaluate-every; each evaluation where not given."""
     runs: Path = Path("runs")
     """Folder of all run folders."""
     name: str | None = None
@@ -50,6 +56,8 @@ class Run(Options, Which):
         require(self, "seed", self.seed <= LARGEST_SEED, f"at most {LARGEST_SEED}")
         last = self.seed + self.seeds - 1
         require(self, "start_parts", not self.start_parts or self.start_from is not None, "empty without --start-from")
+        alone = self.population_every is not None and self.population is None
+        require(self, "population_every", not alone, "left out without --population")
         require(self, "seeds", last <= LARGEST_SEED, f"fewer: the last seed must be at most {LARGEST_SEED}")
 
     def options(self) -> Options:

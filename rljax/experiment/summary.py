@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -48,21 +47,25 @@ def _code_of(folder: Path | None) -> str:
     return f", env=rljax.make({name!r})" if is_module(name) else ""
 
 
-def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None, unit: str) -> None:
-    """Draws the learning curve, and prints the final evaluation and where everything is."""
+def summarize(result: Result, film: Path | None, unit: str) -> None:
+    """Draws the learning curve and a population's lineages; prints the final evaluation and where everything is."""
     from rich.console import Console
     from rich.table import Table
 
+    from rljax.analysis.lineages import lineages
     from rljax.analysis.plots import learning_curve
 
     assert result.folder is not None
     evaluated = any(row.get("evaluation/return") is not None for row in result.rows)
     if evaluated or (result.evaluation is None and any("episode/return" in row for row in result.rows)):
         learning_curve(result.folder, path=result.folder / "learning_curve.png")
+    if (result.folder / "population.csv").exists():
+        lineages(result.folder, path=result.folder / "population.png")
+    hyper = result.evaluation["members"][0]["hyper"] if result.evaluation is not None else {}
     console = Console()
     if result.evaluation is not None and "scores" in result.evaluation["members"][0]:
         table = Table(title=f"Evaluation after {result.steps:,} {unit}")
-        for column in ("seed", *(hyper or {}), *result.evaluation["members"][0]["scores"]):
+        for column in ("seed", *hyper, *result.evaluation["members"][0]["scores"]):
             table.add_column(column, justify="right")
         for member in result.evaluation["members"]:
             values = [*member["hyper"].values(), *member["scores"].values()]
@@ -70,7 +73,7 @@ def summarize(result: Result, hyper: dict[str, Any] | None, film: Path | None, u
         console.print(table)
     elif result.evaluation is not None:
         table = Table(title=f"Return over {result.evaluation['episodes']} episodes after {result.steps:,} {unit}")
-        for column in ("seed", *(hyper or {}), "deterministic", "stochastic", "episode length"):
+        for column in ("seed", *hyper, "deterministic", "stochastic", "episode length"):
             table.add_column(column, justify="right")
         for member in result.evaluation["members"]:
             first, second = member["deterministic"], member["stochastic"]

@@ -6,6 +6,7 @@ from rljax.training.devices import expect_accelerator, use_cpu_cores
 from rljax.training.evaluate import Episodes, evaluate
 from rljax.training.loading import load
 from rljax.training.options import Options
+from rljax.training.population import PopulationBased, SuccessiveHalving
 from rljax.training.result import Diverged, Result
 from rljax.training.runner import train
 from rljax.training.start import StartFrom
@@ -15,9 +16,11 @@ __all__ = [
     "Diverged",
     "Episodes",
     "Options",
+    "PopulationBased",
     "Result",
     "StartFrom",
     "StopAtReturn",
+    "SuccessiveHalving",
     "enable_compilation_cache",
     "evaluate",
     "expect_accelerator",

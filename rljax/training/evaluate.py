@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.algorithms.core.contract import Algorithm
 from rljax.envs.environment import Environment
 from rljax.envs.rollout import Acting, advance, begin
 from rljax.envs.wrappers import Guard
@@ -24,6 +25,27 @@ class Episodes(NamedTuple):
     discounted: jax.Array
     lengths: jax.Array
     highest: dict[str, jax.Array]
+
+
+def judge(algorithm: Algorithm, given: Environment | None, plays: bool) -> Environment:
+    """The environment in which policies are evaluated: the one given, or else the algorithm's.
+
+    Args:
+      plays: whether there are evaluations at all.
+
+    Raises:
+      Refused: the algorithm evaluates itself, and one was given; its spaces are others; or it has no time limit.
+    """
+    if algorithm.evaluate is not None and given is not None:
+        raise Refused(f"evaluate_in must be None: {algorithm.name} is not evaluated by episodes")
+    env = algorithm.env if given is None else given
+    for which in ("observation_space", "action_space"):
+        ours, theirs = (repr(getattr(one, which)) for one in (algorithm.env, env))
+        if ours != theirs:
+            raise Refused(f"evaluate_in must have the {which} of the algorithm's environment, {ours}; it has {theirs}")
+    if algorithm.evaluate is None and plays and env.max_episode_steps is None:
+        raise Refused(f"{env!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
+    return env
 
 
 def evaluate(

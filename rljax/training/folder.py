@@ -35,7 +35,7 @@ FREE_SETTINGS = frozenset(
 )
 """Names in `settings` that may differ when a run is resumed: they say how it is watched and where it runs."""
 
-RESULTS = ("evaluation.json", "learning_curve.png", "report.html", "video.mp4")
+RESULTS = ("evaluation.json", "learning_curve.png", "population.png", "report.html", "video.mp4")
 """Files that describe the end of a run, and are no longer true when it goes on."""
 
 

@@ -14,6 +14,7 @@ from rljax.data import Stream
 from rljax.envs import Environment
 from rljax.training.devices import AXIS, MEMBERS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate, score_names
+from rljax.training.population import PopulationBased
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
@@ -32,6 +33,8 @@ class Program:
       reset: `(totals) -> totals`, empty again.
       policy: `(state) -> Policy`.
       evaluate: `(state, key_data, episodes) -> (deterministic, stochastic)`.
+      exchange: `(state, totals, scores, key_data) -> (state, totals, sources, hyper)`, an exchange of the population,
+        of which the first two arguments are donated; None where there is none.
       measure: `(state, key_data) -> scores` by name, in place of episodes; None where policies play episodes.
       metrics: names of the metrics of a step.
       scores: names of an evaluation's scores.
@@ -48,6 +51,7 @@ class Program:
     reset: Callable[[PyTree], PyTree]
     policy: Callable[[Any], PyTree]
     evaluate: Callable[[Any, np.ndarray, int], tuple[Episodes, Episodes]]
+    exchange: Callable[..., tuple[Any, PyTree, jax.Array, Any]] | None
     measure: Callable[[Any, np.ndarray], dict[str, jax.Array]] | None
     metrics: tuple[str, ...]
     scores: tuple[str, ...]
@@ -62,6 +66,7 @@ def build(
     devices: int | None,
     key_impl: str,
     evaluate_in: Environment | None = None,
+    population: PopulationBased | None = None,
 ) -> Program:
     """The program for one run (`members` None) or for many.
 
@@ -71,6 +76,7 @@ def build(
 
     Args:
       evaluate_in: the environment in which policies are evaluated; the algorithm's where None.
+      population: how members replace each other; they do not where None.
 
     Raises:
       ValueError: more devices than there are, or `devices` does not divide the members or environments.
@@ -164,6 +170,14 @@ def build(
 
         return over_members(play, True, True)
 
+    def exchange(
+        state: Any, totals: PyTree, scores: jax.Array, key_data: jax.Array
+    ) -> tuple[Any, PyTree, jax.Array, Any]:
+        assert population is not None
+        state, source, changed = population.exchange(state, scores, wrap(key_data))
+        # Whether a member has diverged is among the totals, and no longer true of what has become a copy.
+        return state, jax.tree.map(lambda x: x[source], totals), source, changed
+
     def measure(state: Any, key_data: jax.Array) -> dict[str, jax.Array]:
         assert algorithm.evaluate is not None
         return {f"evaluation/{name}": value for name, value in algorithm.evaluate(state, wrap(key_data)).items()}
@@ -175,6 +189,8 @@ def build(
     if algorithm.evaluate is not None:
         names = tuple(sorted(jax.eval_shape(measure, one_state, jax.random.key_data(one_key))))
         score = "evaluation/score"
+    if population is not None and score not in names:
+        raise Refused(f"a population needs scores, and {algorithm.name} has no {score} here")
     state_at = totals_at = here = data_at = None
     if mesh.size > 1 and (split_members or members is None):
         # Named, because a program is compiled anew when its arguments come with another placement than before.
@@ -213,6 +229,14 @@ def build(
         reset=compiled(reset, donate_argnums=0, in_shardings=both and (totals_at,), out_shardings=totals_at),
         policy=jax.jit(over_members(algorithm.policy, True)),
         evaluate=jax.jit(lambda state, key_data, n: evaluation(n)(state, key_data), static_argnums=2),
+        exchange=None
+        if population is None
+        else compiled(
+            exchange,
+            donate_argnums=(0, 1),
+            in_shardings=both and (*both, here, here),
+            out_shardings=both and (*both, here, here),
+        ),
         measure=None if algorithm.evaluate is None else jax.jit(over_members(measure, True, True)),
         metrics=tuple(sorted(jax.eval_shape(algorithm.step, one_state, *data)[1])),
         scores=names,

@@ -25,7 +25,7 @@ from rljax.training.cache import enable_compilation_cache
 from rljax.training.callbacks import Callback
 from rljax.training.checkpoint import Checkpointer
 from rljax.training.devices import agreed, on_host
-from rljax.training.evaluate import Episodes, scores, share_unstable, summarize
+from rljax.training.evaluate import Episodes, judge, scores, share_unstable, summarize
 from rljax.training.folder import (
     check_folder,
     describe,
@@ -40,6 +40,7 @@ from rljax.training.members import check_members, seeds_of
 from rljax.training.memory import check_memory
 from rljax.training.options import Options
 from rljax.training.plan import Plan
+from rljax.training.population import Exchanges, PopulationBased, begun, best_member, in_words
 from rljax.training.progress import ProgressBar, shielded_output
 from rljax.training.result import Diverged, Result
 from rljax.training.signals import caught_signals
@@ -67,6 +68,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     evaluate_in: Environment | None = None,
     start_from: StartFrom | None = None,
+    population: PopulationBased | None = None,
 ) -> Result:
     """Trains one agent, or many in one program.
 
@@ -86,6 +88,8 @@ def train(
       evaluate_in: the environment in which policies are evaluated, with the same spaces as the algorithm's; the
         algorithm's where None.
       start_from: another run's checkpoint, from which a run that starts anew begins; before `initialize`.
+      population: how bad members go on as copies of good ones (`PopulationBased` or `SuccessiveHalving`); those of its
+        hyperparameters that are not in `hyper` begin with values drawn from their ranges.
 
     Raises:
       Refused: bad arguments, another run's checkpoint that does not fit, a state that does not fit into memory, or a
@@ -101,35 +105,31 @@ def train(
         raise Refused("callbacks must be a list of objects of subclasses of rljax.training.Callback")
     if start_from is not None and not isinstance(start_from, StartFrom):
         raise Refused("start_from must be a rljax.training.StartFrom(folder, parts)")
-    if algorithm.evaluate is not None and evaluate_in is not None:
-        raise Refused(f"evaluate_in must be None: {algorithm.name} is not evaluated by episodes")
-    evaluate_in = algorithm.env if evaluate_in is None else evaluate_in
-    for which in ("observation_space", "action_space"):
-        ours, theirs = (repr(getattr(env, which)) for env in (algorithm.env, evaluate_in))
-        if ours != theirs:
-            raise Refused(f"evaluate_in must have the {which} of the algorithm's environment, {ours}; it has {theirs}")
-    plays = algorithm.evaluate is None and (plan.evaluate or options.final_episodes)
-    if plays and evaluate_in.max_episode_steps is None:
-        raise Refused(f"{evaluate_in!r} has no time limit: set one, or evaluate_every=0 and final_episodes=0")
+    evaluate_in = judge(algorithm, evaluate_in, bool(plan.evaluate or options.final_episodes))
     out = None if folder is None else run_folder(folder)
     if options.wandb:
         require_wandb()
     keys, swept = check_members(algorithm, key, hyper)
+    swept, exchanges = begun(population, algorithm, plan, options, keys, swept)
     members = keys.shape[0] if keys.ndim else None
     source = None if start_from is None else find(start_from, algorithm, members, out if resume else None)
     more = {} if evaluate_in is algorithm.env else {"evaluate_in": evaluate_in.spec}
     more |= {} if source is None else {"start_from": source.description}
+    more |= {} if exchanges is None else exchanges.description
     description = describe(algorithm, keys, swept, total_steps, (settings or {}) | more)
-    program = programs.build(algorithm, members, options.devices, str(jax.random.key_impl(keys)), evaluate_in)
+    key_impl = str(jax.random.key_impl(keys))
+    program = programs.build(algorithm, members, options.devices, key_impl, evaluate_in, population)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
     data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
     saved = () if out is None else example if options.save_replay else without_contents(example)
+    saved = saved if exchanges is None else (saved, example)  # an exchange makes a second state
     check_memory(example, members or 1, program.devices, saved, data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(shielded_output())
         interrupt = stack.enter_context(caught_signals())
-        runner = _Runner(program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data, callbacks)
+        run = (program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data)
+        runner = _Runner(*run, callbacks, exchanges)
         runner.open_folder(stack, description, resume)
         runner.start(resume, source, initialize)
         del source  # what it gave is on the device now
@@ -164,6 +164,7 @@ class _Runner:
         folder: Path | None,
         data: Any,
         callbacks: Sequence[Callback],
+        exchanges: Exchanges | None,
     ):
         self.program, self.plan, self.options, self.steps_per_iteration = program, plan, options, steps_per_iteration
         self.keys, self.swept, self.folder = keys, swept, folder
@@ -175,7 +176,7 @@ class _Runner:
         self.best = Best.none(self.members)
         self.lost: set[int] = set()
         """Members that diverged."""
-        self.callbacks = callbacks
+        self.callbacks, self.exchanges = callbacks, exchanges
         self.interrupted: int | None = None
         """The signal for which the run stops, in all processes."""
         self.stopped: str | None = None
@@ -216,6 +217,8 @@ class _Runner:
             self.state, self.totals = self.program.init(key_data, hyper)
         else:
             self.restore(saved, *self.program.shapes(key_data, hyper))
+        if self.exchanges is not None:
+            self.swept = self.exchanges.in_force(self.state.hyper)
         if source is not None and not self.iteration:
             self.state = source.put_into(self.state)
         if initialize is not None and not self.iteration:
@@ -241,6 +244,8 @@ class _Runner:
             self.state = with_empty(self.state, state)
         self.iteration = self.saved = iteration
         self.seconds = notes["seconds"]
+        if self.exchanges is not None:
+            self.exchanges.restore(notes)
         if self.checkpointer.has("best", iteration):
             best = self.checkpointer.read("best", self.program.policy(self.state), iteration)
             self.best = Best(best, **notes["best"])
@@ -273,6 +278,8 @@ class _Runner:
         resumed = self.steps if self.iteration else None
         self.csv = CsvLog(self.folder / "metrics.csv", self.columns, resumed)
         stack.callback(self.csv.close)
+        if self.exchanges is not None:
+            stack.callback(self.exchanges.open(self.folder, resumed).close)
         if self.options.tensorboard:
             self.others.append(TensorBoardLog(self.folder, resumed))
             stack.callback(self.others[-1].close)
@@ -291,6 +298,7 @@ class _Runner:
             count = self.agree(count, interrupt)
             if self.interrupted or self.stopped:
                 break
+            self.exchange()
             begin = time.perf_counter()
             self.state, self.totals, all_finite = self.run_slice(count)
             finite = np.atleast_1d(on_host(all_finite))
@@ -319,6 +327,15 @@ class _Runner:
             name = signal.Signals(self.interrupted).name
             self.bar.line(f"stopped by {name} at step {self.steps:,}, all saved; resume continues from here")
 
+    def exchange(self) -> None:
+        """Lets bad members of a population go on as copies of good ones, where that is due."""
+        if self.exchanges is None or self.exchanges.due is None:
+            return
+        made = self.exchanges.make(self.program.exchange, self.state, self.totals, self.iteration, self.steps)
+        self.state, self.totals, self.swept, source = made
+        self.lost = {member for member in self.lost if source[member] == member}
+        self.bar.line(f"step {self.steps:>12,}   population {in_words(source)}")
+
     def agree(self, count: int, interrupt: list[int]) -> int:
         """The length of the next slice; and whether to stop, for a signal or a callback, in any process."""
         count, received, stops = agreed(count, next(iter(interrupt), 0), bool(self.stopped))
@@ -336,6 +353,8 @@ class _Runner:
             values |= self.scores(episodes)
         if episodes and self.program.score is not None:
             score = self.score(values[self.program.score])
+            if self.exchanges is not None:
+                self.exchanges.evaluated(self.iteration, values[self.program.score])
             if self.checkpointer is not None:
                 self.best.update(self.program.policy(self.state), values[self.program.score], self.steps)
         head = {"step": self.steps, "seconds": round(self.seconds, 3)}
@@ -425,7 +444,10 @@ class _Runner:
         for kind, summary in summaries.items():
             if some := share_unstable(summary):
                 self.bar.line(f"simulations broke in {some} of the {kind} episodes (of each member), which ended there")
-        evaluation = {"steps": self.steps, "episodes": episodes, "members": entries}
+        evaluation: dict[str, Any] = {"steps": self.steps, "episodes": episodes, "members": entries}
+        if self.exchanges is not None and (best := best_member(entries)) is not None:
+            evaluation["best_member"] = best
+            self.bar.line(f"best member of the population: {best} {entries[best]['hyper']}")
         if self.folder is not None and jax.process_index() == 0:
             write_json(self.folder / "evaluation.json", evaluation)
         return evaluation
@@ -436,6 +458,7 @@ class _Runner:
             whole = {"training": kept, "totals": self.totals}
             complete = len(jax.tree.leaves(kept)) == len(jax.tree.leaves(self.state))
             progress = {"seconds": self.seconds, "steps": self.steps, "replay": complete, "best": self.best.notes()}
+            progress |= {} if self.exchanges is None else self.exchanges.notes()
             policy, best = self.program.policy(self.state), self.best.policies
             self.checkpointer.save(self.iteration, whole, policy, progress, score, best)
             self.call("on_save", self.steps, self.checkpointer.folder / str(self.iteration))

@@ -106,5 +106,5 @@ def test_sweep_draws_other_settings_apart_and_knows_what_was_swept(tmp_path):
 
 
 def test_steps_are_short():
-    formatted = [plots._format_steps(value) for value in (0, 500, 2500, 1_000_000, 1_250_000, 2e9, -12_000)]
+    formatted = [plots.format_steps(value) for value in (0, 500, 2500, 1_000_000, 1_250_000, 2e9, -12_000)]
     assert formatted == ["0", "500", "2.5k", "1M", "1.25M", "2B", "\N{MINUS SIGN}12k"]

@@ -11,6 +11,7 @@ from rljax.analysis.report import write_report
 from rljax.analysis.runs import read_run
 from rljax.analysis.settings import differing
 from rljax.types import Refused
+from tests.analysis.test_lineages import folder as population  # noqa: F401 (a fixture)
 from tests.analysis.test_main import write_run
 from tests.browser import needs_browser, opened
 
@@ -145,6 +146,13 @@ def test_a_report_of_a_run_in_progress_says_so(tmp_path):
         write_report([folder], tmp_path / "page.pdf")
     with pytest.raises(Refused, match="at least one run"):
         write_report([])
+
+
+def test_a_report_of_a_population_shows_its_lineages(population):  # noqa: F811
+    page = Reader(write_report([population]).read_text())
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert any("who copied whom" in label for label in labels)
+    assert "Sweep" not in page.text
 
 
 @needs_browser
