@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rljax
-from experiments import sac
-from rljax import experiment, training
+from rljax import experiment, experiments, training
 from rljax.data import Dataset, Metadata, concatenate, formats, normalized_score
 from rljax.envs import AutoReset
 from rljax.envs.rollout import Acting, advance, begin
@@ -32,6 +31,7 @@ from rljax.training.evaluate import evaluate
 from rljax.training.progress import ProgressBar
 from rljax.types import Key, Refused, Transition
 
+sac = experiments.load("sac")
 KINDS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 VERSION = "v0"
 LANES = 64
@@ -165,7 +165,7 @@ class Collection:
                 return result, rljax.envs.RescaleAction(self.env)
         raise Refused(f"the medium agent did not reach {target:.1f} in {settings.total_steps:,} steps")
 
-    def of_task(self) -> sac.Settings:
+    def of_task(self) -> experiments.Settings:
         """SAC's settings for the task; rates fall over the whole training, also if it stops early."""
         return dataclasses.replace(sac.TASKS.get(self.settings.env, sac.Settings()), env=self.settings.env)
 

@@ -4,8 +4,33 @@
 `training.train(algorithm, key, total_steps)` trains it, and `rljax.load(run_folder)` gives its policy.
 """
 
-from rljax.envs import make
-from rljax.training import load
+from typing import TYPE_CHECKING
+
 from rljax.version import __version__
 
+if TYPE_CHECKING:
+    from rljax.envs import make
+    from rljax.training import load
+
 __all__ = ["__version__", "load", "make"]
+
+_HOMES = {"load": "rljax.training", "make": "rljax.envs"}
+"""The modules of the names above, which are imported when they are used: JAX takes seconds, and `rljax --help` none."""
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name in _HOMES:
+            globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+            return globals()[name]
+        try:
+            return importlib.import_module(f"{__name__}.{name}")  # rljax.envs, after `import rljax` alone
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOMES})

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rljax.types import Refused
+from rljax.errors import Refused
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters at least, for C:/ is a drive; Path makes // one /
 

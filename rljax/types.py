@@ -6,13 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-
-class Refused(ValueError):
-    """Bad input: a flag, a config, a file, a space. Its message is one line: what was wrong, and what is allowed.
-
-    Command lines print this alone; every other error is a defect, and keeps its traceback.
-    """
-
+from rljax.errors import Refused as Refused
 
 Key = jax.Array
 """A typed PRNG key, as made by `jax.random.key`; shape []."""

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rljax.analysis.runs import Run, final_values, read_run, return_metric
+from rljax.analysis.runs import Run, final_rows, number, read_run, return_metric
+from rljax.analysis.settings import differing
 from rljax.analysis.statistics import FEWEST, interquartile_mean, probability_of_improvement, spread_in_words
 from rljax.types import Refused
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m rljax.analysis") -> int:
     """Runs one command; 0, or 2 after one line that says what is wrong with the input, or which file cannot be used."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     # A warning reads like an error: one line, without the source line that Python adds
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
@@ -25,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rljax.analysis", description=__doc__)
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
@@ -75,7 +76,7 @@ def _compare(options: argparse.Namespace) -> None:
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; rich would fold the table to 80 columns
 
-    rows = [row for run in runs for row in _final_rows(run, options.metric)]
+    rows = [row for run in runs for row in final_rows(run, options.metric)]
     sources = {source for _, _, _, source in rows}
     title = f"Final results ({', '.join(sources)})" if len(sources) == 1 else "Final results"
     # A plain string would be read as markup: [learning_rate=0.001], or :memo: in a name.
@@ -95,8 +96,8 @@ def _compare(options: argparse.Namespace) -> None:
     if len(sources) > 1:
         table.add_column("from")
     for label, run, values, source in rows:
-        mean, middle, best = (_number(x) for x in (values.mean(), interquartile_mean(values), values.max()))
-        interval = spread_in_words(values, _number, interquartile_mean).strip() or "–"
+        mean, middle, best = (number(x) for x in (values.mean(), interquartile_mean(values), values.max()))
+        interval = spread_in_words(values, number, interquartile_mean).strip() or "–"
         rate = run.steps * len(run.members) / run.seconds if run.seconds > 0 else np.nan
         table.add_row(
             Text(label),
@@ -106,26 +107,25 @@ def _compare(options: argparse.Namespace) -> None:
             middle,
             Text(interval),
             best,
-            _number(run.seconds),
-            _number(rate),
+            number(run.seconds),
+            number(rate),
             *([Text(source)] if len(sources) > 1 else []),
         )
     console.print(table)
+    if differences := differing(runs):
+        table = Table(title=Text("Settings that differ", style="bold"), title_justify="left")
+        table.add_column("setting", overflow="fold")
+        for run in runs:
+            table.add_column(Text(run.name), overflow="fold")
+        for name, found in differences.items():
+            table.add_row(Text(name), *map(Text, found))
+        console.print(table)
     if len(rows) == 2:
         _print_improvement(rows)
     metric = options.metric or return_metric(runs)
     output = options.output or Path("compare.png")
     plots.compare(runs, metric, output, target=options.target)
     print(f"wrote {output} ({metric})")
-
-
-def _final_rows(run: Run, metric: str | None) -> list[tuple[str, Run, np.ndarray, str]]:
-    """One row per hyperparameter setting, since seeds of different settings have no common mean."""
-    values, source = final_values(run, metric)
-    return [
-        (f"{run.name} [{setting}]" if setting else run.name, run, values[positions], source)
-        for setting, positions in run.settings()
-    ]
 
 
 def _print_improvement(rows: list[tuple[str, Run, np.ndarray, str]]) -> None:
@@ -168,12 +168,6 @@ def _tables(options: argparse.Namespace) -> None:
 
     write_tables(options.results, options.output)
     print(f"wrote {options.output}")
-
-
-def _number(value: float) -> str:
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -213,6 +213,25 @@ def final_values(run: Run, metric: str | None = None) -> tuple[np.ndarray, str]:
     return np.array([row[0] if row.size else np.nan for row in last]), f"last logged {metric}"
 
 
+def final_rows(run: Run, metric: str | None = None) -> list[tuple[str, Run, np.ndarray, str]]:
+    """One row per hyperparameter setting, since seeds of different settings have no common mean.
+
+    A row is its label, the run, the final values of its members and their source (see `final_values`).
+    """
+    values, source = final_values(run, metric)
+    return [
+        (f"{run.name} [{setting}]" if setting else run.name, run, values[positions], source)
+        for setting, positions in run.settings()
+    ]
+
+
+def number(value: float) -> str:
+    """A result, short: 12,345, 0.5123; a dash where it is not finite."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def format_value(value: Any) -> str:
     """A hyperparameter's value, short: 0.0003, 1e-05, relu."""
     return f"{value:g}" if isinstance(value, float | int | np.number) else str(value)

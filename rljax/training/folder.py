@@ -13,7 +13,7 @@ import numpy as np
 from rljax.algorithms.core.contract import Algorithm
 from rljax.config import config_to_dict, plain
 from rljax.paths import local
-from rljax.training.versions import hardware, versions
+from rljax.training.versions import command, hardware, versions
 from rljax.types import Key, Refused
 
 COMPARED = ("algorithm", "env", "config", "data", "keys", "key_impl", "hyper", "settings")
@@ -35,7 +35,7 @@ FREE_SETTINGS = frozenset(
 )
 """Names in `settings` that may differ when a run is resumed: they say how it is watched and where it runs."""
 
-RESULTS = ("evaluation.json", "learning_curve.png", "population.png", "video.mp4")
+RESULTS = ("evaluation.json", "learning_curve.png", "population.png", "report.html", "video.mp4")
 """Files that describe the end of a run, and are no longer true when it goes on."""
 
 
@@ -109,8 +109,8 @@ def check_folder(folder: Path, description: dict[str, Any], resume: bool) -> Non
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Writes config.json and versions.json; on each resumption, versions and hardware are added to the first."""
-    machine: dict[str, Any] = {"versions": versions(), "hardware": hardware()}
+    """Writes config.json and versions.json; to this, each resumption adds its command, versions and hardware."""
+    machine: dict[str, Any] = {"command": command(), "versions": versions(), "hardware": hardware()}
     if (folder / "config.json").exists():
         with contextlib.suppress(OSError, ValueError):
             first = json.loads((folder / "versions.json").read_text())

@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ def versions() -> dict[str, Any]:
             found[package] = None
     found["commit"] = _commit()
     return found
+
+
+def command() -> str | None:
+    """The command line of this process, as a shell takes it; None in a notebook, whose command starts the kernel."""
+    if "ipykernel" in sys.modules or not sys.argv or not sys.argv[0]:
+        return None
+    program, *arguments = sys.argv
+    return " ".join(["python", program, *map(shlex.quote, arguments)][0 if program.endswith(".py") else 1 :])
 
 
 def hardware() -> dict[str, Any]:

@@ -26,7 +26,7 @@ def test_compare_from_the_shell_is_light_and_needs_no_pyplot(tmp_path):
     a, b = write_run(tmp_path / "ppo" / "first"), write_run(tmp_path / "ppo" / "second", best=50.0)
     code = """
 import runpy, sys
-import rljax
+import rljax.training
 before = set(sys.modules)
 from rljax.analysis import __main__, plots, runs, statistics, tables, video
 heavy = {"matplotlib", "scipy", "rich", "PIL"} & (set(sys.modules) - before)
