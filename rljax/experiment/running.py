@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def run(
     settings: Run,
     extra: dict[str, Any] | None = None,
     initialize: Callable[[Any], Any] | None = None,
+    callbacks: Sequence[training.Callback] = (),
 ) -> Result:
     """Trains as `settings` say, into `runs/<experiment>/<name>`, draws the curve and prints where everything is.
 
@@ -37,6 +38,7 @@ def run(
       total_steps: steps of each member.
       extra: further entries of config.json.
       initialize: changes the first state of a run that starts anew (see `training.train`).
+      callbacks: called between slices, besides the one of `stop_at_return`.
     """
     seeds, hyper = members_of(settings)
     set_up_devices(settings)
@@ -57,6 +59,7 @@ def run(
     if settings.start_from is not None:
         start = training.StartFrom(paths.local(settings.start_from), settings.start_parts)
     keys = keys_of(seeds)
+    of_settings = () if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),)
     result = training.train(
         algorithm,
         keys if len(seeds) > 1 else keys[0],
@@ -68,7 +71,7 @@ def run(
         settings=extra,
         initialize=initialize,
         start_from=start,
-        callbacks=() if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),),
+        callbacks=[*callbacks, *of_settings],
     )
     if result.interrupted is None:
         film = filmed(folder, algorithm.env, settings) if settings.video and jax.process_index() == 0 else None
