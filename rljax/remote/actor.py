@@ -84,6 +84,7 @@ class Actor:
         self._leaves: list[jax.Array] = []
         self._first_memory: list[np.ndarray] = []
         self._memory: list[Any] = []
+        self._schema: dict[str, Any] | None = None
         self._fields: dict[str, Field] = {}
         self._return, self._length = 0.0, 0
         self._session, self._batch = secrets.token_hex(8), 0
@@ -316,8 +317,8 @@ class Actor:
 
     def _welcome(self, message: Message) -> None:
         """Takes the learner's program and schema, at the first connection and after a learner was started anew."""
-        fields = {name: Field(str(kind), tuple(shape)) for name, (kind, shape) in message.fields["schema"].items()}
-        if self._fields and fields != self._fields:
+        schema = message.fields["schema"]
+        if self._schema not in (None, schema):
             raise Refused("the learner has another task than before: start the actor anew")
         serialized = message.arrays["program"].tobytes()
         if serialized != self._serialized:
@@ -326,7 +327,8 @@ class Actor:
             except (ValueError, RuntimeError) as error:
                 raise Refused(f"jax {jax.__version__} cannot read the learner's policy: {error}") from None
             with self._changed:
-                self._program, self._serialized, self._fields = program, serialized, fields
+                self._program, self._serialized, self._schema = program, serialized, schema
+                self._fields = {name: Field.of(described) for name, described in schema.items()}
         if self.version < 0:
             self._first_memory = _numbered(message.arrays, "memory")
             self.begin()

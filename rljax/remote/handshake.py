@@ -71,6 +71,8 @@ def receive_exactly(sock: socket.socket, size: int, deadline: float, what: str =
             count = sock.recv_into(view[have:])
         except TimeoutError:
             continue
+        except ConnectionError:  # it was killed, or did not read what it was sent
+            count = 0
         if not count:
             raise Lost(f"it closed the connection in the middle of a {what}" if have else "it closed the connection")
         have += count

@@ -244,6 +244,8 @@ class Actors(Callback):
     def on_slice(self, steps: int, state: Any) -> str | None:
         if self._resumed is None:
             self._resumed = steps
+            if self.folder is not None and not self.folder.is_dir():
+                self.folder = None  # the run keeps everything in memory
         self._iteration = steps // self.loop.per_iteration
         if time.monotonic() - self._published >= self.publish_every:
             self._published = time.monotonic()

@@ -34,6 +34,22 @@ class Field:
         """Its size, of one transition."""
         return int(np.prod(self.shape, dtype=np.int64)) * TYPES[self.dtype].itemsize
 
+    def described(self) -> list[Any]:
+        """Type, shape and bounds, for JSON, which has no infinity."""
+        largest = np.finfo(np.float64).max
+        low, high = (
+            None if x is None else np.clip(np.asarray(x, np.float64), -largest, largest).tolist()
+            for x in (self.low, self.high)
+        )
+        return [self.dtype, list(self.shape), low, high]
+
+    @classmethod
+    def of(cls, described: list[Any]) -> "Field":
+        """The inverse of `described`."""
+        dtype, shape, low, high = described
+        low, high = (None if x is None else np.asarray(x) for x in (low, high))
+        return cls(str(dtype), tuple(shape), low, high)
+
     def check(self, name: str, x: np.ndarray, leading: tuple[int, ...] = ()) -> None:
         """Refuses an array [*leading, *shape] that is not of this type and shape, or not finite, or out of bounds."""
         if x.dtype.name != self.dtype:
@@ -73,8 +89,8 @@ class Schema:
         return sum(field.num_bytes for field in self.fields.values())
 
     def described(self) -> dict[str, Any]:
-        """What an actor is told: types and shapes by name."""
-        return {name: [field.dtype, list(field.shape)] for name, field in self.fields.items()}
+        """What an actor is told: type, shape and bounds of each array by name."""
+        return {name: field.described() for name, field in self.fields.items()}
 
     def check(self, arrays: Mapping[str, np.ndarray], most: int) -> int:
         """The number of transitions in arrays [n, …]; all of them are as they should be.
