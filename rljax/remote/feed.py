@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import struct
 
+from rljax.algorithms.core.fed import Arrived
 from rljax.data import Dataset, Feed, Metadata
 from rljax.remote.schema import Schema
 from rljax.remote.server import Server
@@ -17,28 +17,6 @@ MOST_BYTES_OF_BLOCK = 4 * 2**20
 """A block has the transitions of as many iterations as fit into this, and at most `MOST_ITERATIONS`."""
 WAIT_SECONDS = 0.5
 """Seconds for which the runner waits for transitions before it looks whether it shall stop."""
-
-
-class Arrived(struct.PyTreeNode):
-    """Transitions of several iterations, leaves [iterations, rollout_length, num_envs, …].
-
-    Fields:
-      first: int32 [1], the iteration that the first row is for.
-      backlog, connected: f32 [1], transitions that wait in the queue, and actors that are connected.
-      steps: transitions, with actions in the environment's units.
-      episode_return, episode_length: sum of rewards and number of steps of the episode so far.
-      version: int32, the iteration whose policy has acted.
-      intervened: bool, whether someone else has chosen the action.
-    """
-
-    first: jax.Array
-    backlog: jax.Array
-    connected: jax.Array
-    steps: Transition
-    episode_return: jax.Array
-    episode_length: jax.Array
-    version: jax.Array
-    intervened: jax.Array
 
 
 class FromActors(Feed):

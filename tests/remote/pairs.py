@@ -42,7 +42,8 @@ def schema():
     return Schema(env.observation_space, env.action_space)
 
 
-def transitions(count=2, **changed):
+def transitions(count=2, of=None, **changed):
     """Arrays as they should be, but for those that are given."""
-    arrays = {name: np.zeros((count, *field.shape), field.dtype) for name, field in schema().fields.items()}
+    fields = (of or schema()).fields
+    arrays = {name: np.zeros((count, *field.shape), field.dtype) for name, field in fields.items()}
     return arrays | {"episode_length": np.ones(count, np.int32)} | changed
