@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 from rljax.remote import handshake
 from rljax.remote.handshake import Lost
@@ -323,7 +324,7 @@ class Actor:
         serialized = message.arrays["program"].tobytes()
         if serialized != self._serialized:
             try:
-                program = jax.jit(jax.export.deserialize(bytearray(serialized)).call)
+                program = jax.jit(export.deserialize(bytearray(serialized)).call)
             except (ValueError, RuntimeError) as error:
                 raise Refused(f"jax {jax.__version__} cannot read the learner's policy: {error}") from None
             with self._changed:

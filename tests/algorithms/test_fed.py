@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import rljax
 from rljax.algorithms import dqn, ppo, rlpd, sac
@@ -83,7 +84,7 @@ def test_what_actors_run_is_the_agents_exploration_in_the_units_of_the_task():
     state = jax.jit(loop.init)(jax.random.key(0))
     leaves = jax.tree.leaves(loop.acting(state))
     obs, data = np.float32([1, 2, 3]), jax.random.key_data(jax.random.key(7))
-    program = jax.jit(jax.export.deserialize(bytearray(loop.exported())).call)
+    program = jax.jit(export.deserialize(bytearray(loop.exported())).call)
     action, after, memory = program(leaves, data, [], obs, np.bool_(True))
     key, own = jax.random.split(jax.random.key(7))
     expected = algorithm.policy(state)(own, obs[None], deterministic=False)[0]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from rljax.remote import Actor, Clock, play
 from rljax.remote.schema import Schema
@@ -25,7 +26,7 @@ def program():
         return jnp.where(trained, leaves[0], 0.0) + 0.0 * obs[:2], key_data, [memory[0] + 1]
 
     shapes = ([jnp.zeros(2)], jax.random.key_data(jax.random.key(0)), [jnp.int32(0)], jnp.zeros(3), jnp.bool_(False))
-    return jax.export.export(jax.jit(act))(*shapes).serialize()
+    return export.export(jax.jit(act))(*shapes).serialize()
 
 
 @pytest.fixture

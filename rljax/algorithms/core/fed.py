@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import export
 
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.experience import Experience, Loop, State
@@ -157,7 +158,7 @@ class FedLoop(Loop):
                 jnp.zeros((), bool),
             )
         )
-        return bytes(jax.export.export(jax.jit(self.explore), platforms=PLATFORMS)(leaves, *shapes).serialize())
+        return bytes(export.export(jax.jit(self.explore), platforms=PLATFORMS)(leaves, *shapes).serialize())
 
     def _replay(self, env_state: EnvState) -> Replay:
         obs = jax.eval_shape(lambda: example(self.env.observation_space))
