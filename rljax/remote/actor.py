@@ -120,8 +120,8 @@ class Actor:
         self._raise()
         given = self._tree(self._checked("obs", obs))
         with self._changed:
-            leaves, trained, program = self._leaves, self._trained, self._program
-        action, key, memory = program(leaves, self._key, self._memory, given, trained)
+            program, policy = self._program, (self._leaves, self._key, self._memory, given, self._trained)
+        action, key, memory = program(*policy)
         self._key, self._memory = np.asarray(key), memory
         return np.asarray(action)
 
@@ -321,20 +321,20 @@ class Actor:
         schema = message.fields["schema"]
         if self._schema not in (None, schema):
             raise Refused("the learner has another task than before: start the actor anew")
-        serialized = message.arrays["program"].tobytes()
+        serialized, program = message.arrays["program"].tobytes(), self._program
         if serialized != self._serialized:
             try:
                 program = jax.jit(export.deserialize(bytearray(serialized)).call)
             except (ValueError, RuntimeError) as error:
                 raise Refused(f"jax {jax.__version__} cannot read the learner's policy: {error}") from None
-            with self._changed:
-                self._program, self._serialized, self._schema = program, serialized, schema
-                self._fields = {name: Field.of(described) for name, described in schema.items()}
-        if self.version < 0:
-            self._first_memory = _numbered(message.arrays, "memory")
-            self.begin()
-        self._most = int(message.fields["most"])
-        self._renew(message)
+        with self._changed:
+            self._schema, self._most = schema, int(message.fields["most"])
+            self._fields = {name: Field.of(described) for name, described in schema.items()}
+            if serialized != self._serialized:
+                self._program, self._serialized = program, serialized
+                self._first_memory = _numbered(message.arrays, "memory")
+                self._memory = list(self._first_memory)
+            self._renew(message)
 
     def _renew(self, message: Message) -> None:
         """Takes the policy of a message, where it has one."""

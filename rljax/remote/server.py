@@ -282,7 +282,7 @@ class Server:
             if self._closing:
                 raise Lost("the learner has ended")
             channel.send(Kind.PING)  # while it compiles
-        fields = {"schema": self.schema.described(), "most": self.most, "silence": self.timeout, **_told(offer)}
+        fields = {"schema": self.schema.described(), "most": self.most, **_told(offer)}
         arrays = {f"memory/{i}": x for i, x in enumerate(self.memory)} | _leaves(offer)
         channel.send(Kind.WELCOME, fields, arrays | {"program": np.frombuffer(self.program, np.uint8)})
 
@@ -296,22 +296,24 @@ class Server:
         version, counts.dropped, counts.overruns = (
             _whole(message, name) for name in ("version", "dropped", "overruns")
         )
-        taken = message.kind == Kind.STEPS and self._put(counts, message)
+        taken = message.kind == Kind.STEPS and self._put(name, counts, channel, message)
         with self._changed:
             offer, over = self._offer, self._over
         news = {} if version == offer.version else _leaves(offer)
         channel.send(Kind.REPLY, {"taken": taken, "over": over, **_told(offer)}, news)
         return over is None
 
-    def _put(self, counts: Counts, message: Message) -> bool:
+    def _put(self, name: str, counts: Counts, channel: Channel, message: Message) -> bool:
         """Puts transitions into the queue once they are found to be good; whether there was room."""
         number = _whole(message, "batch")
         size = self.schema.check(message.arrays, self.most)
-        if number <= counts.batch:  # the answer to it was lost
-            return True
         with self._changed:
+            if self._channels.get(name) is not channel:  # or its numbers would pass for those of the new one
+                raise Lost("a newer connection has its name")
+            if number <= counts.batch:  # the answer to it was lost
+                return True
             room = self._changed.wait_for(lambda: self._waiting + size <= self.capacity or self._closing, FULL_SECONDS)
-            if not room or self._closing:
+            if not room or self._closing or self._channels.get(name) is not channel:
                 return False
             counts.batch = number
             self._queue.append(message.arrays)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rljax.remote import handshake
-from rljax.remote.protocol import Channel, Kind
+from rljax.remote.handshake import Lost
+from rljax.remote.protocol import Channel, Kind, Message
 from rljax.remote.server import Offer, Server
 from rljax.types import Refused
 from tests.remote.pairs import TOKEN, schema, soon, transitions
@@ -208,6 +209,15 @@ def test_a_name_goes_to_the_newest_connection(server):
         assert ask(new).fields["taken"] is True
         assert server.connected == 1
         assert server.actors["arm"].connected
+
+
+def test_a_frame_of_an_older_connection_is_not_taken_for_one_of_the_newer(server):
+    """Its number would be that of a batch which the new process has yet to send."""
+    with joined(server, session="2"):
+        late = Message(Kind.STEPS, ZEROS | {"batch": 500}, transitions())
+        with pytest.raises(Lost, match="a newer connection has its name"):
+            server._put("arm", server.actors["arm"], object(), late)
+        assert server.actors["arm"].batch == -1
 
 
 def test_silence_ends_a_connection(log):
