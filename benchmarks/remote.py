@@ -12,7 +12,6 @@ experiments/sac.py reaches with the same settings in its own simulator (`python 
 import contextlib
 import csv
 import dataclasses
-import json
 import os
 import secrets
 import signal
@@ -57,35 +56,49 @@ class Settings(campaign.Settings):
 
 
 def main(settings: Settings) -> None:
-    defaults = dataclasses.replace(remote_sac.TASKS["pendulum"], env="pendulum")
-    algorithm = defaults.make(remote_sac.environment(defaults))
-    records = []
+    rows, returns = [], []
     for seed in range(settings.seeds):
         folder = settings.runs / "remote_sac" / f"pendulum-seed{seed}"
         if campaign.finished(folder, [seed], total_steps=settings.total_steps) is None:
             one_run(folder, seed, settings)
-        records.append(read(folder))
-        campaign.show({"seed": seed, **{name: x for name, x in records[-1].items() if name != "evaluation"}})
-    first = records[0]["evaluation"]
-    machine = json.loads((settings.runs / "remote_sac" / "pendulum-seed0" / "versions.json").read_text())
+        found = read(folder)
+        returns.append(found["return"])
+        rows.append(
+            {
+                "seed": seed,
+                "return": found["return"],
+                "stochastic": found["stochastic"],
+                "transitions of left, which was killed": found["transitions"]["left"],
+                "of right": found["transitions"]["right"],
+                "of the troublemaker": found["transitions"]["troublemaker"],
+                "connections of left": found["connections"]["left"],
+                "updates": found["updates"],
+                "mean lag in transitions": found["mean_lag"],
+                "seconds": found["seconds"],
+                "refused": len(found["refused"]),
+            }
+        )
+        campaign.show(rows[-1])
     own = campaign.read(settings.results / "sac-pendulum-cpu.json")
-    record = {
-        **campaign.returns(
-            algorithm,
-            "pendulum",
-            first["steps"],
-            first["episodes"],
-            [of["evaluation"]["members"][0] for of in records],
-        ),
-        "implementation": "rljax, two actor processes over sockets",
-        "target": {"return": TARGET},
-        "own_simulator": None if own is None else own["returns_deterministic"],
-        **{name: [of[name] for of in records] for name in records[0] if name != "evaluation"},
-        **campaign.provenance("remote"),
-        "hardware": machine["hardware"],
-        "versions": machine["versions"],
-    }
-    campaign.write(settings, "remote-pendulum", record)
+    beside = (
+        ""
+        if own is None
+        else (
+            f" Its own simulator brings `experiments/sac.py`, with the same settings and the same number of steps, to "
+            f"{campaign.with_interval(own['returns_deterministic'])}."
+        )
+    )
+    notes = (
+        f"{settings.total_steps:,} transitions of two processes, 800 random ones first, then an update for each; the "
+        f"return is the mean over {found['episodes']:,} episodes of the last policy. A quarter of the way the actor "
+        "left is killed by `kill -9`, and half of the way it comes back; a wrong token, rubbish, a wrong shape and NaN "
+        "are refused, each with its line in actors.log. The lag is that of the policy that acted, in transitions that "
+        f"the learner has taken in since. The mean return is {campaign.with_interval(returns)}; at least {TARGET:g} "
+        f"is asked for.{beside}"
+    )
+    title = "SAC on Pendulum, fed by two actor processes over sockets, of which one is killed in mid-run"
+    more = {"target": {"return": TARGET}, "refused": found["refused"]}
+    campaign.write(settings, "remote-pendulum", campaign.table("remote", title, rows, notes, **more))
 
 
 def one_run(folder: Path, seed: int, settings: Settings) -> None:
@@ -198,8 +211,11 @@ def read(folder: Path) -> dict[str, Any]:
         rows = list(csv.DictReader(file))
     last = {row["actor"]: row for row in rows}
     lags = campaign.logged(folder, "actors/lag")
+    member = evaluation["members"][0]
     return {
-        "evaluation": evaluation,
+        "return": member["deterministic"]["mean"],
+        "stochastic": member["stochastic"]["mean"],
+        "episodes": evaluation["episodes"],
         "transitions": {name: int(row["transitions"]) for name, row in sorted(last.items())},
         "connections": {name: int(row["connections"]) for name, row in sorted(last.items())},
         "updates": round(total(folder, "updates", evaluation["steps"])),
