@@ -66,7 +66,8 @@ def load(
         raise Refused(f"{folder} was trained with network={own}, and this is {in_words(network)}")
     config = config_from_dict(algorithm.Config, description["config"])
     made = algorithm.make(env, config) if network is None else algorithm.make(env, config, network=network)
-    if (description.get("data") or {}).get("from") == "actors":
+    data = description.get("data")
+    if isinstance(data, dict) and data.get("from") == "actors":
         made = fed(made)  # there may be no simulator, of which its state would have a part
     keys = description["keys"]
     members = len(keys) if isinstance(keys[0], list) else None
