@@ -172,7 +172,7 @@ def test_a_name_is_printed_as_it_is(tmp_path, capsys):
 def test_a_run_too_short_for_an_episode_has_no_curve(tmp_path, capsys):
     rows = [{"step": 64, "episode/return": math.nan}]
     summary.summarize(
-        training.Result(None, None, 64, rows, None, 0.1, 0.2, None, None, tmp_path, "1 device"), None, None, "steps"
+        training.Result(None, None, 64, rows, None, 0.1, 0.2, None, None, tmp_path, "1 device"), None, "steps"
     )
     assert f"run folder: {tmp_path}" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

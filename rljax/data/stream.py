@@ -1,4 +1,4 @@
-"""A dataset that does not fit on the device, as a stream of blocks that do."""
+"""Data that come to a run block by block, such as a dataset that does not fit on the device."""
 
 import concurrent.futures
 import functools
@@ -13,7 +13,34 @@ from rljax.data.dataset import Dataset, Metadata
 from rljax.types import Refused
 
 
-class Stream:
+class Feed:
+    """Data that a run is given block by block, in the place of a dataset: `algorithm._replace(data=feed)`."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Facts about the data."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The entry in config.json, which a resumed run must match."""
+        raise NotImplementedError
+
+    @property
+    def example(self) -> Any:
+        """The shapes of a block."""
+        raise NotImplementedError
+
+    def left(self, iteration: int) -> int:
+        """The number of iterations, this one included, for which there are data; 0 where they are still to come."""
+        raise NotImplementedError
+
+    def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:
+        """The block of this iteration, put on the device by `place`."""
+        raise NotImplementedError
+
+
+class Stream(Feed):
     """Blocks of a dataset that stays on the host (its arrays may be memory-mapped); one is in use, the next on its way.
 
     A block is drawn uniformly, by its number alone: a run that is resumed meets the same blocks. Within it batches are
@@ -47,17 +74,14 @@ class Stream:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The entry in config.json, which a resumed run must match."""
         how = {"block_size": self.block_size, "iterations": self.iterations, "seed": self.seed}
         return self.dataset.spec | {"stream": how}
 
     @functools.cached_property
-    def example(self) -> Dataset | Chunks:
-        """The shapes of a block."""
+    def example(self) -> Dataset | Chunks:  # type: ignore[override]
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.block(0))
 
     def left(self, iteration: int) -> int:
-        """The number of iterations, this one included, for which its block lasts."""
         return self.iterations - iteration % self.iterations
 
     def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def run(
     settings: Run,
     extra: dict[str, Any] | None = None,
     initialize: Callable[[Any], Any] | None = None,
+    callbacks: Sequence[training.Callback] = (),
 ) -> Result:
     """Trains as `settings` say, into `runs/<experiment>/<name>`, draws the curve and prints where everything is.
 
@@ -39,6 +40,7 @@ def run(
       total_steps: steps of each member.
       extra: further entries of config.json.
       initialize: changes the first state of a run that starts anew (see `training.train`).
+      callbacks: called between slices, besides the one of `stop_at_return`.
     """
     (seeds, hyper), population = members_of(settings), population_of(settings)
     set_up_devices(settings)
@@ -62,6 +64,7 @@ def run(
     if settings.start_from is not None:
         start = training.StartFrom(paths.local(settings.start_from), settings.start_parts)
     keys = keys_of(seeds)
+    of_settings = () if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),)
     result = training.train(
         algorithm,
         keys if len(seeds) > 1 else keys[0],
@@ -74,7 +77,7 @@ def run(
         initialize=initialize,
         start_from=start,
         population=population,
-        callbacks=() if settings.stop_at_return is None else (training.StopAtReturn(settings.stop_at_return),),
+        callbacks=[*callbacks, *of_settings],
     )
     if result.interrupted is None and jax.process_index() == 0:
         film = filmed(folder, algorithm.env, settings) if settings.video else None

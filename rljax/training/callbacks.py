@@ -15,6 +15,13 @@ class Callback:
     A stopped run is saved and evaluated like one that came to its end, and can be resumed.
     """
 
+    def on_slice(self, steps: int, state: Any) -> str | None:
+        """After a slice of about half a second, which may have made no step where data are waited for.
+
+        Args:
+          state: the training state; parts to keep must be copied, since the next slice overwrites it.
+        """
+
     def on_log(self, steps: int, rows: list[Row]) -> str | None:
         """After a log: the steps made by each member, and a row of metrics for each, as in metrics.csv."""
 

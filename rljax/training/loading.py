@@ -10,6 +10,7 @@ import jax
 
 from rljax import algorithms
 from rljax.algorithms.core.contract import in_words
+from rljax.algorithms.core.fed import fed
 from rljax.config import config_from_dict, from_plain
 from rljax.envs import Environment
 from rljax.envs.registry import make_recorded
@@ -65,6 +66,9 @@ def load(
         raise Refused(f"{folder} was trained with network={own}, and this is {in_words(network)}")
     config = config_from_dict(algorithm.Config, description["config"])
     made = algorithm.make(env, config) if network is None else algorithm.make(env, config, network=network)
+    data = description.get("data")
+    if isinstance(data, dict) and data.get("from") == "actors":
+        made = fed(made)  # there may be no simulator, of which its state would have a part
     keys = description["keys"]
     members = len(keys) if isinstance(keys[0], list) else None
     if not 0 <= member < (members or 1):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from rljax.algorithms.core.contract import Algorithm
-from rljax.data import Stream
+from rljax.data import Feed
 from rljax.types import Key, Refused
 
 
@@ -51,7 +51,7 @@ def read_hyperparameters(algorithm: Algorithm) -> set[str]:
     A value that is carried along unread, or read for something unused, is not among them.
     """
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    source = algorithm.data.example if isinstance(algorithm.data, Stream) else algorithm.data
+    source = algorithm.data.example if isinstance(algorithm.data, Feed) else algorithm.data
     data = () if source is None else (jax.eval_shape(lambda x: x, source),)
 
     def use(hyper: Any, rest: Any, *data: Any) -> Any:

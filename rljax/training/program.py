@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rljax.algorithms.core.contract import Algorithm
-from rljax.data import Stream
+from rljax.data import Feed
 from rljax.envs import Environment
 from rljax.training.devices import AXIS, MEMBERS, make_mesh, partition_specs, shard_environments
 from rljax.training.evaluate import Episodes, evaluate, score_names
@@ -276,7 +276,7 @@ def _trimmed(data: PyTree, shares: int) -> PyTree:
 
 
 def _shapes(data: PyTree, shares: int) -> PyTree:
-    return jax.eval_shape(lambda x: _trimmed(x, shares), data.example if isinstance(data, Stream) else data)
+    return jax.eval_shape(lambda x: _trimmed(x, shares), data.example if isinstance(data, Feed) else data)
 
 
 def _zero_totals(metrics: Metrics) -> PyTree:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rljax.algorithms.core.contract import Algorithm
-from rljax.data import Stream
+from rljax.data import Feed
 from rljax.data.replay import with_empty, without_contents
 from rljax.envs import Environment
 from rljax.training import program as programs
@@ -121,7 +121,7 @@ def train(
     program = programs.build(algorithm, members, options.devices, key_impl, evaluate_in, population)
     example = jax.eval_shape(algorithm.init, jax.random.key(0))
     # Of a stream one block is in use and one on its way.
-    data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Stream) else algorithm.data
+    data = (algorithm.data.example,) * 2 if isinstance(algorithm.data, Feed) else algorithm.data
     saved = () if out is None else example if options.save_replay else without_contents(example)
     saved = saved if exchanges is None else (saved, example)  # an exchange makes a second state
     check_memory(example, members or 1, program.devices, saved, data)
@@ -185,7 +185,7 @@ class _Runner:
         self.refills = False
         """Whether it was resumed from a checkpoint without the contents of its replay buffer."""
         self.checkpointer: Checkpointer | None = None
-        self.stream = data if isinstance(data, Stream) else None
+        self.stream = data if isinstance(data, Feed) else None
         self.data = () if data is None or self.stream else (program.place(data),)
         self.columns = ["step", "member", "seed", "seconds", *(f"hyper/{name}" for name in swept)]
         self.columns += [*(program.scores if plan.evaluate else []), *program.metrics]
@@ -307,12 +307,14 @@ class _Runner:
             self.state, self.totals, all_finite = self.run_slice(count)
             finite = np.atleast_1d(on_host(all_finite))
             elapsed = time.perf_counter() - begin
-            speed = count / elapsed
+            if count:  # a feed may have nothing yet
+                speed = count / elapsed
             self.seconds += elapsed
             self.iteration += count
             self.bar.update(self.steps, speed * self.steps_per_iteration * self.members)
             totals = on_host(self.totals)
             self.check_finite(totals["bad"], finite)
+            self.call("on_slice", self.steps, self.state)
             if count < to_log:
                 continue
             at_end = self.iteration == plan.total

@@ -1,12 +1,14 @@
 """Callbacks: when they are called, with what, and that they may stop a run; and evaluation in another environment."""
 
 import json
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 
 import rljax
+from rljax.data import Feed
 from rljax.training import Callback, StopAtReturn
 from rljax.types import Refused
 from tests import runs
@@ -90,3 +92,40 @@ def test_what_is_no_callback_is_refused_before_anything_is_written(tmp_path):
         with pytest.raises(Refused, match="callbacks must be a list of objects of subclasses"):
             train(callbacks, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Late(Feed):
+    """Data of which there is nothing at every other time that it is asked, and then enough for one step."""
+
+    spec: ClassVar = {"name": "late"}
+    example = jax.ShapeDtypeStruct((1,), np.float32)
+    asked = 0
+
+    def left(self, iteration):
+        self.asked += 1
+        return self.asked % 2
+
+    def at(self, iteration, place):
+        return place(np.float32([iteration]))
+
+
+class Slices(Callback):
+    """Notes the steps after each slice, and stops at some."""
+
+    def __init__(self, stop_at=None):
+        self.steps, self.stop_at = [], stop_at
+
+    def on_slice(self, steps, state):
+        assert state.params[0] == steps
+        self.steps.append(steps)
+        return "enough" if steps == self.stop_at else None
+
+
+def test_a_run_waits_for_a_feed_and_tells_its_callbacks_of_every_slice():
+    algorithm = counter()
+    fed = algorithm._replace(step=lambda state, data: algorithm.step(state), data=Late())
+    slices = Slices()
+    result = runs.train(fed, 3, KEY, callbacks=[slices])
+    assert slices.steps == [1, 1, 2, 2, 3]
+    assert result.steps == 3
+    assert runs.train(fed, 9, KEY, callbacks=[Slices(stop_at=2)]).stopped == "enough"

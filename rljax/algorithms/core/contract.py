@@ -43,6 +43,8 @@ class Algorithm(NamedTuple):
         config.json holds them, and a resumed run must match.
       evaluate: `(state, key) -> scores`, f32 [] by name, in place of episodes, for an algorithm that has none: pure, as
         `step` is. The highest "score", where there is one, decides which checkpoint and which policies are the best.
+      loop: the `Loop` that it was assembled from, for what takes its place in part, such as actors elsewhere
+        (rljax.remote); None where there is none.
     """
 
     init: Callable[[Key], Any]
@@ -58,6 +60,7 @@ class Algorithm(NamedTuple):
     data: Any = None
     identity: Callable[[], dict[str, str]] | None = None
     evaluate: Callable[[Any, Key], dict[str, jax.Array]] | None = None
+    loop: Any = None
 
 
 def sha256_of(tree: PyTree, *functions: Callable) -> str:
@@ -160,6 +163,7 @@ class Loop:
             remake=remake,
             data=data,
             identity=identity_of(network),
+            loop=self,
         )
 
 

@@ -6,7 +6,7 @@ saves samples; a thousand environments and eight updates suit GPUs and save time
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -167,19 +167,21 @@ class Loop(contract.Loop):
         key, learner_key, env_key = jax.random.split(key, 3)
         env_state = self.environments().reset(devices.local(env_key))
         count = env_state.reward.shape[0]
-        if self.prepared is None:
-            space = self.env.observation_space
-            statistics = running_statistics.init(example(space), space)
-        else:
-            statistics = jax.tree.map(jnp.copy, self.prepared.statistics)
         experience = Experience(
             replay=self._replay(env_state).init(),
-            obs_statistics=statistics,
+            obs_statistics=self.first_statistics(),
             env_state=env_state,
             memory=for_each(self.agent.exploring_memory, count),
             fresh=jnp.ones(count, bool),
         )
         return State(jnp.int32(0), key, self.agent.hyper(), self.agent.init(learner_key), experience)
+
+    def first_statistics(self) -> running_statistics.Statistics:
+        """Statistics of nothing yet, or those of the dataset."""
+        if self.prepared is not None:
+            return jax.tree.map(jnp.copy, self.prepared.statistics)
+        space = self.env.observation_space
+        return running_statistics.init(example(space), space)
 
     def step(self, state: State, *data: Dataset) -> tuple[State, Metrics]:
         c, agent = self.config, self.agent
@@ -189,15 +191,40 @@ class Loop(contract.Loop):
         hyper = agent.now(state.hyper, state.iteration * float(self.per_iteration))
         trained = (state.iteration > c.first_learning_iteration) | (not self.random_start)
         experience, metrics = self.collect(state, devices.local(act_key), hyper, trained)
+        learning = self.learns(state.iteration, experience.replay)
+        learner, experience, of_updates = self.improve(
+            state.learner, experience, learning, (sample_key, learn_key), hyper, *data
+        )
+        state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
+        return state, metrics | of_updates
+
+    def learns(self, iteration: jax.Array, replay: ReplayState) -> jax.Array:
+        """Whether an iteration ends with updates, bool []."""
+        c = self.config
         # By what is stored, too: a run may be resumed without its replay, which then has to be filled again.
         wanted = min((c.first_learning_iteration + 1) * c.rollout_length, c.replay_size // c.num_envs)
-        learning = (state.iteration >= c.first_learning_iteration) & (experience.replay.count >= wanted)
-        batches = self.draw(state.learner, experience, sample_key, hyper, *data)
+        return (iteration >= c.first_learning_iteration) & (replay.count >= wanted)
+
+    def improve(
+        self,
+        learner: Learner,
+        experience: Experience,
+        learning: jax.Array,
+        keys: Sequence[Key],
+        hyper: Any,
+        *data: Dataset,
+    ) -> tuple[Learner, Experience, Metrics]:
+        """The updates of an iteration, from what was experienced; nothing changes unless it is `learning`.
+
+        The keys are for the batches and for learning from them.
+        """
+        agent, (sample_key, learn_key) = self.agent, keys
+        batches = self.draw(learner, experience, sample_key, hyper, *data)
 
         def learn(learner: Learner) -> tuple[Learner, Metrics, PyTree]:
             return agent.learn(learner, batches, devices.local(learn_key), hyper)
 
-        learner, of_updates, feedback = when(learning, learn, state.learner)
+        learner, metrics, feedback = when(learning, learn, learner)
         if agent.prioritized:
             # Before learning starts every priority is 1, and so it stays.
             priority = jnp.where(learning, feedback, 1.0)
@@ -209,9 +236,7 @@ class Loop(contract.Loop):
             replay = self._replay(experience.env_state)
             written = replay.write(experience.replay, batches.index, {"extras": feedback}, learning)
             experience = experience.replace(replay=written)
-        metrics |= of_updates | {"updates": jnp.where(learning, float(c.num_updates), 0.0)}
-        state = state.replace(iteration=state.iteration + 1, key=key, learner=learner, experience=experience)
-        return state, metrics
+        return learner, experience, metrics | {"updates": jnp.where(learning, float(self.config.num_updates), 0.0)}
 
     def collect(self, state: State, key: Key, hyper: Any, trained: jax.Array) -> tuple[Experience, Metrics]:
         """One rollout, and the environments' metrics."""
@@ -280,10 +305,14 @@ class Loop(contract.Loop):
 
     def _replay(self, env_state: EnvState) -> Replay:
         """This device's share of the buffer, for these environments' transitions."""
-        c, agent = self.config, self.agent
         one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), env_state)
+        return self.buffer(one.obs, one.reward, one.terminated)
+
+    def buffer(self, obs: PyTree, reward: Any, done: Any) -> Replay:
+        """This device's share of the buffer, for observations, rewards and ends of episodes of these shapes."""
+        c, agent = self.config, self.agent
         action = jax.eval_shape(lambda: agent.any_action(jax.random.key(0), ()))
-        example = Transition(one.obs, action, one.reward, one.terminated, one.truncated, one.obs, agent.extras)
+        example = Transition(obs, action, reward, done, done, obs, agent.extras)
         store_as = narrow(example, jnp.dtype(c.storage)) if c.storage else None
         size, num_envs, newest = (x // devices.count() for x in (c.replay_size, c.num_envs, c.newest_size))
         return Replay(example, size, num_envs, c.n_step, agent.prioritized, store_as, newest)
