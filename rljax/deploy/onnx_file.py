@@ -1,13 +1,13 @@
 """ONNX: one graph for a batch of one, with the parameters inside, of operators that every runtime has (opset 18)."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rljax.deploy.program import Block, Equation, Value, axis_of
-from rljax.deploy.source import Arrays, Port, Source
+from rljax.deploy.source import Port, Run, Source
 from rljax.types import Refused
 
 OPSET, IR_VERSION = 18, 8
@@ -83,7 +83,7 @@ def write(source: Source, metadata: dict[str, str]) -> bytes:
     return model.SerializeToString()
 
 
-def reader(content: bytes, source: Source) -> tuple[Callable[[Arrays], dict[str, np.ndarray]], str]:
+def reader(content: bytes, source: Source) -> tuple[Run, str]:
     """A function of the named inputs to the named outputs, by the content of a file; and the name of what runs it."""
     names = [port.name for port in source.outputs]
     try:

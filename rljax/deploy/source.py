@@ -1,7 +1,7 @@
 """What is exported: a policy as a function of named arrays, in the environment's own units."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,12 @@ class Port:
     kind: str = ""
 
 
+GROUPS = ("obs", "memory", "noise")
+"""The groups of inputs, in the order of the arguments."""
 Arrays = Mapping[str, Any]
+"""Arrays by the names of ports."""
+Run = Callable[[Arrays], dict[str, np.ndarray]]
+"""A function of all inputs to all outputs, whatever runs it."""
 
 
 class Source:
@@ -85,6 +90,8 @@ class Source:
             key = str(number) if len(draws) > 1 else ""
             name, shape = f"noise/{key}".rstrip("/"), draw.value.shape
             ports.append(Port(name, "noise", key, shape, np.dtype(np.float32), place, draw.value, kind=draw.kind))
+        if not any(port.group == "obs" for port in ports):
+            raise Refused("the policy's action depends on nothing that it observes, so there is nothing to export")
         self.inputs: list[Port] = ports
         self.outputs = [Port("action", "action", "", action.shape, np.dtype(action.dtype), 0, action)]
         for port in self.group("memory"):
@@ -114,6 +121,17 @@ class Source:
         with convolutions():
             return programs.trace(act, obs, memory, simple=simple)
 
+    def arguments_of(self, inputs: Arrays) -> list[Any]:
+        """The arguments of `function`, from the inputs."""
+        groups = filter(None, map(self.group, GROUPS))
+        return [_as_group({port.key: inputs[port.name] for port in group}) for group in groups]
+
+    def outputs_of(self, results: Any) -> dict[str, Any]:
+        """The outputs, from the results of `function`."""
+        action, memory = results if self.group("memory") else (results, None)
+        after = {port.name: _entry(memory, port) for port in self.outputs[1:]}
+        return {"action": action} | after
+
     def _example(self, batch: tuple[Any, ...]) -> tuple[PyTree, PyTree]:
         """Shapes of observations and of memory."""
         obs = example(self.env.observation_space)
@@ -135,7 +153,7 @@ class Source:
 
         Each argument is an array, or a dict of arrays by `Port.key`.
         """
-        groups = [name for name in ("obs", "memory", "noise") if self.group(name)]
+        groups = [name for name in GROUPS if self.group(name)]
         program = self.trace(batch, simple=False) if "noise" in groups else None
         example_obs, example_memory = self._example((batch,))
 
@@ -173,7 +191,7 @@ class Source:
         """Shapes of the arguments of `function`."""
         traced = self.trace(batch, simple=False) if self.group("noise") else None
         made = []
-        for name in ("obs", "memory", "noise"):
+        for name in GROUPS:
             ports = self.group(name)
             shapes = {}
             for port in ports:
