@@ -124,7 +124,8 @@ def peer(name: str, env: Any) -> str:
 
 
 NOTES = (
-    "Median microseconds of one action for one observation, on the CPU; ONNX by onnxruntime on one thread, C with -O2, "
+    "Microseconds of one action for one observation, on the CPU: the median of the quietest of five stretches of time. "
+    "ONNX by onnxruntime on one thread, C with -O2, "
     "called in C; the others from Python, with JAX's own threads, results as NumPy arrays. All policies have "
     "layers of 256, and see and move half_cheetah (17 numbers, 6 actions), but for pixels (catch, 32 × 32) and DQN "
     "(cartpole). With a memory, `policy(key, obs)` is a compiled `policy.apply`; of a diffusion policy it is a call "

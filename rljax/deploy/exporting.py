@@ -39,7 +39,7 @@ class Exported:
       size: bytes of the file.
       difference: largest difference from the policy's actions, or the share of whole-numbered actions that differ; None
         where it could not be run here.
-      latency_us: median microseconds of a call for one observation; None where it could not be run here.
+      X
       text: all this in words.
     """
 
@@ -180,5 +180,5 @@ def _words(path: Path, size: int, made: Card | None) -> str:
     found = f"{gap:.3g}" if made["largest_action"] is not None else f"{round(gap * made['observations'])} actions"
     return (
         f"wrote {path} ({size:,} bytes); largest difference {found} on {made['observations']:,} observations "
-        f"{made['origin']}, by {made['by']}; {made['latency_us']:.3g} µs a call (median)"
+        f"{made['origin']}, by {made['by']}; {made['latency_us']:.3g} µs a call"
     )

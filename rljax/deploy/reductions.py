@@ -62,6 +62,7 @@ def _alike(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 REDUCED: dict[str, Callable[..., Any]] = {
     "clamp": lambda low, x, high, **_: lax.min(lax.max(*_alike(x, low)), _alike(x, high)[1]),
     "dot_general": _product,
+    "erfc": lambda x, **_: 1 - lax.erf(x),
     "integer_pow": _power,
     "is_finite": lambda x, **_: jnp.abs(x) < jnp.inf,
     "ne": lambda x, y, **_: ~lax.eq(x, y),

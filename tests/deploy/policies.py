@@ -25,7 +25,7 @@ def of_case(case):
         if "count" in name or "m2" in name:
             numbers = 1 + np.abs(numbers)
         if "bias" in name:  # or a layer of few units may give 0 for all that it sees
-            numbers = np.abs(numbers)
+            numbers = 0.3 * np.abs(numbers)
         if "action_range" in name:
             numbers = np.abs(numbers) + 0.5 if name.endswith("[1]") else -np.abs(numbers) - 0.5
         return jnp.asarray(numbers, x.dtype)

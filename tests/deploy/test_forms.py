@@ -1,6 +1,7 @@
 """Every form of file, of every kind of policy, against the policy itself."""
 
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -95,14 +96,14 @@ def test_what_the_policy_does_not_see_is_no_input_and_is_not_remembered():
 
 
 def many(x):
-    """Most primitives that the writers know, each with a result that depends on x [1, 8]."""
-    image = jnp.tile(x.reshape(1, 2, 4, 1), (1, 2, 1, 2))
+    """Most primitives that the writers know, each with a result that depends on x [n, 8]."""
+    image = jnp.tile(x.reshape(-1, 2, 4, 1), (1, 2, 1, 2))
     kernel = jnp.arange(36, dtype=jnp.float32).reshape(3, 3, 2, 2) / 36
     conv = jax.lax.conv_general_dilated(image, kernel, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     index = jnp.argmin(x, -1) + 5
     table = jnp.arange(16, dtype=jnp.float32).reshape(8, 2)
     flags = x > 0
-    matrix = x.reshape(1, 4, 2)
+    matrix = x.reshape(-1, 4, 2)
     whole = jnp.floor(4 * x).astype(jnp.int32)
     found = [
         jax.nn.elu(x),
@@ -114,9 +115,9 @@ def many(x):
         jax.lax.rsqrt(1 + x**2) + jnp.sign(x) + jnp.ceil(x) + jnp.abs(x) ** 1.5 + x**3 + x**-2,
         jnp.pad(x, ((0, 0), (1, 2)), constant_values=3.0)[:, ::2],
         x[:, ::-1],
-        jnp.moveaxis(matrix, 1, 2).reshape(1, -1) - x.min(-1, keepdims=True),
-        (matrix @ jnp.moveaxis(matrix, 1, 2)).reshape(1, -1),
-        conv.reshape(1, -1),
+        jnp.moveaxis(matrix, 1, 2).reshape(x.shape[0], -1) - x.min(-1, keepdims=True),
+        (matrix @ jnp.moveaxis(matrix, 1, 2)).reshape(x.shape[0], -1),
+        conv.reshape(x.shape[0], -1),
         jnp.take(table, jnp.clip(index, 0, 7), axis=0),
         jnp.stack([flags.any(-1), flags.all(-1), (flags ^ flags[:, ::-1]).any(-1)], -1).astype(jnp.float32),
         (whole % 3 + jax.lax.rem(whole, 2)).astype(jnp.float32) + jnp.where(whole != 1, x, -x),
@@ -180,8 +181,6 @@ int main(void) {
 }
 """
     )
-    import subprocess
-
     command = [shutil.which("cc") or c_header.compiler(), *c_header.FLAGS, "main.c", "-o", "main", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     action, step = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout.split()
