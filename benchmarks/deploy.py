@@ -130,7 +130,7 @@ NOTES = (
     "layers of 256, and see and move half_cheetah (17 numbers, 6 actions), but for pixels (catch, 32 × 32) and DQN "
     "(cartpole). With a memory, `policy(key, obs)` is a compiled `policy.apply`; of a diffusion policy it is a call "
     "that predicts a chunk, by 8 evaluations of its network, which one in 4 calls does. Largest differences are those "
-    "of actions, in the task's units, on 1,000 observations, for DQN and pixels the share of actions that differ. "
+    "of actions, in the task's units, on 1,000 observations, for DQN the share of actions that differ. "
     "stable-baselines3 is `predict` of a model with as wide layers, without normalisation, on one thread."
 )
 

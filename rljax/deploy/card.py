@@ -98,7 +98,7 @@ def _robot(env: Environment) -> Card:
     found: Card = {}
     if rate := getattr(env.unwrapped, "control_rate", None):
         found["control_rate_hz"] = round(float(rate) / env.steps_per_action, 6)
-    model = getattr(env.unwrapped, "model", None)
+    model: Any = getattr(env.unwrapped, "model", None)
     if hasattr(model, "njnt") and hasattr(model, "nu"):
         found["joints"] = [model.joint(i).name for i in range(model.njnt)]
         found["actuators"] = [model.actuator(i).name for i in range(model.nu)]

@@ -109,7 +109,7 @@ def export(
     if path.suffix == ".h":
         described["function"] = function
     _write(path, content, described)
-    difference, microseconds = made and made["largest_difference"], made and made["latency_us"]
+    difference, microseconds = (made[name] if made else None for name in ("largest_difference", "latency_us"))
     return Exported(path, described, len(content), difference, microseconds, _words(path, len(content), made))
 
 

@@ -87,7 +87,7 @@ def reader(content: bytes, source: Source) -> tuple[Run, str]:
     """A function of the named inputs to the named outputs, by the content of a file; and the name of what runs it."""
     names = [port.name for port in source.outputs]
     try:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
     except ImportError:
         from onnx.reference import ReferenceEvaluator
 

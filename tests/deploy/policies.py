@@ -22,10 +22,10 @@ def of_case(case):
             return np.zeros(x.shape, x.dtype)
         name = jax.tree_util.keystr(path)
         numbers = random.normal(size=x.shape) / np.sqrt(max(x.shape[-2:-1], default=1))
-        if "count" in name or "m2" in name:
+        if any(word in name for word in ("count", "m2", "var")):
             numbers = 1 + np.abs(numbers)
         if "bias" in name:  # or a layer of few units may give 0 for all that it sees
-            numbers = 0.3 * np.abs(numbers)
+            numbers = 0.05 * np.abs(numbers)
         if "action_range" in name:
             numbers = np.abs(numbers) + 0.5 if name.endswith("[1]") else -np.abs(numbers) - 0.5
         return jnp.asarray(numbers, x.dtype)

@@ -149,6 +149,7 @@ def test_statistics_can_be_an_argument_of_an_exported_function():
     np.testing.assert_array_equal(again.call(statistics, obs), running_statistics.normalize(statistics, obs))
 
 
+@pytest.mark.slow
 def test_a_policy_in_its_own_task_is_verified_by_rollouts(tmp_path):
     policy, env = of_case("diffusion")
     made = rljax.export(policy, tmp_path / "a.stablehlo", env=env, observations=30)
