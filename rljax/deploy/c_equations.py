@@ -137,7 +137,7 @@ class Equations:
 
     def move(
         self, to: Value, to_strides: Sequence[int], to_begin: int, of: Value, strides: Any, begin: int, shape: Any
-    ):
+    ) -> None:
         """Copies an array, element by element, with any strides."""
         target, source = (
             self.at(x, place(shape, s, b)) for x, s, b in ((to, to_strides, to_begin), (of, strides, begin))
