@@ -1,7 +1,8 @@
 """Reinforcement learning in JAX, from exact dynamic programming to fine-tuning robot policies.
 
 `rljax.make("cartpole")` makes an environment, `ppo.make(env, ppo.Config())` an algorithm,
-`training.train(algorithm, key, total_steps)` trains it, and `rljax.load(run_folder)` gives its policy.
+`training.train(algorithm, key, total_steps)` trains it, `rljax.load(run_folder)` gives its policy, and
+`rljax.export(run_folder, path)` writes it as a file that needs no rljax.
 """
 
 from typing import TYPE_CHECKING
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING
 from rljax.version import __version__
 
 if TYPE_CHECKING:
+    from rljax.deploy import export
     from rljax.envs import make
     from rljax.training import load
 
-__all__ = ["__version__", "load", "make"]
+__all__ = ["__version__", "export", "load", "make"]
 
-_HOMES = {"load": "rljax.training", "make": "rljax.envs"}
+_HOMES = {"export": "rljax.deploy", "load": "rljax.training", "make": "rljax.envs"}
 """The modules of the names above, which are imported when they are used: JAX takes seconds, and `rljax --help` none."""
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours

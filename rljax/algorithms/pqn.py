@@ -127,8 +127,8 @@ class Agent(core.Agent):
         return {"params": learner.params["value"], "epsilon": hyper.exploration_end}
 
     def act(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, deterministic: bool) -> Acted:
-        epsilon = 0.0 if deterministic else variables["epsilon"]
-        action = epsilon_greedy(key, self.values(variables["params"], obs), epsilon)
+        values = self.values(variables["params"], obs)
+        action = jnp.argmax(values, -1) if deterministic else epsilon_greedy(key, values, variables["epsilon"])
         return action.astype(self.action_space.dtype), memory, ()
 
     def explore(self, variables: dict[str, PyTree], obs: jax.Array, memory: PyTree, key: Key, hyper: Hyper) -> Acted:

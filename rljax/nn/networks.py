@@ -1,6 +1,7 @@
 """Networks: perceptrons, convolutions over images, and a recurrent unit that resets between episodes."""
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from math import sqrt
 from typing import Annotated, Any, Literal
 
@@ -77,6 +78,10 @@ def apply(network: nn.Module, variables: Any, *inputs: Any, **options: Any) -> A
     return network.apply(variables, *inputs, **options)
 
 
+as_convolutions: ContextVar[bool] = ContextVar("as_convolutions", default=False)
+"""Whether `CNN` leaves its convolutions as they are on a CPU too: the better form where nobody asks for gradients."""
+
+
 def product_of_patches(images: jax.Array, kernel: jax.Array, strides: Sequence[int], *_: Any, **__: Any) -> jax.Array:
     """A convolution without padding, images [n, height, width, c] by a kernel [h, w, c, o], as one product of matrices.
 
@@ -128,7 +133,9 @@ class CNN(nn.Module):
                     f"{x.shape[-3]} x {x.shape[-2]}. Use fewer or smaller kernels, such as kernels=(3,), strides=(1,)"
                 )
             window, step = (kernel, kernel), (stride, stride)
-            by_patches = (lambda: product_of_patches) if jax.default_backend() == "cpu" else None
+            by_patches = (
+                (lambda: product_of_patches) if jax.default_backend() == "cpu" and not as_convolutions.get() else None
+            )
             x = nn.Conv(
                 channels, window, step, "VALID", kernel_init=orthogonal(sqrt(2)), conv_general_dilated_cls=by_patches
             )(x)
