@@ -27,8 +27,8 @@ extensions = [
     "settings_table",
 ]
 exclude_patterns = ["_build", "notebooks/.ipynb_checkpoints"]
-# Pages of parts that a branch does not have yet are matched by patterns in index.md.
-suppress_warnings = ["toc.empty_glob"]
+# Two classes are called Run, and annotations name one of them without its module.
+suppress_warnings = ["ref.python"]
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
@@ -49,7 +49,11 @@ toc_object_entries = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 # Types of other packages, whose documentation is elsewhere, and those of ours that no page of the reference lists.
-nitpick_ignore_regex = [("py:.*", r"(?!rljax\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!rljax\.).*"),
+    ("py:.*", r"rljax\.(envs\.mujoco\.engine|envs\.spaces_only|envs\.manipulation\.demonstrators)\..*"),
+    ("py:.*", r"rljax\.(data\.replay\.Sequences|experiment\.settings\.Which)"),
+]
 
 html_theme = "furo"
 html_title = f"rljax {release}"

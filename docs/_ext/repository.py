@@ -1,10 +1,13 @@
-"""Links of a page to files of the repository that are no pages.
+"""What the pages say of the repository around them: its notebooks, its other files, and pages that may be missing.
 
-Text that is included from the repository's root (CONTRIBUTING.md, CHANGELOG.md, benchmarks/README.md) links to source
-files and folders as GitHub shows them. On the site a Python module leads to its highlighted source where the reference
-lists it, and every other file of the repository is named, not linked.
+- A link to a notebook, which lies outside of docs/, leads to the notebook's page.
+- A link to another file that is no page, in a page or in text that is included from the repository's root, becomes the
+  file's path: a site without a network has no sources to show but those of the reference.
+- An entry of a table of contents that ends with a question mark is left out while there is no such page.
+- What a notebook's output would load from elsewhere, the icons of an animation's buttons, is left out; rljax.css has some.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +16,39 @@ from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCS, NOTEBOOKS, BENCHMARKS = ROOT / "docs", ROOT / "notebooks", ROOT / "benchmarks"
 
 
-class NameFiles(SphinxTransform):
-    """Replaces links to files of the repository, which a site without a network cannot show, by the file's path."""
+class Links(SphinxTransform):
+    """Links that are relative to the page, or to the folder of the text that it includes."""
 
     default_priority = 1
 
     def apply(self, **_: Any) -> None:
-        for node in list(self.document.findall(addnodes.download_reference)) + list(
-            self.document.findall(addnodes.pending_xref)
-        ):
+        page = Path(self.env.doc2path(self.env.docname)).parent
+        references = [*self.document.findall(addnodes.download_reference), *self.document.findall(addnodes.pending_xref)]
+        for node in references:
             target = node.get("reftarget", "")
-            path = (ROOT / target).resolve()
-            if node.get("refdomain") in (None, "doc", "") and not target.startswith("#") and self.outside(path):
-                literal = nodes.literal("", str(path.relative_to(ROOT)))
-                node.replace_self([*node.children, nodes.Text(" ("), literal, nodes.Text(")")])
+            if not target or target.startswith("#"):
+                continue
+            paths = [(folder / target).resolve() for folder in (page, ROOT, BENCHMARKS)]
+            if NOTEBOOKS in paths[0].parents:
+                node["reftarget"] = f"notebooks/{paths[0].stem}"
+            elif named := [path for path in paths if path.exists() and ROOT in path.parents and DOCS not in path.parents]:
+                path = nodes.literal("", str(named[0].relative_to(ROOT)))
+                node.replace_self([*node.children, nodes.Text(" ("), path, nodes.Text(")")])
+        for node in self.document.findall(nodes.raw):
+            node.children = [nodes.Text(re.sub(r"<link[^>]*https?://[^>]*>", "", node.astext()))]
 
-    def outside(self, path: Path) -> bool:
-        return path.exists() and ROOT in path.parents and ROOT / "docs" not in path.parents
+
+def leave_out_missing(app: Any, docname: str, source: list[str]) -> None:
+    def entry(found: re.Match[str]) -> str:
+        return f"{found[1]}\n" if (Path(app.srcdir) / f"{found[1]}.md").exists() else ""
+
+    source[0] = re.sub(r"^(\w+)\?\n", entry, source[0], flags=re.MULTILINE)
 
 
 def setup(app: Any) -> dict[str, bool]:
-    app.add_transform(NameFiles)
+    app.add_transform(Links)
+    app.connect("source-read", leave_out_missing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,22 +8,28 @@ Each field has its default and its comment, which names its source; a mark says 
 
 import dataclasses
 import importlib
+import inspect
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
 
 
-class Settings(Directive):
+class Settings(SphinxDirective):
+    """Two tables, and the place to which the reference links where it names the config."""
+
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
         config, hyper = module.Config, getattr(module, "Hyper", None)
         swept = {field.name for field in dataclasses.fields(hyper)} if hyper else set()
-        fields, own = dataclasses.fields(config), set(config.__dict__.get("__annotations__", ()))
+        fields, own = dataclasses.fields(config), set(inspect.get_annotations(config))
+        name = f"{self.arguments[0]}.Config"
+        self.env.domains.python_domain.note_object(name, "class", name)
         return [
+            nodes.target("", "", ids=[name]),
             *self.table("Its own settings", config, [f for f in fields if f.name in own], swept),
             *self.table("Settings that it shares with others", config, [f for f in fields if f.name not in own], swept),
         ]
@@ -45,8 +51,8 @@ class Settings(Directive):
             )
             for field in fields
         ]
-        table += [group, *()]
         group += nodes.tbody("", *rows)
+        table += group
         return [table]
 
 
