@@ -12,7 +12,6 @@ from rljax import __version__  # noqa: E402
 
 project = "rljax"
 author = "the authors of rljax"
-copyright = "MIT licence"
 release = version = __version__
 
 extensions = [
@@ -43,7 +42,7 @@ napoleon_custom_sections = [("Fields", "params_style")]
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 add_module_names = False
 toc_object_entries = False
 python_use_unqualified_type_names = True
@@ -62,6 +61,7 @@ html_css_files = ["rljax.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f5fa8", "color-brand-content": "#1f5fa8"},
     "dark_css_variables": {"color-brand-primary": "#7fb2ee", "color-brand-content": "#7fb2ee"},

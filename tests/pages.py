@@ -21,7 +21,9 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PIECE = re.compile(r"^<!-- test: (?P<small>[^\n]*?) -->$|^<!-- test\n(?P<hidden>.*?)-->$|^```python\n(?P<shown>.*?)^```$", re.M | re.S)
+PIECE = re.compile(
+    r"^<!-- test: (?P<small>[^\n]*?) -->$|^<!-- test\n(?P<hidden>.*?)-->$|^```python\n(?P<shown>.*?)^```$", re.M | re.S
+)
 SLOW = "<!-- test: slow -->"
 
 

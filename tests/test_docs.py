@@ -42,8 +42,8 @@ def test_the_code_of_a_long_page_runs(page):
 
 
 def test_a_session_has_small_numbers_hidden_code_and_the_lines_of_its_page():
-    page = "# A\n<!-- test: 5_000 -> 5; (64,) -> (8,) -->\n\n```python\nn = 5_000\nw = (64,)\n```\n<!-- test\nassert n == 5\n-->\n"
-    first, second = pieces(page)
+    page = "# A\n<!-- test: 5_000 -> 5; (64,) -> (8,) -->\n\n```python\nn = 5_000\nw = (64,)\n```\n"
+    first, second = pieces(page + "<!-- test\nassert n == 5\n-->\n")
     assert first == "\n" * 4 + "n = 5\nw = (8,)\n"
     assert second == "\n" * 8 + "assert n == 5\n"
     with pytest.raises(AssertionError, match="the next block has no '7'"):
