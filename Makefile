@@ -130,5 +130,5 @@ install-peers:
 	@scripts/install peers $(PEERS_VENV) $(PEERS_PYTHON)
 
 clean: ## Remove the environments, caches and build output (runs/ and results stay)
-	rm -rf $(VENV) $(PEERS_VENV) .venv-uv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PEERS_VENV) .venv-uv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
