@@ -23,6 +23,7 @@ class Settings(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
+        self.env.note_dependency(str(module.__file__))
         config, hyper = module.Config, getattr(module, "Hyper", None)
         swept = {field.name for field in dataclasses.fields(hyper)} if hyper else set()
         fields, own = dataclasses.fields(config), set(inspect.get_annotations(config))
