@@ -1,7 +1,8 @@
 """Docstrings and types as Sphinx reads them.
 
 Outside of `code`, marks such as * and | mean themselves. The type of a setting is shown without the constraint that it
-is annotated with, which is a function. Fields of named tuples are left out, for their documentation is their number.
+is annotated with, which is a function. Fields of named tuples are left out, for their documentation is their number,
+and so is what flax gives to every class.
 """
 
 import re
@@ -29,7 +30,8 @@ def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
 
 
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
-    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
+    text = getattr(thing, "__doc__", None) or ""
+    return True if text.startswith("Alias for field number") or name == "replace" else None
 
 
 def bare(kind: Any) -> Any:
