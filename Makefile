@@ -22,7 +22,7 @@ off_policy_results := $(foreach run,$(off_policy_runs),$(foreach peer,sb3 sbx cl
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-off-policy bench-offline bench-planning bench-progress physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
+.PHONY: help demo docs test test-slow lint format bench bench-off-policy bench-offline bench-planning bench-progress physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -93,6 +93,10 @@ $(brax_result): install
 	@$(bin)/python benchmarks/peers/brax_ppo.py --task half_cheetah --steps $(PEERS_MUJOCO_STEPS) --episodes 10 \
 	    --seed $(PEERS_SEED) --output $@
 
+docs: install-dev ## Build the documentation: docs/_build/html
+	@$(bin)/python -m sphinx -b html -n -W --keep-going -q docs docs/_build/html $(ARGS)
+	@echo "docs/_build/html/index.html"
+
 tables: install-dev ## Generate the tables in benchmarks/README.md from the results
 	@$(bin)/python -m rljax.analysis tables $(ARGS)
 
@@ -126,5 +130,5 @@ install-peers:
 	@scripts/install peers $(PEERS_VENV) $(PEERS_PYTHON)
 
 clean: ## Remove the environments, caches and build output (runs/ and results stay)
-	rm -rf $(VENV) $(PEERS_VENV) .venv-uv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PEERS_VENV) .venv-uv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The commands that docstrings and the README show: each is parsed, and nothing runs. And the texts of the flags."""
+"""The commands that docstrings and pages show: each is parsed, and nothing runs. And the texts of the flags."""
 
 import ast
 import dataclasses
@@ -13,6 +13,7 @@ import pytest
 
 from rljax import experiment
 from tests.datasets import drift_data
+from tests.pages import PAGES
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
@@ -23,7 +24,7 @@ DOCUMENTED = [*SHARED, *SCRIPTS, *sorted((ROOT / "rljax" / "algorithms").glob("*
 def commands(script):
     """The arguments of every command that calls a script; of a fragment in backticks, too."""
     documents = [ast.get_docstring(ast.parse(path.read_text())) or "" for path in (script, *SCRIPTS)]
-    documents.append((ROOT / "README.md").read_text())
+    documents += [page.read_text() for page in PAGES]
     documents = [text.replace("\\\n", " ") for text in documents]  # a command over several lines
     pattern = rf"python experiments/{script.name}\b([^\n`]*)"
     found = [shlex.split(text, comments=True) for document in documents for text in re.findall(pattern, document)]

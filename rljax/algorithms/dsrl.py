@@ -7,8 +7,8 @@ demonstrated behaviours, need not. No gradient goes through the sampler.
 Wagenmaker et al. 2025, "Steering your diffusion policy with latent space reinforcement learning" (DSRL, arXiv
 2506.15799):
 
-dsrl_sac: soft actor-critic with w as its action (section 4.1).
-dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, also
+- dsrl_sac: soft actor-critic with w as its action (section 4.1).
+- dsrl_na: noise aliasing (section 4.2, algorithm 1). A critic of actions Q_A(s, a) learns by temporal differences, also
   from data without noise; a critic of noise Q_W(s, w) imitates Q_A(s, f(s, w)), and the policy maximises Q_W.
 
 GR-RL's agent is in grrl.py, and a baseline in residual.py; steering.py puts the agents into an environment of chunks.

@@ -69,18 +69,25 @@ def benchmark_page(results: str | Path = "benchmarks/results") -> str:
     records = [record for record in everything if record.get("kind") != "profile"]
     sections = [_HEADER]
     for algorithm, of_algorithm in _grouped(records, lambda r: r["algorithm"]):
-        sections.append(f"## {algorithm}\n")
-        machines = _grouped(of_algorithm, _machine)
-        for machine, of_machine in machines:
-            if len(machines) > 1:
-                sections.append(f"### {machine or 'Hardware not recorded'}\n")
-            sections += _section(of_machine)
+        sections += [f"## {algorithm}\n", *_by_machine(of_algorithm, "### {}\n")]
     if profiles:
         sections.append("## Profiles\n")
         sections += [_profile(profile) for profile in profiles]
     if len(sections) == 1:
         sections.append("No results yet.\n")
     return "\n".join(sections)
+
+
+def of_algorithm(name: str, results: str | Path = "benchmarks/results") -> str:
+    """The tables of one algorithm without headings, Markdown for a page about it; empty where it has no results."""
+    records = [record for record in read_results(results) if record.get("algorithm") == name]
+    return "\n".join(_by_machine(records, "*{}*\n"))
+
+
+def profiles(begins: str, results: str | Path = "benchmarks/results") -> str:
+    """The profiles whose titles begin with a text, Markdown without headings; empty where there is none."""
+    found = [record for record in read_results(results) if record.get("kind") == "profile"]
+    return "\n".join(_profile(record, "**{}**\n") for record in found if record["title"].startswith(begins))
 
 
 def read_results(folder: str | Path) -> list[Record]:
@@ -107,6 +114,15 @@ def read_results(folder: str | Path) -> list[Record]:
                 raise Refused(f"{path}: record {number}: every row needs {len(record['columns'])} cells")
             records.append(record)
     return records
+
+
+def _by_machine(records: list[Record], heading: str) -> list[str]:
+    """The tables of one algorithm, with a heading for each machine where there are several."""
+    machines, parts = _grouped(records, _machine), []
+    for machine, of_machine in machines:
+        parts += [heading.format(machine or "Hardware not recorded")] if len(machines) > 1 else []
+        parts += _section(of_machine)
+    return parts
 
 
 def _section(records: list[Record]) -> list[str]:
@@ -197,11 +213,11 @@ def _provenance(records: list[Record]) -> str:
     return text + ("\n```bash\n" + "\n".join(commands) + "\n```\n" if commands else "")
 
 
-def _profile(profile: Record) -> str:
+def _profile(profile: Record, heading: str = "### {}\n") -> str:
     columns = profile["columns"]
     cells = [[cell if isinstance(cell, str) else _value(cell) for cell in row] for row in profile["rows"]]
     mark = " †" if profile.get("versions") and run_by(profile["versions"]).endswith("†") else ""
-    parts = [f"### {profile['title']}{mark}\n", _table([str(column) for column in columns], cells)]
+    parts = [heading.format(f"{profile['title']}{mark}"), _table([str(column) for column in columns], cells)]
     if profile.get("notes"):
         parts.append(f"{profile['notes']}\n")
     if profile.get("hardware") or profile.get("versions") or profile.get("command"):

@@ -42,15 +42,19 @@ def animate(
 
     The file appears when it is complete: nothing is left of a film that fails or is interrupted.
 
-    env: one environment with a `render`, not a batch; `render` is called on the host with each unbatched state.
-    policy: has `initial_memory` (a pytree, `()` without memory) and
-      `apply(key, obs, memory, deterministic) -> (action, memory, extras)`.
-    path: ends in .mp4 or .gif.
-    max_steps: stops there if the episode has not ended; by default the environment's own limit, or 1000.
-    fps: pictures per second, one per step, at most 60 (GIF: 50). By default real time, by the environment's
-      `control_rate` (Hz; 30 where it has none), of which every k-th step is shown where it is faster than that.
-    progress: shows a bar on stderr if it takes more than two seconds.
-    Raises ValueError for another suffix, and `render`'s own NotImplementedError where there is no drawing.
+    Args:
+      env: one environment with a `render`, not a batch; `render` is called on the host with each unbatched state.
+      policy: has `initial_memory` (a pytree, `()` without memory) and
+        `apply(key, obs, memory, deterministic) -> (action, memory, extras)`.
+      path: ends in .mp4 or .gif.
+      max_steps: stops there if the episode has not ended; by default the environment's own limit, or 1000.
+      fps: pictures per second, one per step, at most 60 (GIF: 50). By default real time, by the environment's
+        `control_rate` (Hz; 30 where it has none), of which every k-th step is shown where it is faster than that.
+      progress: shows a bar on stderr if it takes more than two seconds.
+
+    Raises:
+      ValueError: another suffix.
+      NotImplementedError: `render`'s own, where there is no drawing.
     """
     path = local(path)
     most_fps = _MOST_FPS.get(path.suffix.lower())

@@ -48,11 +48,12 @@ class AutoReset(Wrapper):
     reset (`info["first_metrics"]`) at the first step of an episode.
 
     Where fresh states come from:
-      pool: from `pool_size` reset states, drawn some at a time where they run short. Each starts one episode, so every
-        episode is new, for one reset an episode.
-      full: every environment calls `reset` at every step; just as exact, but costly where resets are.
-      first: each environment returns to its own first state for ever, as in Brax, but with noise of its own in each
-        episode where the task can `rekey`; for comparison only.
+
+    - pool: from `pool_size` reset states, drawn some at a time where they run short. Each starts one episode, so every
+      episode is new, for one reset an episode.
+    - full: every environment calls `reset` at every step; just as exact, but costly where resets are.
+    - first: each environment returns to its own first state for ever, as in Brax, but with noise of its own in each
+      episode where the task can `rekey`; for comparison only.
 
     With `random_age` the very first episodes begin with their clocks at a random age (see `TimeLimit`), so that the
     time limits of environments that began together are not in step; an age counts into the length of an episode.

@@ -43,8 +43,9 @@ def _gram_schmidt(rows: jax.Array) -> jax.Array:
 def orthonormal_rows(matrix: jax.Array) -> jax.Array:
     """Orthonormalises the rows of a matrix [n, m], n <= m, by twice-iterated (block) Gram-Schmidt.
 
-    The result is Q^T of the QR decomposition of `matrix`^T whose R has a positive diagonal. That decomposition is
-    unique, and for a Gaussian matrix its Q is uniform (Haar) on the orthonormal frames (Mezzadri 2007, section 5).
+    The result is Q^T of the QR decomposition of the transposed matrix whose R has a positive diagonal. That
+    decomposition is unique, and for a Gaussian matrix its Q is uniform (Haar) on the orthonormal frames (Mezzadri 2007,
+    section 5).
     """
     n, m = matrix.shape
     if n > m:

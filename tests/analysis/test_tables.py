@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rljax.analysis.tables import benchmark_page, run_by, write_tables
+from rljax.analysis.tables import benchmark_page, of_algorithm, profiles, run_by, write_tables
 
 MACHINE = {"cpu": "EPYC", "cores": 2}
 OWN = {
@@ -146,6 +146,20 @@ def test_profile(tmp_path):
     (tmp_path / "profile.json").write_text(json.dumps(profile | {"rows": [[1]]}))
     with pytest.raises(ValueError, match=r"profile\.json: record 0: every row needs 3 cells"):
         benchmark_page(tmp_path)
+
+
+def test_a_page_about_an_algorithm_has_its_tables_alone_and_no_headings(tmp_path):
+    other = OWN | {"algorithm": "sac", "task": "pendulum"}
+    profile = {"kind": "profile", "title": "PPO, cpu: time", "columns": ["part"], "rows": [["acting"]]}
+    (tmp_path / "all.json").write_text(json.dumps([OWN, other, OWN | {"hardware": {"cpu": "M1"}}, profile]))
+    text = of_algorithm("ppo", tmp_path)
+    assert "| cartpole |" in text
+    assert "pendulum" not in text
+    assert "*cpu M1*" in text
+    assert of_algorithm("dqn", tmp_path) == ""
+    assert "**PPO, cpu: time**\n\n| part |" in profiles("PPO", tmp_path)
+    assert profiles("SAC", tmp_path) == ""
+    assert not any(line.startswith("#") for line in (text + profiles("PPO", tmp_path)).splitlines())
 
 
 def test_several_files_and_an_object_of_records(tmp_path):
