@@ -9,8 +9,8 @@ In the ordinary runner an iteration acts and then learns, and only what comes af
 (`num_epochs`, `num_minibatches`). `training.train_sebulba` lets threads act while the learner learns (Hessel et al.
 2021, "Podracer architectures for scalable reinforcement learning", arXiv 2104.06272, section 4).
 
-Ours differs from the paper in Adam for RMSProp, in losses that are means and not sums, and in separate networks of
-policy and value.
+Ours differs from the paper in Adam for RMSProp, in losses that are means and not sums, in separate networks of policy
+and value, and in an entropy bonus that falls along with the learning rate.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from rljax.algorithms.core.blocks import Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, continuous, observable
 from rljax.algorithms.core.learner import Learner, Optimizers, scan_for_means
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
+from rljax.algorithms.ppo import normalized
 from rljax.config import Count, Fraction, NonNegative, Positive, Widths, require
 from rljax.envs import Environment
 from rljax.ops.metrics import approximate_kl, explained_variance
@@ -61,7 +62,10 @@ class Config(Encoding, Parts, OnPolicyConfig):
     value_coefficient: NonNegative = 0.5
     """Weight of the value loss, which is half the mean squared error (Espeholt et al. 2018, Atari: 0.5)."""
     entropy_coefficient: NonNegative = 0.01
-    """Weight of the entropy bonus (Espeholt et al. 2018, Atari: 0.01)."""
+    """Weight of the entropy bonus (Espeholt et al. 2018, Atari: 0.01); it falls with the learning rate."""
+    normalize_advantage: bool = False
+    """Whether each minibatch's advantages are shifted and scaled to mean 0, deviation 1, as PPO's are; the paper's are
+    not."""
     hidden: Widths = (64, 64)
     """Widths of the hidden layers, of tanh (after the convolutions, for images); policy and value have their own."""
 
@@ -86,6 +90,7 @@ class Agent(core.Agent):
     """The networks, which are A2C's, and their updates. Its extras are the log-probability of each action drawn."""
 
     hyper_type = Hyper
+    annealed = ("learning_rate", "entropy_coefficient")
 
     def build(self, network: nn.Module | None) -> None:
         self.network = Network(self.config, self.seen(), self.action_space)
@@ -123,6 +128,8 @@ class Agent(core.Agent):
                 hyper.clip_c,
             )
         )
+        if self.config.normalize_advantage:
+            advantage = normalized(advantage)
         policy_loss = -(distribution.log_prob(rollout.action) * advantage).mean()
         value_loss, entropy = 0.5 * jnp.square(target - value).mean(), distribution.entropy().mean()
         total = policy_loss + hyper.value_coefficient * value_loss - hyper.entropy_coefficient * entropy

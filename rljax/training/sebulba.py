@@ -114,6 +114,14 @@ class Actors(Stream):
         self._threads: list[threading.Thread] = []
         self._stop, self._failure = threading.Event(), None
         self._taken: tuple[int, Any] | None = None
+        # Compiled once, for a run that is resumed in this process too. Without the learner, which comes with weights.
+        self._programs = [
+            (
+                jax.jit(lambda key, algorithm=algorithm: _environments(algorithm.init(key))),
+                jax.jit(functools.partial(_collected, algorithm)),
+            )
+            for algorithm in algorithms
+        ]
         # A copy: the learner's own buffers are written over in its next step.
         self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
@@ -171,21 +179,19 @@ class Actors(Stream):
         assert self.weights is not None
         key = jax.random.fold_in(self.weights.state.key, iteration)
         self._stop.clear()
-        for number, algorithm in enumerate(self.algorithms):
-            arguments = (algorithm, jax.random.fold_in(key, number))
+        for number, programs in enumerate(self._programs):
+            arguments = (*programs, jax.random.fold_in(key, number))
             self._threads.append(
                 threading.Thread(target=self._act, args=arguments, name=f"actor-{number}", daemon=True)
             )
             self._threads[-1].start()
 
-    def _act(self, algorithm: Algorithm, key: Key) -> None:
+    def _act(self, reset: Callable, collect: Callable, key: Key) -> None:
         """What one thread does until it is told to stop."""
         try:
             with jax.default_device(self.device):
                 key, first_key = jax.random.split(key)
-                # Without the learner: it comes with the weights.
-                environments = jax.jit(lambda key: _environments(algorithm.init(key)))(first_key)
-                collect = jax.jit(lambda state, environments, key: _collected(algorithm, state, environments, key))
+                environments = reset(first_key)
                 while not self._stop.is_set():
                     key, own_key = jax.random.split(key)
                     assert self.weights is not None

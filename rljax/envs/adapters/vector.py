@@ -54,8 +54,9 @@ class VectorEnvironment(Environment):
     - A reset state begins ONE episode: a second that begins with it is truncated at once, with a warning, as a state is
       that was stepped before or comes from another process. Auto-reset's `pool`, the default, and evaluation use
       each state once; `reset_policy = "first"` does not.
-    - No seed but that of the first reset counts: it is what all simulations draw from. So a program run again, in a new
-      process or with a new environment, goes the same way, but episodes cannot be repeated one by one.
+    - The seed of a reset counts only where simulations are made for it, which draw from it from then on. So a program
+      that is run again, in a new process or with a new environment, goes the same way; but no episode can be repeated
+      alone.
 
     Simulations are made in groups, as more are needed at once; one whose episode is over is used again.
 
@@ -166,7 +167,7 @@ class VectorEnvironment(Environment):
         if len(free) < count and len(self._elapsed) < max(self.max_live, 2 * count):
             # What auto-reset's pool has at once where `count` environments are stepped.
             size = 2 * count + max(32, count // 8)
-            self._groups.append(self._make(size, (seed + len(self._groups)) % 2**31))
+            self._groups.append(self._make(size, seed))
             self._begins = np.append(self._begins, self._begins[-1] + size)
             self._episode = np.append(self._episode, np.zeros(size, np.uint32))
             self._elapsed = np.append(self._elapsed, np.full(size, _FREE, np.int32))
