@@ -14,7 +14,7 @@ and value, and in an entropy bonus that falls along with the learning rate.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,7 @@ from rljax.algorithms.core.blocks import Encoding, Parts
 from rljax.algorithms.core.contract import Algorithm, continuous, observable
 from rljax.algorithms.core.learner import Learner, Optimizers, scan_for_means
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
-from rljax.algorithms.ppo import normalized
+from rljax.algorithms.ppo import clipped_objective, normalized
 from rljax.config import Count, Fraction, NonNegative, Positive, Widths, require
 from rljax.envs import Environment
 from rljax.ops.metrics import approximate_kl, explained_variance
@@ -50,7 +50,7 @@ class Config(Encoding, Parts, OnPolicyConfig):
     num_epochs: Count = 1
     """Passes over each rollout, of which V-trace corrects all but the first; the paper makes one."""
     num_minibatches: Count = 1
-    """Gradient steps in a pass, each on trajectories of its own share of the environments; divides num_envs."""
+    """Gradient steps in a pass, each on a share of the steps, drawn at random; divides num_envs * rollout_length."""
     adam_epsilon: Positive = 1e-5
     """Adam's epsilon."""
     vtrace_lambda: Fraction = 1.0
@@ -64,15 +64,18 @@ class Config(Encoding, Parts, OnPolicyConfig):
     entropy_coefficient: NonNegative = 0.01
     """Weight of the entropy bonus (Espeholt et al. 2018, Atari: 0.01); it falls with the learning rate."""
     normalize_advantage: bool = False
-    """Whether each minibatch's advantages are shifted and scaled to mean 0, deviation 1, as PPO's are; the paper's are
+    """Whether each rollout's advantages are shifted and scaled to mean 0, deviation 1, as PPO's are; the paper's are
     not."""
+    clip_range: Positive | None = None
+    """Range ε of PPO's clipped objective, in place of the policy gradient weighted by ρ, for many passes over a rollout
+    (as RLlib's APPO); None is the paper's gradient."""
     hidden: Widths = (64, 64)
     """Widths of the hidden layers, of tanh (after the convolutions, for images); policy and value have their own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        divides = self.num_envs % self.num_minibatches == 0
-        require(self, "num_minibatches", divides, f"a divisor of num_envs = {self.num_envs}")
+        steps = self.num_envs * self.rollout_length
+        require(self, "num_minibatches", steps % self.num_minibatches == 0, f"a divisor of {steps}, a rollout's steps")
 
 
 class Hyper(core.Hyper):
@@ -84,6 +87,16 @@ class Hyper(core.Hyper):
     value_coefficient: jax.Array
     entropy_coefficient: jax.Array
     max_grad_norm: jax.Array
+
+
+class Batch(NamedTuple):
+    """Steps to learn from, leaves [batch, …], with targets and advantages by V-trace."""
+
+    obs: PyTree
+    action: jax.Array
+    log_prob: jax.Array
+    target: jax.Array
+    advantage: jax.Array
 
 
 class Agent(core.Agent):
@@ -109,54 +122,62 @@ class Agent(core.Agent):
         action, log_prob = distribution.sample_and_log_prob(key)
         return action, memory, {"log_prob": log_prob}
 
-    def loss(self, params: PyTree, rollout: Transition, hyper: Hyper) -> tuple[jax.Array, Metrics]:
-        """The loss on trajectories [T, batch, …] (Espeholt et al. 2018, section 4.2)."""
+    def batch_of(self, params: PyTree, rollout: Transition, hyper: Hyper) -> Batch:
+        """V-trace over trajectories [T, num_envs, …] under these parameters; the steps of all, [T * num_envs, …]."""
         apply: Any = self.network.apply
         (distribution, value), (_, following) = (apply(params, x) for x in (rollout.obs, rollout.next_obs))
         log_ratio = distribution.log_prob(rollout.action) - rollout.extras["log_prob"]
-        target, advantage = jax.lax.stop_gradient(
-            vtrace(
-                log_ratio,
-                rollout.reward,
-                value,
-                following,
-                rollout.terminated,
-                rollout.truncated,
-                hyper.discount,
-                hyper.vtrace_lambda,
-                hyper.clip_rho,
-                hyper.clip_c,
-            )
+        ends, h = (rollout.terminated, rollout.truncated), hyper
+        target, advantage = vtrace(
+            log_ratio, rollout.reward, value, following, *ends, h.discount, h.vtrace_lambda, h.clip_rho, h.clip_c
         )
         if self.config.normalize_advantage:
             advantage = normalized(advantage)
-        policy_loss = -(distribution.log_prob(rollout.action) * advantage).mean()
-        value_loss, entropy = 0.5 * jnp.square(target - value).mean(), distribution.entropy().mean()
+        batch = Batch(rollout.obs, rollout.action, rollout.extras["log_prob"], target, advantage)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+
+    def loss(self, params: PyTree, batch: Batch, hyper: Hyper) -> tuple[jax.Array, Metrics]:
+        """The loss (Espeholt et al. 2018, section 4.2), or its policy gradient clipped as PPO's is."""
+        apply: Any = self.network.apply
+        distribution, value = apply(params, batch.obs)
+        log_prob = distribution.log_prob(batch.action)
+        ratio = jnp.exp(log_prob - batch.log_prob)
+        if self.config.clip_range is None:
+            rho = jax.lax.stop_gradient(jnp.minimum(hyper.clip_rho, ratio))
+            policy_loss = -(rho * batch.advantage * log_prob).mean()
+        else:
+            policy_loss = -clipped_objective(ratio, batch.advantage, self.config.clip_range).mean()
+        value_loss, entropy = 0.5 * jnp.square(batch.target - value).mean(), distribution.entropy().mean()
         total = policy_loss + hyper.value_coefficient * value_loss - hyper.entropy_coefficient * entropy
-        ratio = jnp.exp(log_ratio)
         return total, {
             "loss/policy": policy_loss,
             "loss/value": value_loss,
             "policy/entropy": entropy,
-            "policy/approximate_kl": approximate_kl(log_ratio),
+            "policy/approximate_kl": approximate_kl(log_prob - batch.log_prob),
             "importance/weight": jnp.minimum(ratio, hyper.clip_rho).mean(),
             "importance/clipped": (ratio > hyper.clip_rho).mean(),
-            "value/explained_variance": explained_variance(value, target),
+            "value/explained_variance": explained_variance(value, batch.target),
         }
 
     def learn(self, learner: Learner, rollout: Rollout, key: Key, hyper: Hyper) -> tuple[Learner, Metrics, PyTree]:
-        """`num_epochs` passes of minibatch steps over the trajectories."""
+        """`num_epochs` passes, each of which traces the rollout anew and takes a step for each minibatch of it."""
         c = self.config
 
-        def minibatch_step(learner: Learner, index: jax.Array) -> tuple[Learner, Metrics]:
-            minibatch = jax.tree.map(lambda x: x[:, index], rollout.transition)
+        def minibatch_step(carry: tuple[Learner, Batch], index: jax.Array) -> tuple[tuple[Learner, Batch], Metrics]:
+            learner, batch = carry
+            minibatch = jax.tree.map(lambda x: x[index], batch)
             gradient, metrics = jax.grad(self.loss, has_aux=True)(learner.params["policy"], minibatch, hyper)
             gradient, metrics = devices.mean((gradient, metrics))
             learner = learner.descend("policy", gradient, self.optimizers(hyper)["policy"])
-            return learner, metrics | {"gradient_norm": optax.tree.norm(gradient)}
+            return (learner, batch), metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
-        minibatches = shuffled(key, c.num_epochs, c.num_minibatches, rollout.fresh.shape[1])
-        learner, metrics = scan_for_means(minibatch_step, learner, minibatches)
+        def epoch(learner: Learner, indices: jax.Array) -> tuple[Learner, Metrics]:
+            batch = self.batch_of(learner.params["policy"], rollout.transition, hyper)
+            (learner, _), metrics = scan_for_means(minibatch_step, (learner, batch), indices)
+            return learner, metrics
+
+        indices = shuffled(key, c.num_epochs, c.num_minibatches, rollout.fresh.size)
+        learner, metrics = scan_for_means(epoch, learner, indices.reshape(c.num_epochs, c.num_minibatches, -1))
         return learner, metrics | {"learning_rate": hyper.learning_rate}, ()
 
 

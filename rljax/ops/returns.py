@@ -155,11 +155,12 @@ def vtrace(
     """V-trace: value targets and advantages [T, ...] of a policy, from the actions of another one.
 
     Espeholt et al. (2018, arXiv:1802.01561), equation 1 and section 4.2; with λ as in its remark 2. On-policy and with
-    λ = 1 the targets are discounted returns, and advantages what they add to the values.
+    λ = 1 the targets are discounted returns, and advantages what they add to the values. The advantage of a step is not
+    weighted by its ρ yet, as the policy gradient of that section is.
 
     Args:
       log_ratio: log-probabilities of the actions under the policy, less those under the one that acted.
-      clip_rho: largest importance weight ρ of a step, which decides whose values are learned; also of its advantage.
+      clip_rho: largest importance weight ρ of a step, which decides of which policy values are learned.
       clip_c: largest weight c by which what comes later is traced back, which decides how fast.
 
     All arrays are [T, ...].
@@ -175,4 +176,4 @@ def vtrace(
     target = value + correction
     later = lambda_ * jnp.roll(target, -1, axis=0) + (1 - lambda_) * next_value
     following = jnp.where(cut, next_value, later)
-    return target, rho * (reward + _continuation(following, terminated, discount) - value)
+    return target, reward + _continuation(following, terminated, discount) - value

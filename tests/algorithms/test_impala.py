@@ -36,7 +36,8 @@ def test_the_loss_is_that_of_rlax():
     algorithm = impala.make(limited(Clock(3, False), 5), TINY)
     params = algorithm.agent.init(jax.random.key(0)).params["policy"]
     rollout, hyper = rollout_of(jax.random.key(1)), algorithm.agent.hyper()
-    loss, metrics = jax.jit(algorithm.agent.loss)(params, rollout, hyper)
+    batch = jax.jit(algorithm.agent.batch_of)(params, rollout, hyper)
+    loss, metrics = jax.jit(algorithm.agent.loss)(params, batch, hyper)
 
     @jax.jit
     def reference(params, rollout):
@@ -66,7 +67,11 @@ def test_on_policy_its_gradient_is_that_of_a2c():
     # A2C reads each successor anew, and V-trace the value of the next step; here they are the same.
     distribution, _ = one.network.apply(params, rollout.obs)
     rollout = rollout.replace(extras={"log_prob": distribution.log_prob(rollout.action)})
-    gradients = [jax.jit(jax.grad(a.loss, has_aux=True))(params, rollout, a.hyper())[0] for a in (one, other)]
+    inputs = (jax.jit(one.batch_of)(params, rollout, one.hyper()), rollout)
+    gradients = [
+        jax.jit(jax.grad(agent.loss, has_aux=True))(params, x, agent.hyper())[0]
+        for agent, x in zip((one, other), inputs, strict=True)
+    ]
     chex.assert_trees_all_close(*gradients, atol=1e-6)
     assert max(jnp.abs(x).max() for x in jax.tree.leaves(gradients[0])) > 1e-2
 
@@ -86,7 +91,7 @@ def test_value_bootstraps_through_a_time_limit_but_not_through_termination(termi
 
 def test_settings_and_environments_that_do_not_fit_are_refused():
     with pytest.raises(
-        Refused, match=r"impala\.Config: num_minibatches = 3 is not allowed; .* divisor of num_envs = 4"
+        Refused, match=r"impala\.Config: num_minibatches = 3 is not allowed; .* divisor of 80, a rollout's steps"
     ):
         impala.Config(num_envs=4, num_minibatches=3)
     env = ContinuousClock(3, False)
