@@ -46,8 +46,8 @@ CARTPOLE = Settings(
 TASKS = {
     "cartpole": CARTPOLE,
     "gymnasium:CartPole-v1": CARTPOLE,
-    # The paper's gradient, unclipped, hovers for ever or falls back; what is gained from many passes has to be clipped.
-    # To hover costs fuel, which a discount of 0.99 hardly sees.
+    # Many passes over a rollout need the clipped objective: with the paper's gradient all trials went on hovering, or
+    # fell back. To hover costs fuel, which a discount of 0.99 hardly sees.
     "gymnasium:LunarLander-v3": Settings(
         vector="envpool",
         total_steps=800_000,

@@ -112,7 +112,8 @@ class Actors(Stream):
         self.weights: Weights | None = None
         self._queue: queue.Queue[tuple[int, Block]] = queue.Queue(queue_size)
         self._threads: list[threading.Thread] = []
-        self._stop, self._failure = threading.Event(), None
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
         self._taken: tuple[int, Any] | None = None
         # Compiled once, for a run that is resumed in this process too. Without the learner, which comes with weights.
         self._programs = [

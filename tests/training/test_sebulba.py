@@ -14,6 +14,7 @@ import pytest
 import rljax
 from rljax.algorithms import dqn, impala
 from rljax.envs import Environment, State
+from rljax.envs.host_call import host_call
 from rljax.training import Callback, sebulba
 from rljax.training.sebulba import with_actors
 from rljax.types import Refused
@@ -109,15 +110,15 @@ class Failing(Environment):
         return Clock(3, False).reset(key)
 
     def step(self, state, action) -> State:
-        def count(action):
-            self.steps += 1
-            if self.steps > 10:
-                raise OSError("the simulator has gone")
-            return np.zeros((), np.float32)
-
         after = Clock(3, False).step(state, action)
-        paid = jax.pure_callback(count, jax.ShapeDtypeStruct((), jnp.float32), action, vmap_method="sequential")
-        return after.replace(reward=paid)
+        (reward,) = host_call(self.count, [action], [jax.ShapeDtypeStruct((), jnp.float32)], effect=True)
+        return after.replace(reward=reward)
+
+    def count(self, actions):
+        self.steps += 1
+        if self.steps > 10:
+            raise OSError("the simulator has gone")
+        return [np.zeros(len(actions), np.float32)]
 
 
 def test_what_is_raised_in_an_actor_ends_the_run(tmp_path):
