@@ -156,7 +156,7 @@ class Agent(core.Agent):
             "policy/approximate_kl": approximate_kl(log_prob - batch.log_prob),
             "importance/weight": jnp.minimum(ratio, hyper.clip_rho).mean(),
             "importance/clipped": (ratio > hyper.clip_rho).mean(),
-            "value/explained_variance": explained_variance(value, batch.target),
+            "value/explained_variance": explained_variance(jax.lax.stop_gradient(value), batch.target),
         }
 
     def learn(self, learner: Learner, rollout: Rollout, key: Key, hyper: Hyper) -> tuple[Learner, Metrics, PyTree]:
