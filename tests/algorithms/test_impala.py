@@ -76,7 +76,10 @@ def test_on_policy_its_gradient_is_that_of_a2c():
     assert max(jnp.abs(x).max() for x in jax.tree.leaves(gradients[0])) > 1e-2
 
 
-@pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.9)), (True, (1 - 0.9**5) / (1 - 0.9))])
+@pytest.mark.parametrize(
+    ("terminates", "expected"),
+    [(False, 1 / (1 - 0.9)), pytest.param(True, (1 - 0.9**5) / (1 - 0.9), marks=pytest.mark.slow)],
+)
 def test_value_bootstraps_through_a_time_limit_but_not_through_termination(terminates, expected):
     """A reward of 1 for 5 steps: worth 1 / (1 - γ) where only the clock ended, the sum of 5 where the task did."""
     config = dataclasses.replace(

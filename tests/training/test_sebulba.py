@@ -55,7 +55,7 @@ def test_a_run_ends_with_a_whole_folder_and_goes_on_from_it(tmp_path):
     policy = rljax.load(folder)
     assert policy(jax.random.key(0), jnp.zeros(4)).shape == ()
 
-    again = runs.train(algorithm, 14 * PER_ITERATION, folder=folder, resume=True, **plan)
+    again = runs.train(algorithm, 14 * PER_ITERATION, folder=folder, resume=True, log_every=2 * PER_ITERATION)
     assert (again.steps, int(again.state.iteration)) == (224, 14)
     assert [int(row["step"]) for row in runs.read(folder)] == [32, 64, 96, 128, 160, 192, 224]
     with pytest.raises(Refused, match=r"holds another run: data.actors was 2 and is now 1"):

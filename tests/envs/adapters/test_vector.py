@@ -54,12 +54,17 @@ class Made:
     """Counters, and a list of those that were made after the first, which is looked at only."""
 
     def __init__(self, **how):
-        self.groups = []
+        self.groups: list[Counters] = []
         self.env = VectorEnvironment(self.make, "counters", **how)
         self.groups.clear()
-        reset = jax.jit(jax.vmap(self.env.reset))
-        self.reset = lambda key, count: reset(jax.random.split(jax.random.key(key), count))
-        self.step = jax.jit(jax.vmap(self.env.step))
+        self._reset, self._step = jax.jit(jax.vmap(self.env.reset)), jax.jit(jax.vmap(self.env.step))
+
+    # They wait: calls of programs that do not depend on each other may reach the host in any order.
+    def reset(self, key, count):
+        return jax.block_until_ready(self._reset(jax.random.split(jax.random.key(key), count)))
+
+    def step(self, state, action):
+        return jax.block_until_ready(self._step(state, action))
 
     def make(self, size, seed):
         self.groups.append(Counters(size, seed))
@@ -109,17 +114,17 @@ def test_a_state_whose_simulation_has_gone_on_is_truncated_with_the_observation_
     start = made.reset(0, 2)
     state = made.step(start, jnp.zeros(2, jnp.int32))
     with pytest.warns(RuntimeWarning, match="counters: a state has no simulation any more"):
-        again = jax.block_until_ready(made.step(start, jnp.zeros(2, jnp.int32)))
+        again = made.step(start, jnp.zeros(2, jnp.int32))
     assert (again.truncated.tolist(), again.terminated.tolist()) == ([True] * 2, [False] * 2)
     np.testing.assert_array_equal(again.obs, start.obs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         twice = jax.tree.map(lambda x: jnp.stack([x[0], x[0], x[1]]), state)
-        after = jax.block_until_ready(made.step(twice, jnp.zeros(3, jnp.int32)))
+        after = made.step(twice, jnp.zeros(3, jnp.int32))
         assert after.truncated.tolist() == [False, True, False]  # one state in two places: the first goes on
         foreign = after.replace(physics=after.physics | {"episode": after.physics["episode"] + jnp.uint32(1)})
         assert made.step(foreign, jnp.zeros(3, jnp.int32)).truncated.all()
-        over = jax.block_until_ready(made.step(again, jnp.zeros(2, jnp.int32)))
+        over = made.step(again, jnp.zeros(2, jnp.int32))
     assert (over.truncated.all(), over.info["elapsed"].tolist()) == (True, [0, 0])
 
 
@@ -129,7 +134,7 @@ def test_more_simulations_are_made_in_groups_and_beyond_the_limit_the_one_longes
     assert [group.size for group in made.groups] == [72]
     assert not made.step(states[-1], jnp.zeros(20, jnp.int32)).done.any()
     with pytest.warns(RuntimeWarning, match="max_live = 60"):
-        oldest = jax.block_until_ready(made.step(states[0], jnp.zeros(20, jnp.int32)))
+        oldest = made.step(states[0], jnp.zeros(20, jnp.int32))
     assert oldest.truncated.sum() == 8
     made = Made()
     states = [made.reset(key, 30) for key in range(5)]
@@ -180,7 +185,7 @@ def test_a_trajectory_of_envpool_is_that_of_one_simulation_alone(name):
     env = AutoReset(make(f"gymnasium:{name}", vector="envpool", threads=1, max_episode_steps=limit), 2)
     state, step = jax.jit(env.reset)(jax.random.key(3)), jax.jit(env.step)
     assert env.max_episode_steps == limit
-    group = env.unwrapped._groups[0]._pool
+    group = env.unwrapped._groups[0]._pool  # type: ignore[attr-defined]
     discrete = hasattr(env.action_space, "n")
     rng = np.random.default_rng(0)
     actions = rng.integers(env.action_space.n, size=(steps, 2)) if discrete else rng.uniform(-2, 2, (steps, 2, 1))
