@@ -12,6 +12,7 @@ NAMES = (
     "crossq",
     "diffusion",
     "dqn",
+    "impala",
     "iql",
     "ppo",
     "pqn",

@@ -84,8 +84,12 @@ class Stream(Feed):
     def left(self, iteration: int) -> int:
         return self.iterations - iteration % self.iterations
 
-    def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:
-        """The block of this iteration, put on the device by `place`; the one after it is begun."""
+    def at(self, iteration: int, place: Callable[[Any], Any], state: Any = None) -> Any:
+        """The block of this iteration, put on the device by `place`; the one after it is begun.
+
+        Args:
+          state: the training state, for streams of what its policy makes.
+        """
         number = iteration // self.iterations
         if self._current is None or self._current[0] != number:
             coming = self._coming.pop(number, None)
@@ -93,6 +97,10 @@ class Stream(Feed):
             self._current, self._coming = (number, block), {}
             self._coming[number + 1] = self._thread.submit(lambda: place(self.block(number + 1)))
         return self._current[1]
+
+    def close(self) -> None:
+        """Lets go of what a run has used; another may begin."""
+        self._coming, self._current = {}, None
 
     def block(self, number: int) -> Dataset | Chunks:
         """Block `number`, on the host."""

@@ -138,3 +138,42 @@ def n_step_returns(
 
     future, _ = lax.scan(one_reward_more, next_value, length=n - 1)
     return reward + _continuation(future, terminated, discount)
+
+
+def vtrace(
+    log_ratio: jax.Array,
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    discount: Any,
+    lambda_: Any = 1.0,
+    clip_rho: Any = 1.0,
+    clip_c: Any = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """V-trace: value targets and advantages [T, ...] of a policy, from the actions of another one.
+
+    Espeholt et al. (2018, arXiv:1802.01561), equation 1 and section 4.2; with λ as in its remark 2. On-policy and with
+    λ = 1 the targets are discounted returns, and advantages what they add to the values. The advantage of a step is not
+    weighted by its ρ yet, as the policy gradient of that section is.
+
+    Args:
+      log_ratio: log-probabilities of the actions under the policy, less those under the one that acted.
+      clip_rho: largest importance weight ρ of a step, which decides of which policy values are learned.
+      clip_c: largest weight c by which what comes later is traced back, which decides how fast.
+
+    All arrays are [T, ...].
+    """
+    chex.assert_equal_shape([log_ratio, reward, value, next_value, terminated, truncated])
+    ratio = jnp.exp(log_ratio)
+    rho, trace = jnp.minimum(clip_rho, ratio), lambda_ * jnp.minimum(clip_c, ratio)
+    # Of the last step before a cut no later one is known: its successor is worth what the value says.
+    cut = (terminated | truncated).at[-1].set(True)
+    delta = rho * (reward + _continuation(next_value, terminated, discount) - value)
+    factor = discount * jnp.where(cut, 0.0, trace)
+    correction = _reverse_linear_recurrence(delta, factor, jnp.zeros_like(delta[0]))
+    target = value + correction
+    later = lambda_ * jnp.roll(target, -1, axis=0) + (1 - lambda_) * next_value
+    following = jnp.where(cut, next_value, later)
+    return target, reward + _continuation(following, terminated, discount) - value

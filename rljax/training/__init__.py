@@ -9,6 +9,7 @@ from rljax.training.options import Options
 from rljax.training.population import PopulationBased, SuccessiveHalving
 from rljax.training.result import Diverged, Result
 from rljax.training.runner import train
+from rljax.training.sebulba import with_actors
 from rljax.training.start import StartFrom
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "load",
     "train",
     "use_cpu_cores",
+    "with_actors",
 ]

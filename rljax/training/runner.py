@@ -130,6 +130,8 @@ def train(
         interrupt = stack.enter_context(caught_signals())
         run = (program, plan, options, algorithm.per_iteration, keys, swept, out, algorithm.data)
         runner = _Runner(*run, callbacks, exchanges)
+        if runner.stream is not None:
+            stack.callback(runner.stream.close)
         runner.open_folder(stack, description, resume)
         runner.start(resume, source, initialize)
         del source  # what it gave is on the device now
@@ -257,7 +259,7 @@ class _Runner:
     def run_slice(self, count: int) -> tuple[Any, Any, jax.Array]:
         """Makes `count` training steps from where it stands, with the data for them."""
         if self.stream is not None:
-            self.data = (self.stream.at(self.iteration, self.program.place),)
+            self.data = (self.stream.at(self.iteration, self.program.place, self.state),)
         return self.program.run(self.state, self.totals, np.int32(self.iteration), np.int32(count), *self.data)
 
     def open_logs(self, stack: contextlib.ExitStack, description: dict[str, Any], resume: bool) -> None:

@@ -164,6 +164,13 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         None,
         {},
     ),
+    "impala": (
+        "impala",
+        ROLLOUT | {"normalize_observation": True, "normalize_reward": True, "anneal_steps": 50, "vtrace_lambda": 0.9},
+        "cartpole",
+        None,
+        {},
+    ),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
     "dqn": (
         "dqn",

@@ -20,6 +20,7 @@ ITERATIONS = 4
 # Of each online algorithm a case, and a hyperparameter that can be swept, with a value for it.
 ONLINE = {
     "a2c": ("a2c", ("learning_rate", 0.05)),
+    "impala": ("impala", ("learning_rate", 0.05)),
     "ppo": ("ppo", ("learning_rate", 0.05)),
     "pqn": ("pqn", ("learning_rate", 0.05)),
     "dqn": ("dqn", ("learning_rate", 0.05)),

@@ -213,3 +213,64 @@ def test_what_follows_a_termination_is_not_multiplied_but_left_out():
     reward = jnp.array([1.0, 1.0, jnp.nan])
     found = returns.gae(reward, jnp.zeros(3), jnp.zeros(3), *flags, 0.9, 1.0)
     np.testing.assert_allclose(found[:2], [1.9, 1.0], rtol=1e-6)
+
+
+vtrace = jax.jit(returns.vtrace)
+
+
+def test_vtrace_by_hand_with_termination_and_truncation():
+    """Discount 1/2, λ = 1, weights 2 (clipped to 1), 1/2, 1, 1/2 and 2 (clipped)."""
+    log_ratio = jnp.log(jnp.array([2.0, 0.5, 1.0, 0.5, 2.0]))
+    reward = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    value = jnp.array([10.0, 20.0, 30.0, 40.0, 50.0])
+    next_value = jnp.array([20.0, 30.0, 100.0, 200.0, 60.0])
+    terminated = jnp.array([False, False, True, False, False])
+    truncated = jnp.array([False, False, False, True, False])
+    # δ = 1 (1 + 10 - 10), 1/2 (2 + 15 - 20), 3 - 30, 1/2 (4 + 100 - 40), 5 + 30 - 50. Corrections, from the end: -15;
+    # 32 (cut off: bootstrapped, and nothing flows back); -27 (ends); -1.5 + 1/4 (-27); 1 + 1/2 (-8.25).
+    target, advantage = vtrace(log_ratio, reward, value, next_value, terminated, truncated, 0.5)
+    np.testing.assert_allclose(target, [6.875, 11.75, 3.0, 72.0, 35.0])
+    # r + γ v' - V, with the target of the next step in v', or the value of the successor where it is cut.
+    np.testing.assert_allclose(advantage, [1 + 11.75 / 2 - 10, 2 + 1.5 - 20, 3 - 30, 4 + 100 - 40, 5 + 30 - 50])
+
+
+@pytest.mark.parametrize("lambda_", [1.0, 0.8])
+@pytest.mark.parametrize("clip", [1.0, 0.7])
+def test_vtrace_agrees_with_rlax(lambda_, clip):
+    reward, value, next_value, terminated, truncated = _rollout(6, 0.3)
+    next_value = jnp.concatenate([value[1:], next_value[-1:]])  # rlax has the successor's value from the next step
+    log_ratio = 0.5 * jax.random.normal(jax.random.key(0), reward.shape)
+    discount = 0.9 * (1.0 - terminated)
+    reference = functools.partial(
+        rlax.vtrace_td_error_and_advantage, lambda_=lambda_, clip_rho_threshold=clip, clip_pg_rho_threshold=clip
+    )
+    expected = jax.vmap(reference, 1, 1)(value, next_value, reward, discount, jnp.exp(log_ratio))
+    rest = (reward, value, next_value, terminated, truncated)
+    target, advantage = vtrace(log_ratio, *rest, 0.9, lambda_, clip)
+    np.testing.assert_allclose(target - value, expected.errors, atol=1e-5)
+    rho = jnp.minimum(jnp.exp(log_ratio), clip)
+    np.testing.assert_allclose(rho * advantage, expected.pg_advantage, atol=1e-5)
+
+
+def test_vtrace_on_policy_is_the_lambda_return():
+    reward, value, next_value, terminated, truncated = _rollout(7, 0.2, 0.2)
+    rest = (terminated, truncated, 0.9)
+    target, advantage = vtrace(jnp.zeros_like(reward), reward, value, next_value, *rest, 0.8)
+    np.testing.assert_allclose(target, lambda_returns(reward, next_value, *rest, 0.8), atol=1e-5)
+    np.testing.assert_allclose(advantage, gae(reward, value, next_value, *rest, 0.8), atol=1e-5)
+
+
+def test_vtrace_neither_leaks_between_episodes_nor_uses_the_value_of_a_terminal_observation():
+    reward, value, next_value, terminated, truncated = _rollout(8, 0.3, 0.2)
+    log_ratio = 0.3 * jax.random.normal(jax.random.key(1), reward.shape)
+    rest = (terminated, truncated, 0.9, 0.9)
+    poisoned = jnp.where(terminated, jnp.inf, next_value)
+    once, again = (vtrace(log_ratio, reward, value, x, *rest) for x in (next_value, poisoned))
+    np.testing.assert_array_equal(once, again)
+    end = (terminated | truncated).at[5].set(True)
+    cut = (terminated & end, end & ~terminated, 0.9, 0.9)
+    first = vtrace(log_ratio, reward, value, next_value, *cut)
+    other = vtrace(log_ratio, reward.at[6:].add(7.0), value.at[6:].add(9.0), next_value.at[6:].add(5.0), *cut)
+    for a, b in zip(first, other, strict=True):
+        np.testing.assert_array_equal(a[:6], b[:6])
+        assert float(jnp.abs(a[6:] - b[6:]).max()) > 1

@@ -25,6 +25,18 @@ from rljax.spaces import Box, Discrete, as_given, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
+class Halves(NamedTuple):
+    """The two halves of a step, for those who let others act while they learn (see training/sebulba.py).
+
+    Fields:
+      collect: `(state, key) -> (state, collected, metrics)`; of the learner it reads what acting needs.
+      learn: `(state, collected, key) -> (state, metrics)`; it does not read what `collect` changes.
+    """
+
+    collect: Callable[[Any, Key], tuple[Any, PyTree, Metrics]]
+    learn: Callable[[Any, PyTree, Key], tuple[Any, Metrics]]
+
+
 class Algorithm(NamedTuple):
     """Pure functions, made by `<algorithm>.make(env, config)`, and what they were made from.
 
@@ -61,6 +73,7 @@ class Algorithm(NamedTuple):
     identity: Callable[[], dict[str, str]] | None = None
     evaluate: Callable[[Any, Key], dict[str, jax.Array]] | None = None
     loop: Any = None
+    halves: Halves | None = None
 
 
 def sha256_of(tree: PyTree, *functions: Callable) -> str:

@@ -20,6 +20,7 @@ from rljax.algorithms.core.agent import Agent
 from rljax.algorithms.core.blocks import Optimizer
 from rljax.algorithms.core.contract import (
     Algorithm,
+    Halves,
     cleared,
     episode_metrics,
     for_each,
@@ -103,6 +104,18 @@ class Rollout(NamedTuple):
     fresh: jax.Array
 
 
+class Collected(NamedTuple):
+    """What the environments made in one rollout, as it was seen and paid; leaves are [rollout_length, num_envs, …].
+
+    Fields:
+      rollout: observations are not normalised yet, and rewards not scaled.
+      totals: the discounted returns of the episodes so far, by whose deviation rewards are scaled; else zeros.
+    """
+
+    rollout: Rollout
+    totals: jax.Array
+
+
 class Loop(contract.Loop):
     """Acts in environments, and learns. Holds constants; what changes is in `State`.
 
@@ -133,18 +146,20 @@ class Loop(contract.Loop):
 
     def step(self, state: State) -> tuple[State, Metrics]:
         key, act_key, learn_key = jax.random.split(state.key, 3)
-        hyper = self.agent.now(state.hyper, state.iteration * float(self.per_iteration))
-        state, rollout, seen, metrics = self.collect(state, devices.local(act_key), hyper)
-        learner, of_updates, _ = self.agent.learn(state.learner, rollout, devices.local(learn_key), hyper)
-        if self.config.normalize_observation:
-            seen = as_given(self.env.observation_space, seen)
-            state = state.replace(obs_statistics=running_statistics.update(state.obs_statistics, seen))
-        state = state.replace(key=key, iteration=state.iteration + 1, learner=learner)
+        state, collected, metrics = self.collect(state, act_key)
+        state, of_updates = self.learn(state.replace(key=key), collected, learn_key)
         return state, metrics | of_updates
 
-    def collect(self, state: State, key: Key, hyper: Any) -> tuple[State, Rollout, PyTree, Metrics]:
-        """One rollout, the observations before normalisation, and the environments' metrics."""
-        agent, envs = self.agent, self.environments()
+    def now(self, state: State) -> Any:
+        """The hyperparameters of this iteration."""
+        return self.agent.now(state.hyper, state.iteration * float(self.per_iteration))
+
+    def collect(self, state: State, key: Key) -> tuple[State, Collected, Metrics]:
+        """One rollout: the state with its environments further on, what they made, and their metrics.
+
+        It reads no more of the learner than acting needs, so that it may be that of an earlier iteration.
+        """
+        agent, envs, hyper = self.agent, self.environments(), self.now(state)
         variables = agent.acting(state.learner, hyper)
 
         def env_step(carry: tuple[EnvState, PyTree, jax.Array], key: Key) -> tuple[tuple, tuple]:
@@ -157,30 +172,40 @@ class Loop(contract.Loop):
             transition = envs.transition(env_state, action, after).replace(extras=extras)
             return (after, memory, after.done), (transition, memory, fresh, after.metrics)
 
-        keys = jax.random.split(key, self.config.rollout_length)
+        keys = jax.random.split(devices.local(key), self.config.rollout_length)
         carry = (state.env_state, state.memory, state.fresh)
         (env_state, memory, fresh), (transition, memories, freshly, reported) = jax.lax.scan(env_step, carry, keys)
-        done, seen = transition.terminated | transition.truncated, transition.obs
-        first_memory = state.memory
-        state, reward = self.scaled(state, transition.reward, done)
+        done = transition.terminated | transition.truncated
+        totals, total = jnp.zeros_like(transition.reward), state.discounted_return
+        if self.config.normalize_reward:
+            totals, total = accumulated_returns(transition.reward, done, hyper.discount, state.discounted_return)
+        collected = Collected(Rollout(transition, state.memory, memories, freshly), totals)
+        state = state.replace(env_state=env_state, memory=memory, fresh=fresh, discounted_return=total)
+        return state, collected, episode_metrics(reported, done)
+
+    def learn(self, state: State, collected: Collected, key: Key) -> tuple[State, Metrics]:
+        """Learns from what was collected: the state with its learner and statistics further on, and the metrics."""
+        seen = collected.rollout.transition.obs
+        state, rollout = self.scaled(state, collected)
+        learner, metrics, _ = self.agent.learn(state.learner, rollout, devices.local(key), self.now(state))
+        if self.config.normalize_observation:
+            seen = as_given(self.env.observation_space, seen)
+            state = state.replace(obs_statistics=running_statistics.update(state.obs_statistics, seen))
+        return state.replace(iteration=state.iteration + 1, learner=learner), metrics
+
+    def scaled(self, state: State, collected: Collected) -> tuple[State, Rollout]:
+        """Normalises observations, and divides rewards by the deviation of the return so far, this rollout included."""
+        transition = collected.rollout.transition
+        if self.config.normalize_reward:
+            statistics = running_statistics.update(state.return_statistics, collected.totals)
+            state = state.replace(return_statistics=statistics)
+            deviation = jnp.sqrt(running_statistics.variance(statistics) + 1e-8)
+            transition = transition.replace(reward=jnp.clip(transition.reward / deviation, -10.0, 10.0))
         transition = transition.replace(
             obs=self.normalize(state.obs_statistics, transition.obs),
             next_obs=self.normalize(state.obs_statistics, transition.next_obs),
-            reward=reward,
         )
-        state = state.replace(env_state=env_state, memory=memory, fresh=fresh)
-        rollout = Rollout(transition, first_memory, memories, freshly)
-        return state, rollout, seen, episode_metrics(reported, done)
-
-    def scaled(self, state: State, reward: jax.Array, done: jax.Array) -> tuple[State, jax.Array]:
-        """Divides rewards [T, N] by the deviation of the discounted return so far, this rollout included."""
-        if not self.config.normalize_reward:
-            return state, reward
-        totals, total = accumulated_returns(reward, done, state.hyper.discount, state.discounted_return)
-        statistics = running_statistics.update(state.return_statistics, totals)
-        state = state.replace(return_statistics=statistics, discounted_return=total)
-        deviation = jnp.sqrt(running_statistics.variance(statistics) + 1e-8)
-        return state, jnp.clip(reward / deviation, -10.0, 10.0)
+        return state, collected.rollout._replace(transition=transition)
 
 
 def assemble(
@@ -199,7 +224,8 @@ def assemble(
       network: the custom network that the agent was made with.
       remake: see `Algorithm`.
     """
-    return Loop(name, acts_in or env, agent).algorithm(env, remake, network=network)
+    loop = Loop(name, acts_in or env, agent)
+    return loop.algorithm(env, remake, network=network)._replace(halves=Halves(loop.collect, loop.learn))
 
 
 def shuffled(key: Key, epochs: int, minibatches: int, size: int) -> jax.Array:

@@ -10,22 +10,22 @@ import secrets
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.envs.adapters.common import box, check_observation, import_package
+from rljax.envs.adapters.common import check_observation, import_package
+from rljax.envs.adapters.gymnasium_spaces import acted, finite, named, observed, one_hot
+from rljax.envs.adapters.vector import make_envpool
 from rljax.envs.environment import Environment, State, initial_state
 from rljax.envs.host_call import host_call
-from rljax.spaces import ArraySpace, Box, Dict, Discrete, MultiDiscrete, Space, parts
+from rljax.spaces import Discrete, parts
 from rljax.types import Key, PyTree, Refused
 
 _INSTALL = "gymnasium"
-_Reader = Callable[[Any], list[Any]]
-"""The arrays of an observation of Gymnasium's, in the order of the names of its parts."""
 _OVER = -1
 """`elapsed` of a state whose episode is over: nothing on the host belongs to it."""
 
@@ -82,11 +82,10 @@ class GymnasiumEnvironment(Environment):
             self.max_episode_steps = first.spec.max_episode_steps
 
         space, spaces = first.observation_space, gymnasium.spaces
-        self.observation_space, self._read = _observed(f"{name}: observation_space", space, spaces)
+        self.observation_space, self._read = observed(f"{name}: observation_space", space, spaces)
         if isinstance(self.observation_space, Discrete):
-            count, read = self.observation_space.n, self._read
-            self.observation_space, self._read = Box(0.0, 1.0, (count,)), lambda x: [np.arange(count) == read(x)[0]]
-        self.action_space, self._first_action = _acted(f"{name}: action_space", first.action_space, spaces)
+            self.observation_space, self._read = one_hot(self.observation_space.n, self._read)
+        self.action_space, self._first_action = acted(f"{name}: action_space", first.action_space, spaces)
         self._action_dtype, self._action_shape = first.action_space.dtype, first.action_space.shape
         arrays = parts(self.observation_space)
         self._seen = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays.values()]
@@ -107,13 +106,8 @@ class GymnasiumEnvironment(Environment):
 
     def _named(self, seen: list[jax.Array]) -> dict[str, PyTree]:
         """The observation, and the frame if it is drawn, of their arrays."""
-        left = iter(seen)
-
-        def of(space: Space) -> PyTree:
-            return {name: of(inner) for name, inner in space.spaces.items()} if isinstance(space, Dict) else next(left)
-
-        obs = of(self.observation_space)
-        return {"obs": obs, "frame": next(left)} if self._draws else {"obs": obs}
+        frame = {"frame": seen[-1]} if self._draws else {}
+        return {"obs": named(self.observation_space, seen[: len(seen) - len(frame)])} | frame
 
     def reset(self, key: Key) -> State:
         seed = jax.random.randint(key, (), 0, np.iinfo(np.int32).max, jnp.int32)
@@ -159,7 +153,7 @@ class GymnasiumEnvironment(Environment):
     def _reset_on_host(self, seeds: np.ndarray) -> list[np.ndarray]:
         count = len(seeds)
         episode, seen = np.zeros((count, 2), np.uint32), self._buffers(count)
-        with self._lock:
+        with self._lock, np.errstate(over="ignore"):
             for i, seed in enumerate(seeds):
                 env = self._take(count)
                 self._see(env, env.reset(seed=int(seed))[0], seen, i)
@@ -173,11 +167,12 @@ class GymnasiumEnvironment(Environment):
     def _step_on_host(
         self, seeds: np.ndarray, noises: np.ndarray, episode: np.ndarray, elapsed: np.ndarray, actions: np.ndarray
     ) -> list[np.ndarray]:
-        count = len(seeds)
+        count, actions = len(seeds), self._converted(actions)
         reward = np.zeros(count, np.float32)
-        terminated, truncated, alive, unstable = np.zeros((4, count), bool)
+        terminated, truncated, alive = np.zeros((3, count), bool)
         episode, elapsed, seen = episode.copy(), elapsed.copy(), self._buffers(count)
-        with self._lock:
+        # Beyond single precision a number is infinite, and so unstable. Once for all: to enter it takes a microsecond.
+        with self._lock, np.errstate(over="ignore"):
             for i in range(count):
                 if elapsed[i] == 0 and self._follows_seed:
                     env = self._take(count)
@@ -191,25 +186,23 @@ class GymnasiumEnvironment(Environment):
                     continue
                 if elapsed[i] == 0 and noises[i]:
                     env.unwrapped.np_random = np.random.default_rng(int(noises[i]))
-                obs, reward[i], terminated[i], truncated[i] = self._advance(env, actions[i])
+                obs, paid, terminated[i], truncated[i], _ = env.step(actions[i])
+                reward[i] = paid if isinstance(paid, float) else np.asarray(paid).item()
                 self._see(env, obs, seen, i)
                 alive[i] = True
-                if not all(np.isfinite(x).all() for x in (*(array[i] for array in seen), reward[i])):
-                    unstable[i], reward[i], truncated[i] = True, 0.0, truncated[i] or not terminated[i]
-                if terminated[i] or truncated[i]:
-                    elapsed[i] = _OVER
-                    self._free.append(env)
-                else:
-                    elapsed[i] += 1
-                    self._keep(episode[i], elapsed[i], env)
+                self._keep(episode[i], elapsed[i] + 1, env)
+            unstable = ~finite(reward, *seen)
+            reward[unstable], truncated[unstable] = 0.0, truncated[unstable] | ~terminated[unstable]
+            over = terminated | truncated
+            elapsed = np.where(over, _OVER, elapsed + 1).astype(np.int32)
+            self._free += [self._live.pop(tuple(episode[i].tolist()))[1] for i in np.flatnonzero(alive & over)]
         return [reward, terminated, truncated, alive, unstable, elapsed, episode, *seen]
 
-    def _advance(self, env: Any, action: np.ndarray) -> tuple[Any, float, bool, bool]:
-        rounded = np.rint(action) if np.issubdtype(self._action_dtype, np.integer) else action
-        rounded = np.array(rounded, self._action_dtype).reshape(self._action_shape)
-        obs, reward, terminated, truncated, _ = env.step(rounded + self._first_action)
-        with np.errstate(over="ignore"):  # beyond single precision: infinite, and so unstable
-            return obs, np.asarray(reward).astype(np.float32).item(), bool(terminated), bool(truncated)
+    def _converted(self, actions: np.ndarray) -> np.ndarray:
+        """Actions [batch, …] as Gymnasium's space has them."""
+        actions = np.rint(actions) if np.issubdtype(self._action_dtype, np.integer) else actions
+        whole = actions.astype(self._action_dtype).reshape(len(actions), *self._action_shape)
+        return whole + np.asarray(self._first_action, self._action_dtype)
 
     def _buffers(self, count: int) -> list[np.ndarray]:
         return [np.zeros((count, *seen.shape), seen.dtype) for seen in self._seen]
@@ -217,9 +210,8 @@ class GymnasiumEnvironment(Environment):
     def _see(self, env: Any, obs: Any, seen: list[np.ndarray], i: int) -> None:
         """Writes the observation, and the frame if it is drawn, after a reset or a step."""
         arrays = self._read(obs) + ([env.render()] if self._draws else [])
-        with np.errstate(over="ignore"):
-            for array, x in zip(seen, arrays, strict=True):
-                array[i] = x
+        for array, x in zip(seen, arrays, strict=True):
+            array[i] = x
 
     def _number(self) -> tuple[int, int]:
         """The number of an episode; no other has it."""
@@ -254,67 +246,20 @@ class GymnasiumEnvironment(Environment):
             )
 
 
-def _observed(name: str, space: Any, spaces: Any) -> tuple[Space, _Reader]:
-    """The space of what a Gymnasium space observes, and what reads its arrays.
-
-    Raises:
-      Refused: a space is none of those that are known here; `name` is what it is called.
-    """
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        named = isinstance(space, spaces.Dict)
-        inner = dict(space.spaces) if named else {str(i): part for i, part in enumerate(space.spaces)}
-        found = {part: _observed(f"{name}: {part}", below, spaces) for part, below in inner.items()}
-        try:
-            made = Dict({part: of for part, (of, _) in found.items()})
-        except Refused as error:
-            raise Refused(f"{name}: {error}") from None
-
-        def read(value: Any) -> list[Any]:
-            value = value if named else {str(i): x for i, x in enumerate(value)}
-            if not isinstance(value, Mapping) or value.keys() != found.keys():
-                shown = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
-                raise Refused(f"{name}: it has the parts {', '.join(made.spaces)}, and an observation has {shown}")
-            return [x for part in made.spaces for x in found[part][1](value[part])]
-
-        return made, read
-    if isinstance(space, spaces.Discrete):
-        return Discrete(int(space.n)), lambda x: [int(x) - int(space.start)]
-    if isinstance(space, spaces.MultiDiscrete):
-        return MultiDiscrete(space.nvec.ravel()), lambda x: [np.ravel(x) - space.start.ravel()]
-    if isinstance(space, spaces.MultiBinary):
-        return Box(0.0, 1.0, space.shape), lambda x: [x]
-    if isinstance(space, spaces.Box):
-        return _box(name, space, np.uint8 if space.dtype == np.uint8 else np.float32), lambda x: [x]
-    raise Refused(
-        f"{name}: it must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of them, "
-        f"and is a {type(space).__name__}"
-    )
-
-
-def _acted(name: str, space: Any, spaces: Any) -> tuple[ArraySpace, Any]:
-    """The space of the actions of a Gymnasium space, and what is added to them; `Refused` as above."""
-    if isinstance(space, spaces.Discrete):
-        return Discrete(int(space.n)), int(space.start)
-    if isinstance(space, spaces.MultiDiscrete):
-        return MultiDiscrete(space.nvec.ravel()), space.start
-    if isinstance(space, spaces.MultiBinary):
-        return MultiDiscrete((2,) * int(np.prod(space.shape))), 0
-    if isinstance(space, spaces.Box):
-        return _box(name, space, np.float32), 0
-    raise Refused(f"{name}: it must be a Box, Discrete, MultiDiscrete or MultiBinary, and is a {type(space).__name__}")
-
-
-def _box(name: str, space: Any, dtype: Any) -> Box:
-    """A Gymnasium Box; an integer one may be without bounds too, which its `low` and `high` do not say."""
-    low = np.where(space.bounded_below, space.low, -np.inf if dtype == np.float32 else 0)
-    high = np.where(space.bounded_above, space.high, np.inf if dtype == np.float32 else 255)
-    return box(name, low, high, space.shape, dtype)
-
-
-def make(name: str, *, max_live: int = 1024, **kwargs: Any) -> Environment:
+def make(
+    name: str,
+    *,
+    vector: Literal["envpool"] | None = None,
+    threads: int | None = None,
+    max_live: int = 1024,
+    **kwargs: Any,
+) -> Environment:
     """Makes a registered Gymnasium task; "module:Name-v0" imports `module` first.
 
     Args:
+      vector: "envpool" steps the task of that name that EnvPool has, many at once (see `VectorEnvironment`); else
+        Gymnasium's own is stepped, one environment after the other, and an episode follows its seed.
+      threads: number of EnvPool's threads; one for each core where None.
       max_live: see `GymnasiumEnvironment`.
       max_episode_steps: replaces the time limit; None or 0 for none.
       **kwargs: arguments of `gymnasium.make`. With render_mode="rgb_array" every step is drawn: for videos, not for
@@ -323,6 +268,12 @@ def make(name: str, *, max_live: int = 1024, **kwargs: Any) -> Environment:
     Raises:
       ValueError: Gymnasium or what the task needs is missing, or it does not know the task or an argument.
     """
+    if vector is not None:
+        if vector != "envpool":
+            raise Refused(f"gymnasium:{name}: vector = {vector!r} is not allowed; it must be envpool, or None")
+        return make_envpool(name, max_live, threads, kwargs)
+    if threads is not None:
+        raise Refused(f'gymnasium:{name}: threads = {threads} is not allowed without vector="envpool"')
     gymnasium = import_package("gymnasium", "gymnasium", _INSTALL)
     if "max_episode_steps" in kwargs:
         kwargs["max_episode_steps"] = kwargs["max_episode_steps"] or -1
