@@ -118,7 +118,7 @@ def score(policy: Policy, env: Environment, episodes: int, seed: int) -> dict[st
             "high": high,
             "std": returns.std(ddof=1),
             "mean_length": whole.lengths.mean(),
-            **({"success": whole.highest["success"].mean()} if "success" in whole.highest else {}),
+            **({"success": whole.highest["success"].astype(np.float64).mean()} if "success" in whole.highest else {}),
             **({} if (norm := normalized_score(env.name, returns.mean())) is None else {"normalized": norm}),
         }
     return plain(found)
