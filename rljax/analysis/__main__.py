@@ -58,9 +58,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     added.add_argument("--metric", help="column of metrics.csv (default: the return)")
     added.add_argument("--output", type=Path, help="image to write (default: RUN/population.png)")
 
-    added = command("tables", _tables, "Write the benchmark page from the JSON files of the benchmarks.")
+    added = command(
+        "tables", _tables, "Write the benchmark page, and tables in docs/, from the benchmarks' JSON files."
+    )
     added.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder (default: %(default)s)")
     added.add_argument("--output", type=Path, default=Path("benchmarks/README.md"), help="page (default: %(default)s)")
+    added.add_argument("--docs", type=Path, default=Path("docs"), help="folder of pages with tables (default: docs)")
     return parser
 
 
@@ -164,10 +167,11 @@ def _population(options: argparse.Namespace) -> None:
 
 
 def _tables(options: argparse.Namespace) -> None:
-    from rljax.analysis.tables import write_tables
+    from rljax.analysis.tables import fill_pages, write_tables
 
     write_tables(options.results, options.output)
-    print(f"wrote {options.output}")
+    for page in (options.output, *fill_pages(options.results, sorted(options.docs.glob("*.md")))):
+        print(f"wrote {page}")
 
 
 if __name__ == "__main__":

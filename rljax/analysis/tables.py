@@ -1,4 +1,4 @@
-"""Writes the benchmark page, benchmarks/README.md, from the records in benchmarks/results/*.json.
+"""Writes the benchmark page, benchmarks/README.md, and the tables of other pages, from benchmarks/results/*.json.
 
 A results file holds one record, a list of records, or an object with a list under "records". A benchmark record is
 written by a script of `benchmarks/`; its fields are listed there, and any but `algorithm` and `task` may be missing.
@@ -6,6 +6,7 @@ A profile has {"kind": "profile", "title", "columns", "rows", "notes"} and is sh
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,35 @@ def write_tables(results: str | Path = "benchmarks/results", output: str | Path 
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     return text
+
+
+def fill_pages(results: str | Path = "benchmarks/results", pages: Iterable[str | Path] = ()) -> list[Path]:
+    """Writes the tables of pages anew, and returns the pages: those that have any.
+
+    A table stands between the lines `<!-- table: FILE.json -->` and `<!-- end of table -->`; the file is a profile.
+
+    Raises:
+      Refused: there is no such file, or it is no profile.
+    """
+    results, filled = local(results), []
+    for page in map(local, pages):
+        text = page.read_text(encoding="utf-8")
+
+        def table(found: re.Match[str], page: Path = page) -> str:
+            path = results / found[2]
+            record = json.loads(path.read_bytes()) if path.is_file() else {}
+            if record.get("kind") != "profile":
+                raise Refused(f"{page}: its table is of {path}, which is not there, or no profile")
+            return f"{found[1]}\n{_profile(record)}\n{found[3]}"
+
+        made, count = _TABLE.subn(table, text)
+        if count:
+            page.write_text(made, encoding="utf-8")
+            filled.append(page)
+    return filled
+
+
+_TABLE = re.compile(r"(<!-- table: ([\w-]+\.json) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def benchmark_page(results: str | Path = "benchmarks/results") -> str:

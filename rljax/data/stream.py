@@ -35,9 +35,16 @@ class Feed:
         """The number of iterations, this one included, for which there are data; 0 where they are still to come."""
         raise NotImplementedError
 
-    def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:
-        """The block of this iteration, put on the device by `place`."""
+    def at(self, iteration: int, place: Callable[[Any], Any], state: Any) -> Any:
+        """The block of this iteration, put on the device by `place`.
+
+        Args:
+          state: the training state, for a feed of what its policy makes.
+        """
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets go of what a run has used; another may begin."""
 
 
 class Stream(Feed):
@@ -85,11 +92,7 @@ class Stream(Feed):
         return self.iterations - iteration % self.iterations
 
     def at(self, iteration: int, place: Callable[[Any], Any], state: Any = None) -> Any:
-        """The block of this iteration, put on the device by `place`; the one after it is begun.
-
-        Args:
-          state: the training state, for streams of what its policy makes.
-        """
+        """The block of this iteration, put on the device by `place`; the one after it is begun."""
         number = iteration // self.iterations
         if self._current is None or self._current[0] != number:
             coming = self._coming.pop(number, None)
@@ -99,7 +102,6 @@ class Stream(Feed):
         return self._current[1]
 
     def close(self) -> None:
-        """Lets go of what a run has used; another may begin."""
         self._coming, self._current = {}, None
 
     def block(self, number: int) -> Dataset | Chunks:

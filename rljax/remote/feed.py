@@ -52,7 +52,7 @@ class FromActors(Feed):
             return self._first + self._rows - iteration
         return min(self.most, self.server.wait(self.number, WAIT_SECONDS) // self.number)
 
-    def at(self, iteration: int, place: Callable[[Any], Any]) -> Any:
+    def at(self, iteration: int, place: Callable[[Any], Any], state: Any = None) -> Any:
         if self._placed is None:
             self._placed = () if self.dataset is None else (place(self.dataset),)
         inside = self._first <= iteration < self._first + self._rows

@@ -9,7 +9,7 @@ bear it, as PPO does by its clipping.
     algorithm = with_actors(lambda: impala.make(rljax.make("gymnasium:LunarLander-v3", vector="envpool")), actors=2)
     training.train(algorithm, key, total_steps, folder="runs/impala/lunar_lander")
 
-All else is the ordinary runner: to it, the actors are a `Stream` of data. So the run folder, checkpoints, evaluation,
+All else is the ordinary runner: to it, the actors are a `Feed` of data. So the run folder, checkpoints, evaluation,
 signals and resumption are as always, but for one thing: threads race, so that no run can be repeated bit for bit, and
 a resumed one begins with new episodes.
 """
@@ -27,7 +27,8 @@ import jax.numpy as jnp
 
 from rljax import devices
 from rljax.algorithms.core.contract import Algorithm
-from rljax.data import Metadata, Stream
+from rljax.algorithms.core.on_policy import Loop
+from rljax.data import Feed, Metadata
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 PATIENCE = 600.0
@@ -47,7 +48,7 @@ class Block(NamedTuple):
     """What the learner learns from at once; every leaf has a leading axis, of 1 where it is a number.
 
     Fields:
-      collected: see `Halves`.
+      collected: what `Loop.collect` gives.
       metrics: of the environments, and of how old it is.
     """
 
@@ -71,17 +72,17 @@ def with_actors(
       device: where the actors' parameters are; the learner's device where None.
 
     Raises:
-      Refused: no actors, no queue, or an algorithm whose steps have no halves, such as one with replay.
+      Refused: no actors, no queue, or an algorithm that is not on-policy.
     """
     for name, value in (("actors", actors), ("queue_size", queue_size)):
         if value < 1:
             raise Refused(f"{name} = {value} is not allowed; it must be at least 1")
     algorithm = make()
-    if algorithm.halves is None:
+    if not isinstance(algorithm.loop, Loop):
         raise Refused(
             f"{algorithm.name} cannot leave acting to actors; on-policy algorithms can, and impala is made so"
         )
-    learn = algorithm.halves.learn
+    learn = algorithm.loop.learn
 
     def init(key: Key) -> Any:
         return without_environments(algorithm.init(key))
@@ -93,8 +94,8 @@ def with_actors(
         state, metrics = learn(state.replace(key=key), block.collected, learn_key)
         return state, metrics | jax.tree.map(lambda x: x[0], block.metrics)
 
-    stream = Actors([make() for _ in range(actors)], queue_size, device)
-    return algorithm._replace(init=init, step=step, data=stream, halves=None)
+    feed = Actors([make() for _ in range(actors)], queue_size, device)
+    return algorithm._replace(init=init, step=step, data=feed, loop=None)
 
 
 def without_environments(state: Any) -> Any:
@@ -103,12 +104,11 @@ def without_environments(state: Any) -> Any:
     return state.replace(**dict.fromkeys(fields, ()))
 
 
-class Actors(Stream):
-    """Rollouts as the blocks of a stream, one for each iteration. Threads run from the first block to `close`."""
+class Actors(Feed):
+    """Rollouts as the blocks of a feed, one for each iteration. Threads run from the first block to `close`."""
 
     def __init__(self, algorithms: list[Algorithm], queue_size: int, device: jax.Device | None):
         self.algorithms, self.queue_size, self.device = algorithms, queue_size, device
-        self.iterations = 1
         self.weights: Weights | None = None
         self._queue: queue.Queue[tuple[int, Block]] = queue.Queue(queue_size)
         self._threads: list[threading.Thread] = []
@@ -142,6 +142,9 @@ class Actors(Stream):
             return Block(collected, metrics | ages(0, 0, 0.0))
 
         return jax.eval_shape(one, jax.random.key(0))
+
+    def left(self, iteration: int) -> int:
+        return 1
 
     def at(self, iteration: int, place: Callable[[Any], Any], state: Any = None) -> Any:
         """The next rollout, once there is one; hands the state to the actors, whose next rollout will be by it.
@@ -227,11 +230,10 @@ def _environments(state: Any) -> dict[str, Any]:
 
 
 def collecting(algorithm: Algorithm) -> Callable[[Any, Key], tuple[Any, PyTree, Metrics]]:
-    """`Halves.collect`, with metrics as a block has them."""
+    """`Loop.collect`, with metrics as a block has them."""
 
     def collect(state: Any, key: Key) -> tuple[Any, PyTree, Metrics]:
-        assert algorithm.halves is not None
-        state, collected, metrics = algorithm.halves.collect(state, key)
+        state, collected, metrics = algorithm.loop.collect(state, key)
         return state, collected, jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
 
     return collect

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax import zoo
 from rljax.algorithms.core import experience
 from rljax.algorithms.core.contract import Algorithm
 from rljax.algorithms.core.learner import Learner
@@ -107,6 +108,9 @@ def find(start: StartFrom, algorithm: Algorithm, members: int | None, resumed: P
     Raises:
       Refused: there is no whole checkpoint, it has no such part, or what it has does not fit.
     """
+    if zoo.name_in(start.folder) is not None:
+        reason = "the zoo has policies without their critics and optimizers; a run can start only from a run folder"
+        raise Refused(f"start_from = {start.folder} is not allowed: {reason}")
     folder = run_folder(start.folder).absolute()
     if resumed is None:
         read_description(folder)  # refuses what is no run folder

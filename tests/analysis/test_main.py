@@ -123,6 +123,20 @@ def test_curve_and_tables(tmp_path, capsys):
     assert main(["curve", str(run), "--target", "90"]) == 0
     assert (run / "learning_curve.png").stat().st_size > 1000
     (tmp_path / "ppo.json").write_text('[{"algorithm": "ppo", "task": "cartpole"}]')
-    assert main(["tables", "--results", str(tmp_path), "--output", str(tmp_path / "README.md")]) == 0
-    assert "## ppo" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert f"wrote {tmp_path / 'README.md'}" in capsys.readouterr().out
+    (tmp_path / "zoo-cpu.json").write_text('{"kind": "profile", "title": "Zoo", "columns": ["a"], "rows": [["1"]]}')
+    docs, outputs = tmp_path / "docs", ["--results", str(tmp_path), "--output", str(tmp_path / "README.md")]
+    docs.mkdir()
+    (docs / "zoo.md").write_text("Before\n\n<!-- table: zoo-cpu.json -->\nold\n<!-- end of table -->\n\nafter\n")
+    (docs / "other.md").write_text("No table\n")
+    for _ in range(2):  # the second time changes nothing
+        assert main(["tables", *outputs, "--docs", str(docs)]) == 0
+        assert "## ppo" in (tmp_path / "README.md").read_text(encoding="utf-8")
+        out = capsys.readouterr().out
+        assert f"wrote {tmp_path / 'README.md'}" in out
+        assert f"wrote {docs / 'zoo.md'}" in out
+        assert "other.md" not in out
+        table = "<!-- table: zoo-cpu.json -->\n\n### Zoo\n\n| a |\n| --- |\n| 1 |\n\n<!-- end of table -->"
+        assert (docs / "zoo.md").read_text(encoding="utf-8") == f"Before\n\n{table}\n\nafter\n"
+    (tmp_path / "zoo-cpu.json").unlink()
+    assert main(["tables", *outputs, "--docs", str(docs)]) == 2
+    assert "zoo-cpu.json, which is not there" in capsys.readouterr().err

@@ -25,18 +25,6 @@ from rljax.spaces import Box, Discrete, as_given, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
-class Halves(NamedTuple):
-    """The two halves of a step, for those who let others act while they learn (see training/sebulba.py).
-
-    Fields:
-      collect: `(state, key) -> (state, collected, metrics)`; of the learner it reads what acting needs.
-      learn: `(state, collected, key) -> (state, metrics)`; it does not read what `collect` changes.
-    """
-
-    collect: Callable[[Any, Key], tuple[Any, PyTree, Metrics]]
-    learn: Callable[[Any, PyTree, Key], tuple[Any, Metrics]]
-
-
 class Algorithm(NamedTuple):
     """Pure functions, made by `<algorithm>.make(env, config)`, and what they were made from.
 
@@ -55,8 +43,8 @@ class Algorithm(NamedTuple):
         config.json holds them, and a resumed run must match.
       evaluate: `(state, key) -> scores`, f32 [] by name, in place of episodes, for an algorithm that has none: pure, as
         `step` is. The highest "score", where there is one, decides which checkpoint and which policies are the best.
-      loop: the `Loop` that it was assembled from, for what takes its place in part, such as actors elsewhere
-        (rljax.remote); None where there is none.
+      loop: the `Loop` that it was assembled from, for what takes its place in part, such as actors in threads
+        (training/sebulba.py) or elsewhere (rljax.remote); None where there is none.
     """
 
     init: Callable[[Key], Any]
@@ -73,7 +61,6 @@ class Algorithm(NamedTuple):
     identity: Callable[[], dict[str, str]] | None = None
     evaluate: Callable[[Any, Key], dict[str, jax.Array]] | None = None
     loop: Any = None
-    halves: Halves | None = None
 
 
 def sha256_of(tree: PyTree, *functions: Callable) -> str:

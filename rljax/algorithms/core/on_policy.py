@@ -20,7 +20,6 @@ from rljax.algorithms.core.agent import Agent
 from rljax.algorithms.core.blocks import Optimizer
 from rljax.algorithms.core.contract import (
     Algorithm,
-    Halves,
     cleared,
     episode_metrics,
     for_each,
@@ -224,8 +223,7 @@ def assemble(
       network: the custom network that the agent was made with.
       remake: see `Algorithm`.
     """
-    loop = Loop(name, acts_in or env, agent)
-    return loop.algorithm(env, remake, network=network)._replace(halves=Halves(loop.collect, loop.learn))
+    return Loop(name, acts_in or env, agent).algorithm(env, remake, network=network)
 
 
 def shuffled(key: Key, epochs: int, minibatches: int, size: int) -> jax.Array:
