@@ -50,19 +50,11 @@ def outside(path: Path) -> bool:
     return path.exists() and ROOT in path.parents and DOCS not in path.parents
 
 
-def leave_out_missing(app: Any, docname: str, source: list[str]) -> None:
-    def entry(found: re.Match[str]) -> str:
-        return f"{found[1]}\n" if (Path(app.srcdir) / f"{found[1]}.md").exists() else ""
-
-    source[0] = re.sub(r"^(\w+)\?\n", entry, source[0], flags=re.MULTILINE)
-
-
 def outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> set[str]:
     return {"index"} - added if added or removed else set()
 
 
 def setup(app: Any) -> dict[str, bool]:
     app.add_transform(Links)
-    app.connect("source-read", leave_out_missing)
     app.connect("env-get-outdated", outdated)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Writes a run's policy as a file that needs no rljax: `python -m rljax.deploy --help`."""
+"""Writes a run's policy as a file that needs no rljax: `python -m rljax.deploy export --help`."""
 
 import dataclasses
 import sys
@@ -31,7 +31,7 @@ class Settings:
     """Number of observations on which the file is compared with the policy."""
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m rljax.deploy") -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m rljax.deploy export") -> int:
     """Runs the command; 0, or 2 after one line that says what is wrong with the input."""
     settings = tyro.cli(Settings, prog=prog, args=arguments)
     try:
@@ -44,4 +44,6 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rljax.deploy
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] != ["export"]:
+        sys.exit("usage: python -m rljax.deploy export RUN PATH (--help tells the rest)")
+    sys.exit(main(sys.argv[2:]))

@@ -51,7 +51,8 @@ def actor():
     made = []
 
     def make(server, **how):
-        made.append(Actor(*server.address, TOKEN, "arm", **{"say": Lines(), "timeout": 5.0} | how))
+        host, port = server.address
+        made.append(Actor(host, port, TOKEN, "arm", **{"say": Lines(), "timeout": 5.0} | how))
         return made[-1]
 
     yield make
@@ -156,7 +157,8 @@ def test_a_simulator_waits_where_a_robot_drops(learner, actor, monkeypatch):
 
 def test_a_wrong_token_ends_an_actor_with_one_line(learner):
     server = learner()
-    one = Actor(*server.address, b"another token, just as long", "arm", say=Lines())
+    host, port = server.address
+    one = Actor(host, port, b"another token, just as long", "arm", say=Lines())
     with pytest.raises(Refused, match="the learner refused the token"):
         one.wait_for_policy()
 

@@ -40,7 +40,8 @@ def acting(actors, name, env):
     """A thread in which an actor plays until the learner has finished."""
 
     def run():
-        actor = Actor(*actors.server.address, TOKEN, name, capacity=16, wait_when_full=True, say=Lines(), timeout=5.0)
+        host, port = actors.server.address
+        actor = Actor(host, port, TOKEN, name, capacity=16, wait_when_full=True, say=Lines(), timeout=5.0)
         play(actor, GymnasiumEnv(env))
         actor.close()
 
