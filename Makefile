@@ -22,7 +22,7 @@ off_policy_results := $(foreach run,$(off_policy_runs),$(foreach peer,sb3 sbx cl
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-slow lint format bench bench-off-policy bench-offline bench-planning bench-progress physics peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
+.PHONY: help demo docs test test-slow lint format bench bench-off-policy bench-offline bench-planning bench-progress bench-zoo physics simulators peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -96,6 +96,12 @@ $(brax_result): install
 docs: install-dev ## Build the documentation: docs/_build/html
 	@$(bin)/python -m sphinx -b html -n -W --keep-going -q docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
+
+bench-zoo: install-dev ## Play every policy of the zoo again, and compare with the scores on their cards
+	@$(bin)/python -m benchmarks.zoo $(ARGS)
+
+simulators: install-dev ## Measure simulators that are not JAX: Gymnasium's, EnvPool's
+	@$(bin)/python -m benchmarks.simulators $(ARGS)
 
 tables: install-dev ## Generate the tables in benchmarks/README.md from the results
 	@$(bin)/python -m rljax.analysis tables $(ARGS)

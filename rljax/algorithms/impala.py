@@ -6,7 +6,7 @@ them, and V-trace weighs each step by how likely the learner's own policy would 
 from the TRUE successor, a termination does not.
 
 In the ordinary runner an iteration acts and then learns, and only what comes after its first update is off-policy
-(`num_epochs`, `num_minibatches`). `training.train_sebulba` lets threads act while the learner learns (Hessel et al.
+(`num_epochs`, `num_minibatches`). `training.with_actors` lets threads act while the learner learns (Hessel et al.
 2021, "Podracer architectures for scalable reinforcement learning", arXiv 2104.06272, section 4).
 
 Ours differs from the paper in Adam for RMSProp, in losses that are means and not sums, in separate networks of policy
