@@ -52,6 +52,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!rljax\.).*"),
     ("py:.*", r"rljax\.(envs\.mujoco\.engine|envs\.spaces_only|envs\.manipulation\.demonstrators)\..*"),
     ("py:.*", r"rljax\.(data\.replay\.Sequences|experiment\.settings\.Which)"),
+    ("py:.*", r"rljax\.(remote\.play|training\.plan)\..*"),
 ]
 
 html_theme = "furo"
