@@ -26,7 +26,7 @@ def commands(script):
     documents = [ast.get_docstring(ast.parse(path.read_text())) or "" for path in (script, *SCRIPTS)]
     documents += [page.read_text() for page in PAGES]
     documents = [text.replace("\\\n", " ") for text in documents]  # a command over several lines
-    pattern = rf"python experiments/{script.name}\b([^\n`]*)"
+    pattern = rf'(?<!")python experiments/{script.name}\b([^\n`]*)'  # and not one that is another's argument
     found = [shlex.split(text, comments=True) for document in documents for text in re.findall(pattern, document)]
     found += [shlex.split(" ".join(text.split())) for text in re.findall(r"`(--[^`…]+)`", documents[0])]
     return list(dict.fromkeys(map(tuple, found)))
@@ -53,7 +53,7 @@ def test_every_command_that_is_shown_is_parsed(script, monkeypatch):
         for text in getattr(getattr(settings, "run", None), "sweep", ()):  # what the program would sweep
             name, _, values = text.partition("=")
             assert name in sys.modules[type(settings.config).__module__].Hyper.__dataclass_fields__, arguments
-            for value in values.split(","):
+            for value in re.split(r",|\.\.", values):
                 dataclasses.replace(settings.config, **{name: float(value)})
 
 

@@ -29,6 +29,7 @@ def test_the_release_is_the_same_wherever_it_is_said():
 
 
 def test_the_command_is_one_that_a_shell_takes(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test may have imported it
     arguments = ["--name", "it's a run", "--sweep", "learning_rate=1e-4,1e-3"]
     monkeypatch.setattr(sys, "argv", ["experiments/ppo.py", *arguments])
     assert shlex.split(command()) == ["python", "experiments/ppo.py", *arguments]
