@@ -26,7 +26,7 @@ def commands(script):
     documents = [ast.get_docstring(ast.parse(path.read_text())) or "" for path in (script, *SCRIPTS)]
     documents += [page.read_text() for page in PAGES]
     documents = [text.replace("\\\n", " ") for text in documents]  # a command over several lines
-    pattern = rf'(?<!")python experiments/{script.name}\b([^\n`]*)'  # and not one that is another's argument
+    pattern = rf'(?<!")python experiments/{script.name}\b([^\n`&]*)'  # and not one that is another's argument
     found = [shlex.split(text, comments=True) for document in documents for text in re.findall(pattern, document)]
     found += [shlex.split(" ".join(text.split())) for text in re.findall(r"`(--[^`…]+)`", documents[0])]
     return list(dict.fromkeys(map(tuple, found)))
