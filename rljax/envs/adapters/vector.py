@@ -157,9 +157,11 @@ class VectorEnvironment(Environment):
         own = np.where(known, simulation, 0)
         if len(self._elapsed):
             known &= (self._episode[own] == episode[:, 1]) & (self._elapsed[own] == elapsed)
-        first = np.zeros(len(known), bool)
-        first[np.unique(np.where(known, simulation, -1), return_index=True)[1]] = True
-        return known & first
+        order = np.arange(len(known))
+        places = np.where(known, simulation, self._begins[-1])
+        first = np.empty(self._begins[-1] + 1, np.int64)
+        first[places[::-1]] = order[::-1]  # of equal places the last one written stays
+        return known & (first[places] == order)
 
     def _take(self, count: int, seed: int) -> np.ndarray:
         """`count` simulations that are free, or new, or those unused for the longest time."""
