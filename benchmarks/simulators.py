@@ -8,6 +8,7 @@ fastest slice of each counts: what else runs on the machine slows all of them, b
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -41,8 +42,8 @@ class Settings(campaign.Settings):
     """Tasks, with one-dimensional choices as actions."""
     sources: tuple[str, ...] = tuple(SOURCES)
     """What to measure: of gymnasium loop, envpool, default, before, vector, and PPO on the last three."""
-    num_envs: int = 32
-    """Environments stepped together."""
+    num_envs: tuple[int, ...] = (32, 128)
+    """Numbers of environments stepped together."""
     rounds: int = 3
     """Times that every measurement is made."""
     seconds: float = 4.0
@@ -56,18 +57,19 @@ def main(settings: Settings) -> None:
     if settings.before is not None and not (settings.before / "rljax").is_dir():
         raise Refused(f"before = {settings.before} is no checkout of rljax")
     rows = []
-    for task in settings.tasks:
+    for task, num_envs in itertools.product(settings.tasks, settings.num_envs):
         sources = [s for s in settings.sources if settings.before is not None or not s.endswith("before")]
         best: dict[str, dict[str, float]] = {}
         for _ in range(settings.rounds):
             for source in sources:
-                found = measured(task, source, settings)
+                found = measured(task, source, num_envs, settings)
                 if found and found["rate"] > best.get(source, {"rate": 0.0})["rate"]:
                     best[source] = found
         for source, found in best.items():
             reference = best.get(("ppo " if source.startswith("ppo") else "") + "before")
             row = {
                 "task": task,
+                "environments": num_envs,
                 "source": SOURCES[source],
                 "steps/s": round(found["rate"]),
                 "of before": f"{found['rate'] / reference['rate']:.2f}×" if reference else "–",
@@ -75,14 +77,14 @@ def main(settings: Settings) -> None:
             }
             campaign.show(row)
             rows.append(row)
-    title = f"Simulators that are not JAX: {settings.num_envs} environments, the fastest of many slices"
+    title = "Simulators that are not JAX: the fastest of many slices"
     campaign.write(settings, "simulators", campaign.table("simulators", title, rows, ""))
 
 
-def measured(task: str, source: str, settings: Settings) -> dict[str, float] | None:
+def measured(task: str, source: str, num_envs: int, settings: Settings) -> dict[str, float] | None:
     """The rate of a source in the tree that has it; None, and a line, where it fails."""
     tree = settings.before.resolve() if settings.before and source.endswith("before") else campaign.ROOT
-    arguments = [task, source, str(settings.num_envs), str(settings.seconds)]
+    arguments = [task, source, str(num_envs), str(settings.seconds)]
     command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--child", *arguments]
     done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True)
     if done.returncode:
