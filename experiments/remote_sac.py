@@ -193,11 +193,12 @@ def act(settings: ActSettings) -> None:
             wait_when_full=waits,
             seed=settings.seed,
             give_up_after=settings.give_up_after,
+            stop=lambda: bool(received),
         )
         robot = GymnasiumEnv(rljax.make(settings.env))
         if settings.seed is not None:
             robot.reset(seed=settings.seed)
-        played = play(actor, robot, settings.steps, settings.rate, stop=lambda: bool(received))
+        played = play(actor, robot, settings.steps, settings.rate)
         actor.close()
     late = f", {played.overruns:,} of them late" if settings.rate else ""
     why = actor.over or ("stopped by a signal" if received else "all steps made")

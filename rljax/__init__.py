@@ -27,6 +27,8 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of ours
         if name in _HOMES:
             globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
             return globals()[name]
+        if name.startswith("__") or not name.isidentifier():  # no module of ours
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
             return importlib.import_module(f"{__name__}.{name}")  # rljax.envs, after `import rljax` alone
         except ModuleNotFoundError as error:

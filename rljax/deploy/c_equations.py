@@ -27,14 +27,15 @@ _FORMULAS = {
     "log1p": "log1pf({0})",
     "logistic": "1.0f / (1.0f + expf(-{0}))",
     "lt": "{0} < {1}",
-    "max": "({0} > {1} ? {0} : {1})",
-    "min": "({0} < {1} ? {0} : {1})",
+    # A sum where neither is larger, nor equal: NaN goes on to the action, as in JAX.
+    "max": "({0} > {1} ? {0} : {0} <= {1} ? {1} : {0} + {1})",
+    "min": "({0} < {1} ? {0} : {0} >= {1} ? {1} : {0} + {1})",
     "mul": "{0} * {1}",
-    "neg": "-{0}",
+    "neg": "(-{0})",
     "pow": "powf({0}, {1})",
     "rsqrt": "1.0f / sqrtf({0})",
     "select_n": "({0} ? {2} : {1})",
-    "sign": "({0} > 0) - ({0} < 0)",
+    "sign": "({0} > 0 ? 1 : {0} < 0 ? -1 : {0})",
     "sin": "sinf({0})",
     "sqrt": "sqrtf({0})",
     "sub": "{0} - {1}",
@@ -259,11 +260,11 @@ class Equations:
 
     def _reduce_max(self, params: dict, y: Value, x: Value) -> None:
         first = "-INFINITY" if x.dtype == np.float32 else literal(np.iinfo(x.dtype).min, x.dtype)
-        self._reduce(params, y, x, first, "{0} = {0} > {1} ? {0} : {1};")
+        self._reduce(params, y, x, first, "{0} = {0} > {1} ? {0} : {0} <= {1} ? {1} : {0} + {1};")
 
     def _reduce_min(self, params: dict, y: Value, x: Value) -> None:
         first = "INFINITY" if x.dtype == np.float32 else literal(np.iinfo(x.dtype).max, x.dtype)
-        self._reduce(params, y, x, first, "{0} = {0} < {1} ? {0} : {1};")
+        self._reduce(params, y, x, first, "{0} = {0} < {1} ? {0} : {0} >= {1} ? {1} : {0} + {1};")
 
     def _reduce_or(self, params: dict, y: Value, x: Value) -> None:
         self._reduce(params, y, x, "false", "{0} = {0} || {1};")
@@ -278,7 +279,10 @@ class Equations:
         outer = [1 if i == axis else size for i, size in enumerate(x.shape)]
         to, first = self.at(y, place(outer, kept)), place(outer, strides)
         now, best = (self.at(x, total([first, f"{i} * {strides[axis]}"])) for i in ("k_", to))
-        scan = f"for (int k_ = 1; k_ < {x.shape[axis]}; ++k_) if ({now} {better} {best}) {to} = k_;"
+        wins = f"{now} {better} {best}"
+        if x.dtype == np.float32:
+            wins += f" || (isnan({now}) && !isnan({best}))"
+        scan = f"for (int k_ = 1; k_ < {x.shape[axis]}; ++k_) if ({wins}) {to} = k_;"
         self.nest(outer, f"{{ {to} = 0; {scan} }}")
 
     def _argmin(self, params: dict, y: Value, x: Value) -> None:

@@ -19,6 +19,45 @@ from rljax.types import Refused
 FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
 """What the header compiles with; `-O3 -march=native` is faster."""
 
+KEYWORDS = frozenset(
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+    ]
+)
+
 
 def write(source: Source, name: str, about: Iterable[str]) -> bytes:
     """The file's content.
@@ -30,8 +69,8 @@ def write(source: Source, name: str, about: Iterable[str]) -> bytes:
     Raises:
       Refused: the name is none of C, or the policy has a primitive that the writer does not know.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise Refused(f"{name!r} cannot be the name of a function in C: letters, digits and _ are allowed")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in KEYWORDS:
+        raise Refused(f"{name!r} cannot be the name of a function in C: letters, digits and _ are allowed, no keyword")
     ports = _ports(source)
     body = Equations(name, source.program, {port.value: identifier for identifier, port in ports.items()})
     outputs = [(_identifier(port), port) for port in source.outputs]
@@ -80,7 +119,7 @@ def _identifier(port: Port) -> str:
     """A port's name in C; the memory is one, before and after."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", port.name.removeprefix("next_") if port.group == "next_memory" else port.name)
     name = name.strip("_")
-    return name if re.match("[A-Za-z]", name) else f"{port.group}_{name}"
+    return name if re.match("[A-Za-z]", name) and name not in KEYWORDS else f"{port.group}_{name}"
 
 
 def _parameters(source: Source) -> list[str]:

@@ -28,7 +28,7 @@ def type_of(dtype: Any) -> str:
 def literal(x: Any, dtype: Any) -> str:
     """A number in C, exactly."""
     if np.dtype(dtype) != np.float32:
-        return str(int(x)) if int(x) != -(2**31) else "(-2147483647 - 1)"
+        return f"({int(x)})" if -(2**31) < int(x) < 0 else str(int(x)) if int(x) >= 0 else "(-2147483647 - 1)"
     if not math.isfinite(x):
         return "NAN" if math.isnan(x) else "INFINITY" if x > 0 else "(-INFINITY)"
     digits = f"{float(x):.9g}"

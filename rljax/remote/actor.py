@@ -30,6 +30,8 @@ from rljax.types import PyTree, Refused
 
 SEND_SECONDS = 0.05
 """Seconds for which transitions are gathered before they are sent."""
+_LOOK_SECONDS = 0.5
+"""Seconds between two looks at whether to stop waiting."""
 HEARTBEAT_SECONDS = 1.0
 """Seconds after which an actor that has nothing to send says that it is there, and asks for a new policy."""
 MOST_WAIT_SECONDS = 10.0
@@ -48,6 +50,7 @@ class Actor:
       seed: of the exploration; another one at each start where None.
       give_up_after: seconds without a learner after which the actor ends; None for never.
       timeout: seconds for which the learner may be silent.
+      stop: asked while it waits for the learner, and by `play` before each step; where it is true, both end.
       say: takes one line about whatever happens.
     """
 
@@ -62,12 +65,14 @@ class Actor:
         seed: int | None = None,
         give_up_after: float | None = None,
         timeout: float = 20.0,
+        stop: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         if capacity < 1:
             raise Refused(f"capacity = {capacity} is not allowed; it must be at least 1")
         self.host, self.port, self.token, self.name = host, port, token, name
         self.capacity, self.wait_when_full, self.timeout, self.say = capacity, wait_when_full, timeout, say
+        self.stop = stop
         self.give_up_after = math.inf if give_up_after is None else give_up_after
         seed = secrets.randbits(32) if seed is None else seed
         self._key = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
@@ -101,8 +106,17 @@ class Actor:
     def wait_for_policy(self) -> None:
         """Waits until the learner has given a policy, or there is nothing left to do."""
         with self._changed:
-            self._changed.wait_for(lambda: self.version >= 0 or self.over is not None or self._failure is not None)
+            self._wait(lambda: self.version >= 0)
         self._raise()
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Waits, where `_changed` is held, until it is ready, or nothing will change any more."""
+
+        def done() -> bool:
+            return ready() or self.over is not None or self._failure is not None
+
+        while not (self._changed.wait_for(done, _LOOK_SECONDS) or self.stop()):
+            pass
 
     def begin(self) -> None:
         """Begins an episode."""
@@ -118,6 +132,8 @@ class Actor:
         if self.version < 0:
             self.wait_for_policy()
         self._raise()
+        if self.version < 0:
+            raise Refused("there is no policy to act with: the actor was stopped before the learner gave one")
         given = self._tree(self._checked("obs", obs))
         with self._changed:
             program, policy = self._program, (self._leaves, self._key, self._memory, given, self._trained)
@@ -161,9 +177,7 @@ class Actor:
         row |= {name: self._array(name, value) for name, value in rest.items()}
         with self._changed:
             if self.wait_when_full:
-                self._changed.wait_for(
-                    lambda: len(self._buffer) < self.capacity or self._failure is not None or self.over is not None
-                )
+                self._wait(lambda: len(self._buffer) < self.capacity)
             elif len(self._buffer) >= self.capacity:
                 self._buffer.popleft()
                 self.dropped += 1

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,15 +64,13 @@ def play(
     robot: Robot,
     steps: int | None = None,
     rate: float | None = None,
-    stop: Callable[[], bool] = lambda: False,
 ) -> Played:
-    """Acts until the learner has learned enough, or for a number of steps.
+    """Acts until the learner has learned enough, for a number of steps, or until `actor.stop` says so.
 
     Args:
       robot: what it acts in.
       rate: steps per second of a simulator, which is as fast as it can be where None. The step of a real robot waits
         by itself, between the command and the next observation, as with a `Clock` of its own.
-      stop: asked before each step.
 
     Raises:
       Refused: the learner refused the actor, or the robot's values do not fit the learner's task.
@@ -81,7 +78,7 @@ def play(
     actor.wait_for_policy()
     clock = None if rate is None else Clock(rate, actor)
     played, returns, total, obs = Played(), [], 0.0, None
-    while actor.over is None and (steps is None or played.steps < steps) and not stop():
+    while actor.over is None and (steps is None or played.steps < steps) and not actor.stop():
         if obs is None:
             obs, _ = robot.reset()
             actor.begin()

@@ -198,4 +198,15 @@ def read_description(run: str | Path) -> dict[str, Any]:
             raise Refused(f"{path} cannot be read: it is not a JSON object")
     if missing := [n for n in ("algorithm", "env", "config", "keys", "key_impl") if n not in description]:
         raise Refused(f"{path} lacks {', '.join(missing)}")
+    keys, env, settings = (description.get(part) for part in ("keys", "env", "settings"))
+    whole = {
+        "algorithm": isinstance(description["algorithm"], str),
+        "env": env is None or isinstance(env, dict),
+        "config": isinstance(description["config"], dict),
+        "keys": isinstance(keys, list) and len(keys) > 0,
+        "key_impl": description["key_impl"] in ("threefry2x32", "rbg", "unsafe_rbg"),
+        "settings": settings is None or isinstance(settings, dict),
+    }
+    if damaged := [part for part, fits in whole.items() if not fits]:
+        raise Refused(f"{path} is damaged: {', '.join(damaged)} cannot be what a run writes")
     return description | {part: from_plain(description[part]) for part in ("env", "config")}

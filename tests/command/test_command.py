@@ -55,6 +55,8 @@ def test_names_of_rljax_are_found_when_they_are_used():
     assert rljax.envs.make is rljax.make
     with pytest.raises(AttributeError, match="'rljax' has no attribute 'lode'"):
         getattr(rljax, "lo" + "de")
+    assert not hasattr(rljax, "nothing.at_all")
+    assert not hasattr(rljax, "__nothing__")
 
 
 def test_the_near_name_is_told(capsys):

@@ -1,5 +1,6 @@
 """Every form of file, of every kind of policy, against the policy itself."""
 
+import itertools
 import shutil
 import subprocess
 
@@ -137,6 +138,27 @@ def test_each_primitive_is_translated():
     wanted = expected(policy, obs)
     for form, run in runners(source).items():
         np.testing.assert_allclose(played(source, run, obs), wanted, rtol=2e-5, atol=2e-5, err_msg=form)
+
+
+@needs_compiler
+def test_a_header_hands_on_what_is_not_a_number_as_jax_does():
+    def function(x):
+        first = jnp.argmax(x, -1, keepdims=True)
+        return jnp.concatenate([jax.nn.relu(x), -jax.nn.relu(-x), jnp.sign(x), x.max(-1, keepdims=True), first], -1)
+
+    policy, env = of_function(function, 3, 11)
+    source = Source(policy, env)
+    run, _ = c_header.reader(c_header.write(source, "policy", []), source, "policy")
+    odd = (np.nan, np.inf, -np.inf, 3e38, -0.5)
+    obs = np.array(list(itertools.product(odd, repeat=3)), np.float32)
+    np.testing.assert_array_equal(played(source, run, obs).reshape(len(obs), -1), expected(policy, obs))
+
+
+@pytest.mark.parametrize("name", ["while", "a-b", "1st", ""])
+def test_a_name_that_c_does_not_take_is_refused(name):
+    source = Source(*of_function(jnp.tanh, 3, 3))
+    with pytest.raises(Refused, match="cannot be the name of a function in C"):
+        c_header.write(source, name, [])
 
 
 @pytest.mark.parametrize(("form", "language"), [("onnx", "ONNX"), ("c", "C")])

@@ -147,7 +147,8 @@ def test_a_simulator_waits_where_a_robot_drops(learner, actor, monkeypatch):
             taken.extend(server.take(server.waiting)["reward"])
         return False
 
-    play(one, Line(), steps=12, stop=stop)
+    one.stop = stop
+    play(one, Line(), steps=12)
     while not one.flush(0.1):
         stop()
     stop()
@@ -167,6 +168,14 @@ def test_it_gives_up_where_it_is_told_to():
     one = Actor("127.0.0.1", 1, TOKEN, "arm", give_up_after=0.0, say=Lines())
     with pytest.raises(Refused, match=r"no learner at 127\.0\.0\.1:1 for 0 s"):
         one.wait_for_policy()
+
+
+def test_it_stops_where_it_is_told_to_before_there_is_a_learner():
+    asked = []
+    one = Actor("127.0.0.1", 1, TOKEN, "arm", stop=lambda: asked.append(0) or True, say=Lines())
+    assert play(one, None).steps == 0
+    assert asked
+    one.close()
 
 
 def test_a_learner_with_another_task_is_refused(learner, actor):
