@@ -139,6 +139,8 @@ def read_metrics(run_folder: str | Path) -> dict[str, np.ndarray]:
     path = folder / "metrics.csv"
     if not path.is_file():
         problem = "it has no metrics.csv" if folder.is_dir() else "there is no such folder"
+        if str(folder).startswith("zoo:"):
+            problem = "a policy of the zoo has no metrics"
         raise FileNotFoundError(f"{folder} is not a run folder: {problem}")
     try:
         text = path.read_bytes().decode()

@@ -90,7 +90,7 @@ def compare(arguments: list[str], prog: str) -> int:
 
 def _policy_parser(prog: str, text: str) -> Parser:
     parser = Parser(prog, text)
-    parser.add_argument("run", metavar="RUN", help="run folder, such as runs/ppo/ant-seed0")
+    parser.add_argument("run", metavar="RUN", help="run folder, such as runs/ppo/ant-seed0, or zoo:NAME")
     parser.add_argument(
         "--which", default="newest", help="newest, best (as evaluated on the way), or a checkpoint's iteration"
     )

@@ -21,7 +21,8 @@ def type_of(dtype: Any) -> str:
       Refused: there is none, such as for half precision.
     """
     if str(dtype) not in TYPES:
-        raise Refused(f"arrays of type {dtype} cannot be exported, only {', '.join(TYPES)}")
+        known = ", ".join(TYPES)
+        raise Refused(f"arrays of type {dtype} cannot be exported to this form, only {known}; .stablehlo takes all")
     return TYPES[str(dtype)]
 
 

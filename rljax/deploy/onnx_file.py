@@ -106,7 +106,8 @@ def _declared(onnx: Any, port: Port) -> Any:
 
 def _type(onnx: Any, dtype: Any) -> int:
     if str(dtype) not in _DTYPES:
-        raise Refused(f"arrays of type {dtype} cannot be exported, only {', '.join(_DTYPES)}")
+        known = ", ".join(_DTYPES)
+        raise Refused(f"arrays of type {dtype} cannot be exported to this form, only {known}; .stablehlo takes all")
     return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 

@@ -259,7 +259,7 @@ def make_envpool(name: str, max_live: int, threads: int | None, options: dict[st
     Raises:
       Refused: EnvPool is missing, or has no such task or option.
     """
-    envpool = import_package("gymnasium", "envpool", "'rljax[envpool]'")
+    envpool = import_package("vector=envpool", "envpool", "'rljax[envpool]'")
     known, task = envpool.list_all_envs(), name.removeprefix("ALE/")
     if task not in known:
         near = difflib.get_close_matches(task, known)
