@@ -204,7 +204,7 @@ def read_description(run: str | Path) -> dict[str, Any]:
         "env": env is None or isinstance(env, dict),
         "config": isinstance(description["config"], dict),
         "keys": isinstance(keys, list) and len(keys) > 0,
-        "key_impl": description["key_impl"] in ("threefry2x32", "rbg", "unsafe_rbg"),
+        "key_impl": isinstance(description["key_impl"], str),
         "settings": settings is None or isinstance(settings, dict),
     }
     if damaged := [part for part, fits in whole.items() if not fits]:
