@@ -171,10 +171,8 @@ def test_it_gives_up_where_it_is_told_to():
 
 
 def test_it_stops_where_it_is_told_to_before_there_is_a_learner():
-    asked = []
-    one = Actor("127.0.0.1", 1, TOKEN, "arm", stop=lambda: asked.append(0) or True, say=Lines())
+    one = Actor("127.0.0.1", 1, TOKEN, "arm", stop=lambda: True, say=Lines())
     assert play(one, None).steps == 0
-    assert asked
     one.close()
 
 
