@@ -12,6 +12,7 @@ NAMES = (
     "crossq",
     "diffusion",
     "dqn",
+    "flash_sac",
     "impala",
     "iql",
     "ppo",

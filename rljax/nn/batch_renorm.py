@@ -13,13 +13,14 @@ class BatchRenorm(nn.Module):
     In training the batch's own mean and deviation normalise, corrected towards the running ones within bounds that keep
     a bad batch from doing harm; otherwise the running ones alone, on [..., d]. They are variables of "batch_stats",
     which a training call returns anew (`mutable=["batch_stats"]`), and take no gradient. For the first `warm_up`
-    training calls there is no correction: plain batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167).
+    training calls, or always where that is None, there is no correction: plain batch normalisation (Ioffe and Szegedy
+    2015, arXiv 1502.03167).
 
     Where a run is split over devices, a batch is all of their parts together.
     """
 
     momentum: float = 0.99
-    warm_up: int = 100_000
+    warm_up: int | None = 100_000
     r_max: float = 3.0  # of the correction of the scale, and
     d_max: float = 5.0  # of that of the mean, in running deviations
     epsilon: float = 1e-3
@@ -43,7 +44,7 @@ class BatchRenorm(nn.Module):
         mean, square = devices.mean(moments)
         var = jnp.maximum(square - jnp.square(mean), 0.0)
         std = jnp.sqrt(var + self.epsilon)
-        corrected = calls.value >= self.warm_up
+        corrected = calls.value >= (jnp.inf if self.warm_up is None else self.warm_up)
         r = jnp.where(corrected, jnp.clip(std / running_std, 1 / self.r_max, self.r_max), 1.0)
         d = jnp.where(corrected, jnp.clip((mean - running_mean.value) / running_std, -self.d_max, self.d_max), 0.0)
         r, d = jax.lax.stop_gradient((r, d))

@@ -22,3 +22,9 @@ def linear_schedule(
         steps = float(steps)  # an int32 cannot hold the steps of a long run
     share = jnp.where(jnp.asarray(steps) > 0, step / jnp.maximum(steps, 1.0), 1.0)
     return start + (end - start) * jnp.clip(share, 0.0, 1.0)
+
+
+def truncated_zeta(key: Key, exponent: float, largest: int, shape: tuple[int, ...]) -> jax.Array:
+    """Draws whole numbers k from 1 to `largest`, int32 of a shape, with P(k) ∝ k^-exponent."""
+    log_probs = -exponent * jnp.log(jnp.arange(1, largest + 1, dtype=jnp.float32))
+    return 1 + jax.random.categorical(key, log_probs, shape=shape).astype(jnp.int32)

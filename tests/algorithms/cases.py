@@ -32,6 +32,12 @@ REACHED, LOOKING = limited(Reached(), 7), limited(Looking(), 7)
 DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(ContinuousClock(3, True), 5)
 SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
 ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
+FLASH = {name: value for name, value in SMALL.items() if name != "hidden"} | {
+    "width": 3,
+    "critic_width": 4,
+    "expansion": 2,
+    "num_atoms": 5,
+}
 PARTS = {"value_obs": ("camera", "privileged_state"), "cnn_channels": (2,)}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
@@ -234,6 +240,14 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         {},
     ),
     "crossq": ("crossq", SMALL | {"critic_hidden": (4,)}, DRIFT, None, {}),
+    "flash_sac": ("flash_sac", FLASH | {"anneal_steps": 50, "n_step": 2}, DRIFT, None, {}),
+    "flash_sac of parts": (
+        "flash_sac",
+        FLASH | PARTS | {"cross_batch": False, "unit_norm": False, "max_noise_steps": 1},
+        LOOKING,
+        None,
+        {},
+    ),
     "native": ("sac", SMALL, "inverted_pendulum", None, {}),
     "bc": ("bc", OFFLINE | {"policy": "gaussian", "dropout": 0.1}, DRIFT, drift_data, {}),
     "iql": ("iql", OFFLINE | {"dropout": 0.1, "policy_decay_steps": 9}, DRIFT, drift_data, {}),

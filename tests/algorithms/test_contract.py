@@ -27,6 +27,7 @@ ONLINE = {
     "sac": ("sac", ("learning_rate", 0.05)),
     "td3": ("fast td3", ("learning_rate", 0.05)),
     "crossq": ("crossq", ("learning_rate", 0.05)),
+    "flash_sac": ("flash_sac", ("learning_rate", 0.05)),
     "observations with parts": ("sac of parts", ("learning_rate", 0.05)),
 }
 
@@ -92,7 +93,9 @@ def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(onlin
     for member, state in enumerate(states):
         alone, _ = run(state)
         # Sums associate otherwise.
-        chex.assert_trees_all_close(jax.tree.map(lambda x, m=member: x[m], together.params), alone.params, atol=1e-4)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda x, m=member: x[m], together.params), alone.params, atol=1e-4, rtol=1e-3
+        )
     apart = jax.tree.map(lambda x: jnp.abs(x[1] - x[2]).max(), together.params)
     assert max(jax.tree.leaves(apart)) > 1e-3
 

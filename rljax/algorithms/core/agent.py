@@ -176,6 +176,9 @@ class Agent:
 class ActorCritic(Agent):
     """An agent whose critics learn from each batch, and its policy from every `config.policy_delay`-th."""
 
+    policy_first: ClassVar[bool] = False
+    """Whether the policy learns before the critics do, or after them."""
+
     def update_critic(self, learner: Learner, batch: Any, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
         """One update of the critics, from a batch [batch, …]."""
         raise NotImplementedError
@@ -192,5 +195,6 @@ class ActorCritic(Agent):
             batches,
             key,
             self.config.policy_delay,
+            self.policy_first,
         )
         return learner, devices.mean(metrics), ()

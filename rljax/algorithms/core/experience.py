@@ -27,14 +27,14 @@ from rljax.algorithms.core.contract import (
 )
 from rljax.algorithms.core.learner import Learner
 from rljax.algorithms.core.sources import Remembered
-from rljax.config import Count, Fraction, Whole, require
+from rljax.config import Count, Fraction, NonNegative, Whole, require
 from rljax.data import Batch, Dataset, OfflineBatch, Replay, ReplayState
 from rljax.data.prepared import Prepared
 from rljax.data.replay import narrow
 from rljax.envs import Environment
 from rljax.envs.auto_reset import ResetPolicy
 from rljax.envs.environment import State as EnvState
-from rljax.ops import running_statistics
+from rljax.ops import reward_scale, running_statistics
 from rljax.ops.augment import shift_batch
 from rljax.spaces import Box, as_given, example, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition, sharded_field
@@ -72,6 +72,9 @@ class ReplayConfig(Optimizer):
     """Rewards summed before bootstrapping from a value (Sutton and Barto 2018, eq. 7.1)."""
     normalize_observation: bool = False
     """Whether observations are shifted and scaled by running statistics (vectors only)."""
+    return_bound: NonNegative = 0.0
+    """Bound of discounted returns for which rewards are scaled: they are divided by the running deviation of returns, or
+    by the largest return over this bound where that is larger (FlashSAC: 5); 0 leaves rewards as they are."""
     image_shift: Whole = 0
     """Most pixels by which each image of a batch is shifted at random (DrQ: 4); 0 leaves images as they are."""
     reset_policy: ResetPolicy = "pool"
@@ -106,6 +109,7 @@ class Experience(struct.PyTreeNode):
     Fields:
       memory: the agent's memory, leaves [num_envs, …].
       fresh: bool [num_envs], whether the next step is the first of its episode.
+      reward_scale: a `RewardScale`, where rewards are scaled.
     """
 
     replay: ReplayState
@@ -113,6 +117,7 @@ class Experience(struct.PyTreeNode):
     env_state: EnvState = sharded_field()
     memory: PyTree = sharded_field()
     fresh: jax.Array = sharded_field()
+    reward_scale: Any = ()
 
 
 class State(struct.PyTreeNode):
@@ -154,6 +159,10 @@ class Loop(contract.Loop):
         super().__init__(name, env, agent, agent.config.steps_per_iteration * env.steps_per_action)
         self.prepared, self.random_start = prepared, random_start
         self.offline = 0 if prepared is None else round(self.config.offline_share * self.config.batch_size)
+        if prepared is not None and self.config.return_bound:
+            raise Refused(
+                f"{name}.Config: return_bound must be 0 with a dataset, whose rewards have a scale of their own"
+            )
         for space in parts(env.observation_space).values() if self.config.storage == "uint8" else ():
             if not isinstance(space, Box):
                 continue
@@ -173,6 +182,7 @@ class Loop(contract.Loop):
             env_state=env_state,
             memory=for_each(self.agent.exploring_memory, count),
             fresh=jnp.ones(count, bool),
+            reward_scale=reward_scale.init(count) if self.config.return_bound else (),
         )
         return State(jnp.int32(0), key, self.agent.hyper(), self.agent.init(learner_key), experience)
 
@@ -254,15 +264,21 @@ class Loop(contract.Loop):
                 action, memory, extras = agent.explore(*asked)
             after = envs.step(env_state, action)
             buffer = replay.insert(buffer, envs.transition(env_state, action, after).replace(extras=extras))
-            return (after, buffer, memory, after.done), (after.metrics, after.done, env_state.obs)
+            return (after, buffer, memory, after.done), (after.metrics, after.done, after.reward, env_state.obs)
 
         carry = (experience.env_state, experience.replay, experience.memory, experience.fresh)
         keys = jax.random.split(key, self.config.rollout_length)
-        (env_state, buffer, memory, fresh), (metrics, done, obs) = jax.lax.scan(env_step, carry, keys)
+        (env_state, buffer, memory, fresh), (metrics, done, reward, obs) = jax.lax.scan(env_step, carry, keys)
         statistics = experience.obs_statistics
         if self.config.normalize_observation and self.prepared is None:
             statistics = running_statistics.update(statistics, as_given(self.env.observation_space, obs))
-        return Experience(buffer, statistics, env_state, memory, fresh), episode_metrics(metrics, done)
+        scale = self.scaled(experience.reward_scale, reward, done, hyper)
+        experience = Experience(buffer, statistics, env_state, memory, fresh, scale)
+        return experience, episode_metrics(metrics, done)
+
+    def scaled(self, scale: Any, reward: jax.Array, done: jax.Array, hyper: Any) -> Any:
+        """The scale of rewards after these, [rollout_length, num_envs]; () where they are not scaled."""
+        return reward_scale.update(scale, reward, done, hyper.discount) if self.config.return_bound else ()
 
     def draw(self, learner: Learner, experience: Experience, key: Key, hyper: Any, *data: Dataset) -> Any:
         """The batches of an iteration, from the replay and, where there is one, the dataset."""
@@ -274,6 +290,7 @@ class Loop(contract.Loop):
             batch_size=devices.share("batch_size", c.batch_size - self.offline),
             normalize=lambda obs: self.normalize(experience.obs_statistics, obs),
             image_shift=c.image_shift,
+            divisor=reward_scale.divisor(experience.reward_scale, c.return_bound) if c.return_bound else None,
         )
         batches = self.agent.sample(learner, source, devices.local(key), hyper)
         if prepared is not None:

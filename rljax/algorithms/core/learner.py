@@ -80,11 +80,13 @@ def delayed_updates(
     batches: Any,
     key: Key,
     delay: int,
+    policy_first: bool = False,
 ) -> tuple[Learner, Metrics]:
     """All updates of an iteration: of the critics with each batch, of the policy with every `delay`-th as well.
 
     Args:
       batches: leaves [n, batch, …], where `delay` divides n.
+      policy_first: whether the policy learns from the first of `delay` batches, before the critics, or from the last.
 
     Returns:
       The learner and the means of all metrics.
@@ -94,8 +96,12 @@ def delayed_updates(
     def one_round(learner: Learner, x: tuple[Any, Key]) -> tuple[Learner, Metrics]:
         batches, key = x
         critic_key, policy_key = jax.random.split(key)
-        learner, metrics = each_batch(update_critic, learner, batches, critic_key)
-        learner, of_policy = update_policy(learner, jax.tree.map(lambda x: x[-1], batches), policy_key)
+        if policy_first:
+            learner, of_policy = update_policy(learner, jax.tree.map(lambda x: x[0], batches), policy_key)
+            learner, metrics = each_batch(update_critic, learner, batches, critic_key)
+        else:
+            learner, metrics = each_batch(update_critic, learner, batches, critic_key)
+            learner, of_policy = update_policy(learner, jax.tree.map(lambda x: x[-1], batches), policy_key)
         return learner, metrics | of_policy
 
     batches = jax.tree.map(lambda x: x.reshape(rounds, delay, *x.shape[1:]), batches)

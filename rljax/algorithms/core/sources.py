@@ -21,6 +21,7 @@ class Remembered:
       num_updates, batch_size: how many batches, and how many transitions of each this device draws.
       normalize: maps observations to normalised ones.
       image_shift: most pixels by which images are shifted.
+      divisor: f32 [], by which rewards are divided; None leaves them as they are.
     """
 
     replay: Replay
@@ -29,12 +30,15 @@ class Remembered:
     batch_size: int
     normalize: Callable[[PyTree], PyTree]
     image_shift: int = 0
+    divisor: jax.Array | None = None
 
     def sample(self, key: Key, discount: Any, importance_exponent: Any = 0.0) -> Batch:
         """Batches of windows of n steps, leaves [num_updates, batch_size, …], with observations normalised."""
         number, size = self.num_updates, self.batch_size
         batch = self.replay.sample(self.state, key, number * size, discount, importance_exponent, number)
         batch = batch.replace(obs=self.normalize(batch.obs), next_obs=self.normalize(batch.next_obs))
+        if self.divisor is not None:
+            batch = batch.replace(reward=batch.reward / self.divisor)
         batch = shift_batch(key, batch, self.image_shift)
         # Every num_updates-th goes to the same batch: prioritised draws come in the order of their index.
         return jax.tree.map(lambda x: x.reshape(size, number, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -45,6 +49,8 @@ class Remembered:
         drawn = self.replay.sample_sequences(self.state, key, number * size, length)
         steps = drawn.steps
         steps = steps.replace(obs=self.normalize(steps.obs), next_obs=self.normalize(steps.next_obs))
+        if self.divisor is not None:
+            steps = steps.replace(reward=steps.reward / self.divisor)
         split = jax.tree.map(
             lambda x: x.reshape(length, number, size, *x.shape[2:]).swapaxes(0, 1), drawn.replace(steps=steps)
         )
