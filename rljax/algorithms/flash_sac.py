@@ -69,7 +69,7 @@ class Config(Encoding, AsymmetricParts, ReplayConfig):
     initial_temperature: Positive = 0.01
     """Temperature α at the start."""
     target_deviation: Positive = 0.15
-    """Deviation σ of a Gaussian whose entropy, ln(2πe σ²) / 2 for each dimension of an action, is the target entropy."""
+    """Deviation σ of the Gaussian whose entropy is the target entropy: ln(2πe σ²) / 2 for each action dimension."""
     noise_exponent: Positive = 2.0
     """Exponent μ of the number of steps k for which a noise is held: P(k) ∝ k^-μ."""
     max_noise_steps: Count = 16
@@ -242,7 +242,7 @@ class Agent(ActorCritic):
         return {"noise": jnp.zeros(self.action_space.shape, jnp.float32), "left": jnp.int32(0)}
 
     def explore(self, variables: dict[str, PyTree], obs: PyTree, memory: PyTree, key: Key, hyper: Hyper) -> Acted:
-        """tanh(μ + σ ε), with a noise ε that each environment holds for k steps, P(k) ∝ k^-2, or to an episode's end."""
+        """tanh(μ + σ ε), with a noise ε that each environment holds for k steps, or to the end of its episode."""
         c = self.config
         if c.max_noise_steps == 1:
             return self.act(variables, obs, memory, key, deterministic=False)

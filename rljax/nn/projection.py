@@ -1,4 +1,4 @@
-"""Parameters on spheres: what a layer computes is then a matter of directions, and a step's size of the learning rate."""
+"""Parameters on spheres, where steps change directions alone: the learning rate then means the same in every layer."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ def unit_norms(params: PyTree, skip: tuple[str, ...] = ()) -> PyTree:
     """The parameters of layers, each scaled to a fixed norm (as FlashSAC and XQC do after each step).
 
     The weights [..., inputs, outputs] of an output have norm 1, and the scales and biases [..., d] of a normalisation
-    together √d. Biases of other layers, and what has other names, are as they were. Leading axes are those of ensembles.
+    together √d. Biases of other layers, and what has other names, are as they were. Leading axes are ensembles'.
 
     Args:
       skip: names of modules that are left as they are.

@@ -156,7 +156,8 @@ def test_noise_is_held_for_as_long_as_was_drawn_and_environments_are_apart():
     np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
     held = noises[1:] == noises[:-1]
     np.testing.assert_array_equal(held, left[:-1] > 0)
-    assert 0.2 < held.mean() < 0.8 and left.max() < 16
+    assert 0.2 < held.mean() < 0.8
+    assert left.max() < 16
     assert len(np.unique(noises[0])) == 64
 
 

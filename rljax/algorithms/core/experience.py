@@ -73,8 +73,8 @@ class ReplayConfig(Optimizer):
     normalize_observation: bool = False
     """Whether observations are shifted and scaled by running statistics (vectors only)."""
     return_bound: NonNegative = 0.0
-    """Bound of discounted returns for which rewards are scaled: they are divided by the running deviation of returns, or
-    by the largest return over this bound where that is larger (FlashSAC: 5); 0 leaves rewards as they are."""
+    """Bound of discounted returns for which rewards are scaled: they are divided by the running deviation of returns,
+    or by the largest return over this bound where that is larger (FlashSAC: 5); 0 leaves rewards as they are."""
     image_shift: Whole = 0
     """Most pixels by which each image of a batch is shifted at random (DrQ: 4); 0 leaves images as they are."""
     reset_policy: ResetPolicy = "pool"
