@@ -27,6 +27,8 @@ class Settings:
     """Environment steps of each member, rounded up to whole iterations."""
     action_repeat: int = 1
     """Steps for which each action is held, to explore further; steps are still counted one by one."""
+    anneal: bool = True
+    """Whether the learning rate falls to its half over total_steps, as in the paper, where no anneal_steps is given."""
     config: flash_sac.Config = dataclasses.field(default_factory=flash_sac.Config)
     run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
 
@@ -45,7 +47,10 @@ ACCELERATED = dict.fromkeys(MUJOCO, Settings(total_steps=50_000_000, config=flas
 
 def make(settings: Settings) -> flash_sac.Algorithm:
     engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
-    return flash_sac.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), settings.config)
+    config = settings.config
+    if settings.anneal and not config.anneal_steps:
+        config = dataclasses.replace(config, anneal_steps=settings.total_steps)
+    return flash_sac.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), config)
 
 
 def main(settings: Settings) -> experiment.Result:
