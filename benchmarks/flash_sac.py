@@ -73,8 +73,7 @@ def ablation(settings: Settings) -> campaign.Record:
 
     left = [key for key in folders if evaluation(*key) is None]
     flags = {
-        name: [flag for field, value in changed.items() for flag in (f"--{field.replace('_', '-')}", value)]
-        for name, changed in VARIANTS.items()
+        name: [flag for setting in changed.items() for flag in flags_of(*setting)] for name, changed in VARIANTS.items()
     }
     campaign.run_all(
         campaign.experiment(folders[name, seed], seed, "--env", task, "--total-steps", steps, *flags[name])
@@ -95,6 +94,12 @@ def ablation(settings: Settings) -> campaign.Record:
         "than the table's; each variant lacks one part."
     )
     return campaign.table("flash_sac", f"FlashSAC on {task}: what each part is worth", rows, notes)
+
+
+def flags_of(field: str, value: Any) -> list[str]:
+    """The flags of an experiment that set a field of its config."""
+    name = field.replace("_", "-")
+    return [f"--{name if value else f'no-{name}'}"] if isinstance(value, bool) else [f"--{name}", str(value)]
 
 
 if __name__ == "__main__":
