@@ -103,7 +103,19 @@ class Config(Encoding, AsymmetricParts, ReplayConfig):
         return (self.width,)
 
 
-LAPTOP = Config(batch_size=128, learning_starts=5_000, width=32, critic_width=64, blocks=1)
+# An update for every second step. Narrow layers take a larger learning rate: a step of Adam turns a weight vector of norm
+# 1 and size n by the learning rate times √n.
+LAPTOP = Config(
+    num_envs=4,
+    rollout_length=1,
+    num_updates=2,
+    batch_size=256,
+    learning_starts=5_000,
+    learning_rate=1e-3,
+    width=32,
+    critic_width=64,
+    blocks=1,
+)
 PARALLEL = Config(
     num_envs=1024,
     rollout_length=1,

@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 import rljax
-from rljax.algorithms import dqn, ppo, rlpd, sac
+from rljax.algorithms import dqn, flash_sac, ppo, rlpd, sac
 from rljax.algorithms.core.fed import Arrived, fed
 from rljax.types import Refused, Transition
 from tests.datasets import drift_data
@@ -38,6 +38,7 @@ def test_actions_are_stored_in_the_agents_units():
     [
         (lambda: ppo.make(rljax.make("pendulum")), "must learn from a replay"),
         (lambda: sac.make(arm(), sac.Config(n_step=3)), "n_step must be 1"),
+        (lambda: flash_sac.make(arm()), "return_bound must be 0"),
         (lambda: dqn.make(rljax.make("cartpole"), dqn.Config(prioritized=True)), "prioritized must be False"),
         (
             lambda: rlpd.make(limited(Drift(), 5), rlpd.Config(executed=2), drift_data()),

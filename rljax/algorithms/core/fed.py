@@ -16,7 +16,7 @@ from rljax.algorithms.core.experience import Experience, Loop, State
 from rljax.data import Replay
 from rljax.envs import RescaleAction
 from rljax.envs.environment import State as EnvState
-from rljax.ops import reward_scale, running_statistics
+from rljax.ops import running_statistics
 from rljax.spaces import Box, as_given, example
 from rljax.types import Key, Mean, Metrics, PyTree, Refused, Transition
 
@@ -59,7 +59,6 @@ class FedLoop(Loop):
             env_state=_NOTHING,
             memory=_NOTHING,
             fresh=_NOTHING,
-            reward_scale=reward_scale.init(self.config.num_envs) if self.config.return_bound else (),
         )
         return State(jnp.int32(0), key, self.agent.hyper(), self.agent.init(learner_key), experience)
 
@@ -105,8 +104,7 @@ class FedLoop(Loop):
             "actors/backlog": arrived.backlog[0],
             "actors/connected": arrived.connected[0],
         }
-        scale = self.scaled(experience.reward_scale, steps.reward, done, state.hyper)
-        return experience.replace(replay=buffer, obs_statistics=statistics, reward_scale=scale), metrics
+        return experience.replace(replay=buffer, obs_statistics=statistics), metrics
 
     def in_unit(self, action: jax.Array) -> jax.Array:
         """Actions of the environment in the agent's units."""
@@ -179,6 +177,7 @@ def fed(algorithm: Algorithm) -> Algorithm:
     c = loop.config
     for name, bad, allowed in (
         ("n_step", c.n_step != 1, "1, for the steps of several actors are mixed"),
+        ("return_bound", c.return_bound != 0, "0, for the steps of several actors are mixed"),
         ("prioritized", loop.agent.prioritized, "False"),
         ("calibrated", loop.prepared is not None and c.calibrated, "False"),
         ("executed", loop.env.action_space.shape != algorithm.env.action_space.shape, "1, without chunks"),
