@@ -32,6 +32,8 @@ class Settings(campaign.Settings):
     """Tasks, with the defaults of the experiment."""
     seeds: int | None = None
     """Number of seeds of the returns; by default 5, or 3 where the physics is MuJoCo's."""
+    total_steps: int | None = None
+    """Environment steps of each run; by default the experiment's."""
     speed: bool = True
     """Whether to measure speed too; without it a busy machine does no harm."""
     runs: Path = campaign.ROOT / "runs" / "benchmarks"
@@ -45,6 +47,8 @@ def main(algorithm: str, targets: Mapping[str, float | None], settings: Settings
     accelerated = getattr(experiment, "ACCELERATED", {}) if training.expect_accelerator() else {}
     for task in settings.tasks:
         defaults = dataclasses.replace({**experiment.TASKS, **accelerated}[task], env=task)
+        if settings.total_steps is not None:
+            defaults = dataclasses.replace(defaults, total_steps=settings.total_steps)
         made = experiment.make(defaults)
         record = returns(made, task, defaults.total_steps, targets[task], settings)
         record |= speed(made) if settings.speed else {}
@@ -61,7 +65,8 @@ def returns(made: Algorithm, task: str, total_steps: int, target: float | None, 
         return campaign.finished(folders[seed], [seed], total_steps=total_steps, config=config)
 
     left = [seed for seed in seeds if evaluation(seed) is None]
-    campaign.run_all(campaign.experiment(folders[seed], seed, "--env", task) for seed in left)
+    length = () if settings.total_steps is None else ("--total-steps", settings.total_steps)
+    campaign.run_all(campaign.experiment(folders[seed], seed, "--env", task, *length) for seed in left)
     found = [of for seed in seeds if (of := evaluation(seed)) is not None]
     if len(found) < len(seeds):
         raise Refused(f"{len(seeds) - len(found)} runs of {task} in {settings.runs} have no evaluation")
@@ -70,7 +75,9 @@ def returns(made: Algorithm, task: str, total_steps: int, target: float | None, 
         **campaign.returns(made, task, found[0]["steps"], found[0]["episodes"], [of["members"][0] for of in found]),
         "target": {"return": target},
         "curves": [[(step, round(value, 2)) for step, value in campaign.logged(f, CURVE)] for f in folders],
-        **campaign.provenance(made.name, ["--tasks", task, "--seeds", str(len(seeds)), "--no-speed"]),
+        **campaign.provenance(
+            made.name, ["--tasks", task, "--seeds", str(len(seeds)), *map(str, length), "--no-speed"]
+        ),
         # Of the machine and the code that ran, which may have been others.
         "hardware": machine["hardware"],
         "versions": machine["versions"],

@@ -40,6 +40,7 @@ TASKS = {
         run=experiment.Run(final_episodes=1_000),
     ),
     **dict.fromkeys(MUJOCO, Settings(total_steps=500_000, config=flash_sac.LAPTOP)),
+    **dict.fromkeys(("ant", "humanoid"), Settings(total_steps=300_000, config=flash_sac.LAPTOP)),
 }
 # A thousand environments at once, and the networks of the paper.
 ACCELERATED = dict.fromkeys(MUJOCO, Settings(total_steps=50_000_000, config=flash_sac.PARALLEL))

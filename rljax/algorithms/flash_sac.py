@@ -103,8 +103,8 @@ class Config(Encoding, AsymmetricParts, ReplayConfig):
         return (self.width,)
 
 
-# An update for every second step. Narrow layers take a larger learning rate: a step of Adam turns a weight vector of norm
-# 1 and size n by the learning rate times √n.
+# An update for every second step. Narrow layers take a larger learning rate: a step of Adam turns a weight vector of
+# norm 1 and size n by the learning rate times √n.
 LAPTOP = Config(
     num_envs=4,
     rollout_length=1,
