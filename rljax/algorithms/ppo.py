@@ -110,6 +110,57 @@ class Config(Encoding, AsymmetricParts, OnPolicyConfig):
         require(self, "num_minibatches", sequences % self.num_minibatches == 0, f"a divisor of {batch} = {sequences}")
 
 
+RSL_RL = Config(
+    num_envs=4096,
+    rollout_length=24,
+    num_epochs=5,
+    num_minibatches=4,
+    learning_rate=1e-3,
+    adam_epsilon=1e-8,
+    target_kl=0.01,
+    kl_response="adapt_learning_rate",
+    value_clip_range=0.2,
+    value_coefficient=2.0,
+    entropy_coefficient=0.01,
+    max_grad_norm=1.0,
+    separate_grad_norms=True,
+    advantage_scope="rollout",
+    normalize_observation=True,
+    random_age=True,
+    hidden=(512, 256, 128),
+    activation="elu",
+    std_type="softplus",
+)
+"""The settings of rsl_rl 5 for legged robots, as mjlab 1.6 has them for the G1's velocity task (its rl_cfg.py).
+
+Differences: the deviation is a softplus of its parameter, there the parameter itself; the value loss is half the mean
+square, hence a coefficient of 2 for their 1; a time limit bootstraps from its true successor; weights are orthogonal.
+"""
+
+PLAYGROUND = Config(
+    num_envs=8192,
+    rollout_length=20,
+    num_epochs=4,
+    num_minibatches=32,
+    adam_epsilon=1e-8,
+    discount=0.97,
+    entropy_coefficient=0.005,
+    max_grad_norm=1.0,
+    normalize_observation=True,
+    hidden=(512, 256, 128),
+    activation="silu",
+    squash=True,
+    std_type="softplus",
+    state_dependent_std=True,
+    initial_log_std=-0.365,
+)
+"""The settings of MuJoCo Playground for humanoids (its locomotion_params.py: G1, T1, Berkeley), with Brax's PPO.
+
+Values see value_obs=("privileged_state",) there. Differences: entropy is that of the Gaussian before tanh; truncated
+steps are bootstrapped, there left out; a minibatch holds single steps, there stretches of 20; weights are orthogonal.
+"""
+
+
 class Hyper(core.Hyper):
     """Scalars that may differ between the members of one vmapped program; named as in `Config`."""
 
