@@ -12,6 +12,7 @@ busy machine changes them little.
 """
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -71,9 +72,9 @@ def closed(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(changed, params)
 
 
-def learned(name: str, seed: int, steps: int) -> dict[str, float | None]:
-    """One seed: the share of episodes that turn the right way in the end, and what it took."""
-    cell = name.partition(",")[0]
+@functools.cache
+def compiled(cell: str) -> tuple[Callable[..., Any], ...]:
+    """Of a cell: how training begins, some iterations and their last return, and the returns of the policy."""
     env = rljax.make("t_maze", length=LENGTH, max_episode_steps=50 * LENGTH)
     algorithm = ppo.make(env, dataclasses.replace(CONFIG, memory_cell=cell))
 
@@ -81,19 +82,29 @@ def learned(name: str, seed: int, steps: int) -> dict[str, float | None]:
         state, metrics = jax.lax.scan(lambda s, _: algorithm.step(s), state, None, SLICE)
         return state, metrics["episode/return"].value[-1]
 
-    state = jax.jit(algorithm.init)(jax.random.key(seed))
+    def returns(state: Any) -> jax.Array:
+        return evaluate(env, algorithm.policy(state), jax.random.key(9), EPISODES).returns
+
+    init = jax.jit(algorithm.init)
+    return init, jax.jit(sliced).lower(init(jax.random.key(0))).compile(), jax.jit(returns)
+
+
+def learned(name: str, seed: int, steps: int) -> dict[str, float | None]:
+    """One seed: the share of episodes that turn the right way in the end, and what it took."""
+    init, step, returns = compiled(name.partition(",")[0])
+    state = init(jax.random.key(seed))
     if name == LONG:
         state = state.replace(learner=state.learner.replace(params=closed(state.learner.params)))
-    step = jax.jit(sliced).lower(state).compile()
     begin, solved, taken = time.process_time(), None, 0
     while taken < steps:
         state, returned = step(state)
-        taken += SLICE * algorithm.per_iteration
+        taken += SLICE * CONFIG.steps_per_iteration
         if solved is None and float(returned) > SOLVED:
             solved = time.process_time() - begin
+    jax.block_until_ready(state)
     seconds = time.process_time() - begin
-    returns = evaluate(env, algorithm.policy(state), jax.random.key(9), EPISODES).returns
-    return {"steps": taken, "success": float((returns > 0).mean() * 1.0), "solved": solved, "seconds": seconds}
+    success = float((returns(state) > 0).astype(jnp.float32).mean())
+    return {"steps": taken, "success": success, "solved": solved, "seconds": seconds}
 
 
 def microseconds(cell: str, length: int, gradient: bool) -> float:

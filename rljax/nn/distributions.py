@@ -173,7 +173,8 @@ def raw_deviation(log_std: float, deviation: Deviation) -> float:
         raise Refused(
             f"a log standard deviation of {log_std} is not allowed for a softplus; it must be above {least:.2f}"
         )
-    return log_std if log_std > 30 else log(expm1(exp(log_std) - LEAST_DEVIATION))
+    std = exp(log_std) - LEAST_DEVIATION
+    return std + log(-expm1(-std))
 
 
 class TanhGaussian(struct.PyTreeNode):

@@ -238,7 +238,7 @@ def test_distributions_pass_through_jit(distribution):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("log_std", [-6.0, -0.5, 0.0, 2.0, 40.0])
+@pytest.mark.parametrize("log_std", [-6.0, -0.5, 0.0, 2.0, 20.0])
 def test_the_raw_deviation_of_a_softplus_gives_the_deviation_that_was_asked_for(log_std):
     raw = raw_deviation(log_std, "softplus")
     by_numpy = np.log(np.logaddexp(0.0, raw) + 1e-3)
@@ -249,6 +249,6 @@ def test_the_raw_deviation_of_a_softplus_gives_the_deviation_that_was_asked_for(
 
 
 def test_a_softplus_has_no_deviation_of_a_thousandth_or_less():
-    with pytest.raises(Refused, match=r"a log σ of -7\.0 is not allowed for a softplus; it must be above -6\.91"):
+    with pytest.raises(Refused, match=r"deviation of -7\.0 is not allowed for a softplus; it must be above -6\.91"):
         raw_deviation(-7.0, "softplus")
     assert np.isfinite(gaussian(jnp.zeros(2), jnp.float32(-200.0), "softplus").log_std)
