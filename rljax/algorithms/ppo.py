@@ -29,7 +29,7 @@ from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, s
 from rljax.config import Count, Fraction, NonNegative, Positive, Whole, Widths, require
 from rljax.envs import Environment, RescaleAction
 from rljax.nn.actor_critic import ActorCritic, parts_of
-from rljax.nn.distributions import Deviation
+from rljax.nn.distributions import Deviation, raw_deviation
 from rljax.nn.encoder import is_image
 from rljax.nn.networks import Activation
 from rljax.nn.recurrent import MemoryCell, stacked
@@ -105,6 +105,7 @@ class Config(Encoding, AsymmetricParts, OnPolicyConfig):
         batch = "num_envs" if self.memory else "num_envs * rollout_length"
         apart = self.separate_grad_norms and self.shared_torso
         require(self, "separate_grad_norms", not apart, "False where shared_torso is True")
+        raw_deviation(self.initial_log_std, self.std_type)  # refuses what a softplus does not reach
         least = self.min_learning_rate
         require(self, "max_learning_rate", self.max_learning_rate >= least, f"at least min_learning_rate = {least}")
         require(self, "num_minibatches", sequences % self.num_minibatches == 0, f"a divisor of {batch} = {sequences}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from rljax.algorithms import ppo
 from rljax.nn.distributions import (
     Categorical,
     Gaussian,
@@ -250,5 +251,5 @@ def test_the_raw_deviation_of_a_softplus_gives_the_deviation_that_was_asked_for(
 
 def test_a_softplus_has_no_deviation_of_a_thousandth_or_less():
     with pytest.raises(Refused, match=r"deviation of -7\.0 is not allowed for a softplus; it must be above -6\.91"):
-        raw_deviation(-7.0, "softplus")
+        ppo.Config(initial_log_std=-7.0, std_type="softplus")
     assert np.isfinite(gaussian(jnp.zeros(2), jnp.float32(-200.0), "softplus").log_std)
