@@ -61,10 +61,10 @@ class Agent:
         self, config: Any, observation_space: Space, action_space: ArraySpace, network: nn.Module | None = None
     ):
         self.config, self.observation_space, self.action_space = config, observation_space, action_space
-        known = {field.name for field in dataclasses.fields(self.hyper_type)}
-        require(
-            config, "also_annealed", known.issuperset(config.also_annealed), f"names among {', '.join(sorted(known))}"
-        )
+        if config.also_annealed:
+            known = sorted(field.name for field in dataclasses.fields(self.hyper_type))
+            valid = set(known).issuperset(config.also_annealed)
+            require(config, "also_annealed", valid, f"names among {', '.join(known)}")
         self.build(network)
 
     def build(self, network: nn.Module | None) -> None:
