@@ -236,13 +236,13 @@ class Agent(core.Agent):
 
     def now(self, hyper: Hyper, steps: jax.Array) -> Hyper:
         """Also the current ε, as exploration_start, and the current β, as importance_exponent."""
-        c = self.config
+        c, hyper = self.config, super().now(hyper, steps)
         epsilon = linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
         beta = hyper.importance_exponent
         if c.importance_anneal_steps:
             beta = linear_schedule(beta, 1.0, steps, c.importance_anneal_steps)
         epsilon = jnp.float32(0.0) if c.exploration == "noisy" else epsilon
-        return super().now(hyper, steps).replace(exploration_start=epsilon, importance_exponent=beta)
+        return hyper.replace(exploration_start=epsilon, importance_exponent=beta)
 
     def output(self, params: PyTree, obs: jax.Array, noise_key: Key | None) -> jax.Array:
         """Output of the network for each action, [..., actions, atoms]."""

@@ -28,13 +28,14 @@ from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.config import Count, Fraction, NonNegative, Positive, Whole, Widths, require
 from rljax.envs import Environment, RescaleAction
-from rljax.nn.distributions import Categorical, Gaussian, MultiCategorical, categorical, head_size
-from rljax.nn.encoder import encode, is_image, layers_after
-from rljax.nn.initializers import orthogonal
-from rljax.nn.networks import GRU, MLP, Activation
+from rljax.nn.actor_critic import ActorCritic, parts_of
+from rljax.nn.distributions import Deviation, raw_deviation
+from rljax.nn.encoder import is_image
+from rljax.nn.networks import Activation
+from rljax.nn.recurrent import MemoryCell, stacked
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
-from rljax.spaces import ArraySpace, Box, Space, batch_shape
+from rljax.spaces import ArraySpace, Box, batch_shape
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -61,11 +62,20 @@ class Config(Encoding, AsymmetricParts, OnPolicyConfig):
     normalize_advantage: bool = True
     """Whether each minibatch's advantages are shifted and scaled to mean 0, deviation 1 (37 details, no. 7); with
     minibatches of single steps, the whole rollout's are."""
+    advantage_scope: Literal["minibatch", "rollout"] = "minibatch"
+    """Scope of normalize_advantage: each minibatch, or the whole rollout at once (as rsl_rl)."""
+    separate_grad_norms: bool = False
+    """Whether max_grad_norm bounds the gradients of policy and value each (as rsl_rl), and not those of both together;
+    it cannot with shared_torso."""
     target_kl: Positive | None = None
     """Target of the approximate KL per iteration (see kl_response); None for no target."""
     kl_response: Literal["stop", "adapt_learning_rate"] = "stop"
     """Response to the KL: stop ends an iteration's updates at 1.5 times target_kl; adapt_learning_rate steers towards
-    it, within [1e-5, 1e-2] (as rsl_rl)."""
+    it (as rsl_rl)."""
+    min_learning_rate: Positive = 1e-5
+    """Learning rate below which adapt_learning_rate does not go (rsl_rl: 1e-5)."""
+    max_learning_rate: Positive = 1e-2
+    """Learning rate above which adapt_learning_rate does not go (rsl_rl: 1e-2)."""
     hidden: Widths = (64, 64)
     """Widths of the hidden layers (after the convolutions, for images)."""
     activation: Activation = "tanh"
@@ -73,9 +83,19 @@ class Config(Encoding, AsymmetricParts, OnPolicyConfig):
     shared_torso: bool = False
     """Whether policy and value share one torso."""
     memory: Whole = 0
-    """Units of a GRU after the torso; 0 is feed-forward."""
+    """Units of the memory after the torso; 0 is feed-forward."""
+    memory_cell: MemoryCell = "gru"
+    """Cell of the memory: gru, lstm, or mingru, whose gates do not read the memory, so that a sequence is learned from
+    in parallel (arXiv 2410.01201)."""
+    memory_layers: Count = 1
+    """Layers of the memory; each but the first adds its output to what it reads."""
     initial_log_std: float = 0.0
     """Log standard deviation of a continuous policy at the start, in units of half the action range."""
+    std_type: Deviation = "log"
+    """Parameter of a continuous policy's standard deviation σ: log is log σ, and softplus is x in
+    σ = log(1 + exp(x)) + 0.001 (as Brax)."""
+    state_dependent_std: bool = False
+    """Whether σ is an output of the network (as Brax), and not a parameter that is the same everywhere."""
     squash: bool = False
     """Whether continuous actions are tanh(u) of a Gaussian u, instead of clipped u; ratio, KL and entropy are u's."""
 
@@ -83,7 +103,63 @@ class Config(Encoding, AsymmetricParts, OnPolicyConfig):
         super().__post_init__()
         sequences = self.num_envs if self.memory else self.num_envs * self.rollout_length
         batch = "num_envs" if self.memory else "num_envs * rollout_length"
+        apart = self.separate_grad_norms and self.shared_torso
+        require(self, "separate_grad_norms", not apart, "False where shared_torso is True")
+        raw_deviation(self.initial_log_std, self.std_type)  # refuses what a softplus does not reach
+        least = self.min_learning_rate
+        require(self, "max_learning_rate", self.max_learning_rate >= least, f"at least min_learning_rate = {least}")
         require(self, "num_minibatches", sequences % self.num_minibatches == 0, f"a divisor of {batch} = {sequences}")
+
+
+RSL_RL = Config(
+    num_envs=4096,
+    rollout_length=24,
+    num_epochs=5,
+    num_minibatches=4,
+    learning_rate=1e-3,
+    adam_epsilon=1e-8,
+    target_kl=0.01,
+    kl_response="adapt_learning_rate",
+    value_clip_range=0.2,
+    value_coefficient=2.0,
+    entropy_coefficient=0.01,
+    max_grad_norm=1.0,
+    separate_grad_norms=True,
+    advantage_scope="rollout",
+    normalize_observation=True,
+    random_age=True,
+    hidden=(512, 256, 128),
+    activation="elu",
+    std_type="softplus",
+)
+"""The settings of rsl_rl 5 for legged robots, as mjlab 1.6 has them for the G1's velocity task (its rl_cfg.py).
+
+Differences: the deviation is a softplus of its parameter, there the parameter itself; the value loss is half the mean
+square, hence a coefficient of 2 for their 1; a time limit bootstraps from its true successor; weights are orthogonal.
+"""
+
+PLAYGROUND = Config(
+    num_envs=8192,
+    rollout_length=20,
+    num_epochs=4,
+    num_minibatches=32,
+    adam_epsilon=1e-8,
+    discount=0.97,
+    entropy_coefficient=0.005,
+    max_grad_norm=1.0,
+    normalize_observation=True,
+    hidden=(512, 256, 128),
+    activation="silu",
+    squash=True,
+    std_type="softplus",
+    state_dependent_std=True,
+    initial_log_std=-0.365,
+)
+"""The settings of MuJoCo Playground for humanoids (its locomotion_params.py: G1, T1, Berkeley), with Brax's PPO.
+
+Values see value_obs=("privileged_state",) there. Differences: entropy is that of the Gaussian before tanh; truncated
+steps are bootstrapped, there left out; a minibatch holds single steps, there stretches of 20; weights are orthogonal.
+"""
 
 
 class Hyper(core.Hyper):
@@ -109,14 +185,16 @@ class Batch(NamedTuple):
     target: jax.Array
 
 
-def adapted_scale(scale: jax.Array, learning_rate: jax.Array, kl: jax.Array, target_kl: float) -> jax.Array:
+def adapted_scale(
+    scale: jax.Array, learning_rate: jax.Array, kl: jax.Array, target_kl: float, least: float, most: float
+) -> jax.Array:
     """The factor of the learning rate after a minibatch with this KL, f32 []: divided by 1.5, multiplied, or the same.
 
-    As with rsl_rl's `desired_kl`, the rate falls above twice the target, to 1e-5 at least, and rises below half of it,
-    to 1e-2 at most. A KL of 0 is ignored: it is the first minibatch's, before any step.
+    As with rsl_rl's `desired_kl`, the rate falls above twice the target, to `least`, and rises below half of it, to
+    `most`. A KL of 0 is ignored: it is the first minibatch's, before any step.
     """
-    lower = jnp.maximum(scale / 1.5, jnp.minimum(scale, 1e-5 / learning_rate))
-    higher = jnp.minimum(scale * 1.5, jnp.maximum(scale, 1e-2 / learning_rate))
+    lower = jnp.maximum(scale / 1.5, jnp.minimum(scale, least / learning_rate))
+    higher = jnp.minimum(scale * 1.5, jnp.maximum(scale, most / learning_rate))
     near = jnp.where((kl < 0.5 * target_kl) & (kl > 0.0), higher, scale)
     return jnp.where(kl > 2.0 * target_kl, lower, near)
 
@@ -125,59 +203,6 @@ def clipped_objective(ratio: jax.Array, advantage: jax.Array, clip_range: jax.Ar
     """min(r A, clip(r, 1 - ε, 1 + ε) A), element by element (Schulman et al. 2017, eq. 7); to be maximised."""
     clipped_ratio = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
     return jnp.minimum(ratio * advantage, clipped_ratio * advantage)
-
-
-class Trunk(nn.Module):
-    """Observations [length, batch, …] to features [length, batch, d]: the encoder, layers, memory."""
-
-    config: Config
-    space: Space
-    encoder: nn.Module | None = None
-
-    @nn.compact
-    def __call__(self, obs: jax.Array, memory: PyTree, reset: jax.Array) -> tuple[jax.Array, PyTree]:
-        c = self.config
-        features = encode(self.space, obs, c, network=self.encoder)
-        features = MLP(layers_after(self.space, c.hidden, self.encoder), c.activation)(features)
-        if c.memory:
-            memory, features = GRU(c.memory).unroll(memory, features, reset)
-        return features, memory
-
-
-class ActorCritic(nn.Module):
-    """Policy and value over one or two trunks. Orthogonal weights, the policy's last layer 100 times smaller."""
-
-    config: Config
-    action_space: ArraySpace
-    spaces: tuple[Space, Space]
-    """Spaces of the parts of an observation that policy and value see."""
-    encoder: nn.Module | None = None
-
-    @nn.compact
-    def __call__(
-        self, obs: jax.Array, memory: PyTree, reset: jax.Array
-    ) -> tuple[Categorical | MultiCategorical | Gaussian, jax.Array, PyTree]:
-        c, space = self.config, self.action_space
-        names = ["torso"] if c.shared_torso else ["actor", "critic"]
-        memories = memory or [()] * len(names)
-        outputs = [
-            Trunk(c, seen, self.encoder and self.encoder.clone(), name=name)(obs, own_memory, reset)
-            for name, seen, own_memory in zip(names, self.spaces, memories)
-        ]
-        features, memory = [f for f, _ in outputs], [m for _, m in outputs] if c.memory else ()
-        value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(features[-1])[..., 0]
-        width = head_size(space)
-        head = nn.Dense(width, kernel_init=orthogonal(0.01), name="policy")(features[0])
-        if not isinstance(space, Box):
-            return categorical(space, head), value, memory
-        log_std = self.param("log_std", nn.initializers.constant(c.initial_log_std), (width,), jnp.float32)
-        return Gaussian(head, log_std), value, memory
-
-    def initial_memory(self, batch: tuple[int, ...] = ()) -> PyTree:
-        """Memory of a new episode: zeros, one array per trunk."""
-        if not self.config.memory:
-            return ()
-        return [jnp.zeros((*batch, self.config.memory), jnp.float32)] * (1 if self.config.shared_torso else 2)
 
 
 class Agent(core.Agent):
@@ -195,18 +220,24 @@ class Agent(core.Agent):
             raise Refused("ppo.Config: shared_torso = True is not allowed where policy_obs and value_obs differ")
         self.network = ActorCritic(self.config, self.action_space, spaces, network)
         self.squash = self.config.squash and isinstance(self.action_space, Box)
-        self.initial_memory = self.network.initial_memory()
+        self.initial_memory = self.memory()
 
     def init(self, key: Key) -> Learner:
-        memory = self.network.initial_memory((1,))
-        params = self.network.init(
-            key, jax.tree.map(lambda x: x[None], self.example_obs), memory, jnp.zeros((1, 1), bool)
-        )
+        obs, reset = jax.tree.map(lambda x: x[None], self.example_obs), jnp.zeros((1, 1), bool)
+        params = self.network.init(key, obs, self.memory((1,)), reset)
         return Learner.init({"policy": params}, self.optimizers(self.hyper()), extras=jnp.float32(1.0))
 
+    def memory(self, batch: tuple[int, ...] = ()) -> PyTree:
+        """Memory of a new episode: for each torso, the carries of the layers of its memory."""
+        c = self.config
+        cells = stacked(c.memory_cell, c.memory, c.memory_layers) if c.memory else []
+        return [[cell.initial_carry(batch) for cell in cells] for _ in range(2 - c.shared_torso)] if cells else ()
+
     def optimizers(self, hyper: Hyper) -> Optimizers:
-        adam = optax.adam(hyper.learning_rate, eps=self.config.adam_epsilon)
-        return {"policy": optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), adam)}
+        clip = optax.clip_by_global_norm(hyper.max_grad_norm)
+        if self.config.separate_grad_norms:
+            clip = optax.multi_transform({"policy": clip, "value": clip}, parts_of)
+        return {"policy": optax.chain(clip, optax.adam(hyper.learning_rate, eps=self.config.adam_epsilon))}
 
     def apply(self, params: PyTree, obs: PyTree, memory: PyTree, reset: jax.Array) -> tuple[Any, jax.Array, PyTree]:
         """Distributions of actions, values and memory, of sequences [length, batch, …]."""
@@ -278,15 +309,15 @@ class Agent(core.Agent):
         c, batch = self.config, self.batch_of(learner.params["policy"], rollout, hyper)
         size, number = batch.reset.shape[1], c.num_minibatches
         # A single advantage less its mean is 0: nothing would be learned.
-        single = batch.reset.size == number
-        if c.normalize_advantage and single:
+        whole = c.advantage_scope == "rollout" or batch.reset.size == number
+        if c.normalize_advantage and whole:
             batch = batch._replace(advantage=normalized(batch.advantage))
 
         def minibatch_step(carry: tuple[Learner, jax.Array], index: jax.Array) -> tuple[tuple, tuple]:
             learner, stopped = carry
             memory = jax.tree.map(lambda x: x[index], batch.memory)
             minibatch = jax.tree.map(lambda x: x[:, index], batch._replace(memory=()))._replace(memory=memory)
-            if c.normalize_advantage and not single:
+            if c.normalize_advantage and not whole:
                 minibatch = minibatch._replace(advantage=normalized(minibatch.advantage))
             gradient, metrics = jax.grad(self.loss, has_aux=True)(learner.params["policy"], minibatch, hyper)
             gradient, metrics = devices.mean((gradient, metrics))
@@ -294,7 +325,8 @@ class Agent(core.Agent):
             if c.target_kl is not None and c.kl_response == "stop":
                 stopped = stopped | (kl > 1.5 * c.target_kl)
             elif c.target_kl is not None:
-                scale = adapted_scale(scale, hyper.learning_rate, kl, c.target_kl)
+                bounds = c.min_learning_rate, c.max_learning_rate
+                scale = adapted_scale(scale, hyper.learning_rate, kl, c.target_kl, *bounds)
             optimizer = self.optimizers(hyper.replace(learning_rate=hyper.learning_rate * scale))["policy"]
             new = learner.replace(extras=scale).descend("policy", gradient, optimizer)
             if c.target_kl is not None and c.kl_response == "stop":

@@ -116,8 +116,9 @@ class Agent(core.Agent):
 
     def now(self, hyper: Hyper, steps: jax.Array) -> Hyper:
         """Also the current ε, as exploration_start."""
+        hyper = super().now(hyper, steps)
         epsilon = linear_schedule(hyper.exploration_start, hyper.exploration_end, steps, hyper.exploration_steps)
-        return super().now(hyper, steps).replace(exploration_start=epsilon)
+        return hyper.replace(exploration_start=epsilon)
 
     def values(self, params: PyTree, obs: jax.Array) -> jax.Array:
         """Q(s, ·), [..., actions]."""

@@ -1,6 +1,7 @@
 """Distributions over actions: batch axes lead, and log-probabilities are summed over the event."""
 
-from math import e, log, pi
+from math import e, exp, expm1, log, pi
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from rljax.spaces import ArraySpace, Box, Discrete, MultiDiscrete
-from rljax.types import Key
+from rljax.types import Key, Refused
 
 
 class Categorical(struct.PyTreeNode):
@@ -142,6 +143,38 @@ class Gaussian(struct.PyTreeNode):
         distance = (self.mean - other.mean) * jnp.exp(-other._log_std)
         log_ratio = self._log_std - other._log_std
         return jnp.sum(0.5 * (jnp.exp(2 * log_ratio) + distance**2 - 1) - log_ratio, axis=-1)
+
+
+Deviation = Literal["log", "softplus"]
+LEAST_DEVIATION = 1e-3
+"""Least standard deviation of a softplus, in units of the actions (as Brax's `min_std`)."""
+
+
+def gaussian(mean: jax.Array, raw: jax.Array, deviation: Deviation) -> Gaussian:
+    """A Gaussian of a network's outputs.
+
+    Args:
+      mean: [..., d].
+      raw: what broadcasts to it: log σ, or x in σ = softplus(x) + `LEAST_DEVIATION`.
+    """
+    return Gaussian(mean, raw if deviation == "log" else jnp.log(jax.nn.softplus(raw) + LEAST_DEVIATION))
+
+
+def raw_deviation(log_std: float, deviation: Deviation) -> float:
+    """The `raw` of `gaussian` for a log σ.
+
+    Raises:
+      Refused: a softplus has no σ so small.
+    """
+    if deviation == "log":
+        return log_std
+    if exp(log_std) <= LEAST_DEVIATION:
+        least = log(LEAST_DEVIATION)
+        raise Refused(
+            f"a log standard deviation of {log_std} is not allowed for a softplus; it must be above {least:.2f}"
+        )
+    std = exp(log_std) - LEAST_DEVIATION
+    return std + log(-expm1(-std))
 
 
 class TanhGaussian(struct.PyTreeNode):

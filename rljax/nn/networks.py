@@ -1,4 +1,4 @@
-"""Networks: perceptrons, convolutions over images, and a recurrent unit that resets between episodes."""
+"""Networks: perceptrons, and convolutions over images."""
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -143,39 +143,3 @@ class CNN(nn.Module):
         x = x.reshape(*x.shape[:-3], -1)
         x = nn.Dense(self.dense, kernel_init=orthogonal(sqrt(2)))(x)
         return activate(nn.LayerNorm()(x) if self.layer_norm else x)
-
-
-class GRU(nn.Module):
-    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), one step at a time or over a sequence with resets.
-
-    Both ways share their parameters, so that a policy is unrolled in training and stepped when it acts. The carry is
-    f32 [..., units] and starts as zeros (`initial_carry`).
-    """
-
-    units: int
-
-    def setup(self) -> None:
-        self.cell = nn.GRUCell(self.units, kernel_init=orthogonal(), recurrent_kernel_init=orthogonal())
-
-    def __call__(self, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Steps from carry [..., units] and input [..., d] to the next carry and the output, both [..., units]."""
-        return self.cell(carry, x)
-
-    def unroll(self, carry: jax.Array, xs: jax.Array, reset: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Runs over a time-major sequence: carry [B, units], xs [T, B, d], reset bool [T, B] -> (carry, [T, B, units]).
-
-        reset[t] zeroes the carry BEFORE step t: it says that xs[t] is the first observation of an episode.
-        """
-
-        def step(
-            cell: nn.GRUCell, carry: jax.Array, inputs: tuple[jax.Array, jax.Array]
-        ) -> tuple[jax.Array, jax.Array]:
-            x, reset = inputs
-            return cell(jnp.where(reset[..., None], 0.0, carry), x)
-
-        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
-        return scan(self.cell, carry, (xs, reset))
-
-    def initial_carry(self, batch_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Zeros [*batch_shape, units]."""
-        return jnp.zeros((*batch_shape, self.units), jnp.float32)

@@ -50,12 +50,16 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         ROLLOUT
         | {
             "memory": 3,
+            "memory_cell": "lstm",
             "normalize_observation": True,
             "normalize_reward": True,
+            "separate_grad_norms": True,
+            "std_type": "softplus",
             "target_kl": 0.1,
             "value_clip_range": 0.2,
             "kl_response": "adapt_learning_rate",
             "anneal_steps": 100,
+            "also_annealed": ("entropy_coefficient", "clip_range"),
             "num_minibatches": 1,
         },
         DRIFT,
@@ -63,8 +67,30 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         {},
     ),
     "ppo of images": ("ppo", ROLLOUT | {"cnn_channels": (2,), "hidden": (4, 4), "target_kl": 0.1}, PIXELS, None, {}),
-    "ppo of parts": ("ppo", ROLLOUT | PARTS | {"hidden": (4, 4), "normalize_observation": True}, LOOKING, None, {}),
-    "ppo of choices": ("ppo", ROLLOUT | {"normalize_observation": True}, limited(Repeat(), 7), None, {}),
+    "ppo of parts": (
+        "ppo",
+        ROLLOUT
+        | PARTS
+        | {
+            "hidden": (4, 4),
+            "memory": 3,
+            "memory_cell": "mingru",
+            "memory_layers": 2,
+            "normalize_observation": True,
+            "advantage_scope": "rollout",
+            "state_dependent_std": True,
+        },
+        LOOKING,
+        None,
+        {},
+    ),
+    "ppo of choices": (
+        "ppo",
+        ROLLOUT | {"memory": 3, "normalize_observation": True, "random_age": True},
+        limited(Repeat(), 7),
+        None,
+        {},
+    ),
     "sac of parts": (
         "sac",
         SMALL

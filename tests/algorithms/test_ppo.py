@@ -12,6 +12,7 @@ import rlax
 
 import rljax
 from rljax.algorithms import ppo
+from rljax.config import config_from_dict
 from rljax.envs.mujoco.task import MujocoTask
 from rljax.ops import running_statistics
 from rljax.spaces import Box
@@ -47,11 +48,11 @@ def test_clipped_objective_agrees_with_rlax():
     np.testing.assert_allclose(ours, rlax.clipped_surrogate_pg_loss(ratio, advantage, 0.2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("memory", [0, 8])
+@pytest.mark.parametrize("memory", [{}, {"memory": 8}, {"memory": 4, "memory_cell": "mingru", "memory_layers": 2}])
 def test_ratio_is_one_on_the_first_minibatch_with_normalised_observations(memory):
     """The log-probabilities at acting and at the update agree: same statistics, same memory, same resets."""
     env = limited(Drift(), 5)
-    config = dataclasses.replace(TINY, num_epochs=1, num_minibatches=1, normalize_observation=True, memory=memory)
+    config = dataclasses.replace(TINY, num_epochs=1, num_minibatches=1, normalize_observation=True, **memory)
     state, metrics = run(ppo.make(env, config), 4)
     # Statistics have moved a long way by now (from deviation 1 about 0), which would show in the ratio.
     assert state.obs_statistics.mean[0] > 50.0
@@ -93,12 +94,47 @@ def test_gradients_are_clipped_by_their_global_norm():
     np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)
 
 
+def test_gradients_of_policy_and_value_are_clipped_apart_where_asked():
+    config = dataclasses.replace(TINY, num_epochs=1, num_minibatches=1, max_grad_norm=1e-3, separate_grad_norms=True)
+    state, _ = run(ppo.make(rljax.make("pendulum"), config), 1)
+    moments = state.learner.optimizer_state["policy"][1][0].mu["params"]
+    assert set(moments) == {"actor", "policy", "log_std", "critic", "value"}
+    for names in (("actor", "policy", "log_std"), ("critic", "value")):
+        norm = jnp.sqrt(sum(jnp.square(x).sum() for name in names for x in jax.tree.leaves(moments[name])))
+        np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "minibatch_mean"),
+    [({}, False), ({"advantage_scope": "rollout"}, True)],
+)
+def test_advantages_are_normalised_in_each_minibatch_or_in_the_whole_rollout(changes, minibatch_mean, monkeypatch):
+    loss = ppo.Agent.loss
+
+    def spied(self, params, batch, hyper):
+        total, metrics = loss(self, params, batch, hyper)
+        advantage = batch.advantage
+        return total, metrics | {
+            "mean": advantage.mean(),
+            "size": jnp.abs(advantage.mean()),
+            "second": (advantage**2).mean(),
+        }
+
+    monkeypatch.setattr(ppo.Agent, "loss", spied)
+    _, metrics = run(ppo.make(rljax.make("cartpole"), dataclasses.replace(TINY, num_minibatches=4, **changes)), 1)
+    # The metrics are means over all minibatches, of which each pass sees all.
+    np.testing.assert_allclose(metrics["mean"], 0.0, atol=1e-5)
+    np.testing.assert_allclose(metrics["second"], 1.0, atol=1e-4)
+    assert (metrics["size"][0] > 1e-2) == minibatch_mean
+
+
 @pytest.mark.parametrize(
     ("env", "changes"),
     [
         ("pendulum", {"normalize_observation": True, "normalize_reward": True, "value_clip_range": 0.2}),
         ("pendulum", {"squash": True, "shared_torso": True, "target_kl": 1e-9}),
         ("cartpole", {"memory": 4, "shared_torso": True, "target_kl": 0.01, "kl_response": "adapt_learning_rate"}),
+        ("pendulum", {"std_type": "softplus", "state_dependent_std": True, "advantage_scope": "rollout"}),
         ("pixels", {"cnn_channels": (4,)}),
     ],
 )
@@ -141,6 +177,40 @@ def test_learning_rate_falls_linearly_to_zero_and_stays():
     config = dataclasses.replace(TINY, anneal_steps=3 * 32, learning_rate=0.3)
     _, metrics = run(ppo.make(rljax.make("cartpole"), config), 5)
     np.testing.assert_allclose(metrics["learning_rate"], [0.3, 0.2, 0.1, 0.0, 0.0], atol=1e-7)
+
+
+def test_named_hyperparameters_fall_with_the_learning_rate():
+    names = ("clip_range", "entropy_coefficient")
+    config = dataclasses.replace(TINY, anneal_steps=100, entropy_coefficient=0.1, also_annealed=names)
+    agent = ppo.make(rljax.make("cartpole"), config).agent
+    hyper = agent.hyper()
+    for steps, left in ((0, 1.0), (25, 0.75), (100, 0.0), (1000, 0.0)):
+        now, fallen = vars(agent.now(hyper, jnp.float32(steps))), {*names, "learning_rate"}
+        for name, value in vars(hyper).items():
+            np.testing.assert_allclose(now[name], value * left if name in fallen else value, rtol=1e-6)
+    with pytest.raises(
+        Refused, match=r"ppo\.Config: also_annealed = \('num_envs',\) .* names among clip_range, discount"
+    ):
+        ppo.make(rljax.make("cartpole"), dataclasses.replace(TINY, also_annealed=("num_envs",)))
+
+
+def test_first_episodes_at_random_ages_end_at_times_of_their_own():
+    """And an episode that ends by the clock in the first steps is bootstrapped as any other."""
+    env = limited(Clock(8, False), 8)
+    algorithm = ppo.make(env, dataclasses.replace(TINY, num_envs=64, random_age=True))
+
+    def collected(key):
+        state = algorithm.init(key)
+        return algorithm.loop.collect(state, key)[1].rollout, state.env_state.info["elapsed"]
+
+    rollout, age = jax.jit(collected)(jax.random.key(0))
+    ends, number = np.nonzero(np.asarray(rollout.transition.truncated))
+    assert len(np.unique(age)) > 4
+    np.testing.assert_array_equal(np.sort(number), np.arange(64))  # each once in 8 steps
+    np.testing.assert_array_equal(ends[np.argsort(number)], 7 - np.asarray(age))
+    assert not rollout.transition.terminated.any()
+    np.testing.assert_array_equal(rollout.fresh[1:], rollout.transition.truncated[:-1])
+    assert rollout.fresh[0].all()
 
 
 def test_reward_normalisation_divides_by_the_deviation_of_the_discounted_return():
@@ -199,11 +269,32 @@ def test_a_policy_with_memory_says_how_to_call_it():
         ("activation", "sine", "one of .*tanh"),
         ("cnn_kernels", (3, 3), "of one length with cnn_channels, 1"),
         ("reset_policy", "never", "one of .*pool"),
+        ("memory_cell", "rnn", "one of gru, lstm, mingru"),
+        ("std_type", "scalar", "one of log, softplus"),
+        ("advantage_scope", "epoch", "one of minibatch, rollout"),
+        ("max_learning_rate", 1e-6, "at least min_learning_rate = 1e-05"),
     ],
 )
 def test_bad_settings_are_refused_with_field_value_and_what_is_allowed(field, value, allowed):
     with pytest.raises(ValueError, match=rf"^ppo\.Config: {field} = .*{allowed}"):
         ppo.Config(**{field: value})
+
+
+def test_norms_of_a_shared_torso_cannot_be_apart_and_settings_of_before_are_taken():
+    with pytest.raises(Refused, match="separate_grad_norms = True is not allowed; it must be False where shared_torso"):
+        ppo.Config(separate_grad_norms=True, shared_torso=True)
+    older = config_from_dict(ppo.Config, {"normalize_advantage": False, "memory": 4})
+    assert (older.normalize_advantage, older.advantage_scope, older.memory_cell) == (False, "minibatch", "gru")
+
+
+@pytest.mark.parametrize("recipe", [ppo.RSL_RL, ppo.PLAYGROUND])
+def test_recipes_fit_a_task_with_bounded_actions(recipe):
+    """Traced at their own size, and not run: that is for accelerators."""
+    algorithm = ppo.make(rljax.make("pendulum"), recipe)
+    state, metrics = jax.eval_shape(lambda key: algorithm.step(algorithm.init(key)), jax.random.key(0))
+    assert state.fresh.shape == (recipe.num_envs,)
+    assert algorithm.per_iteration == recipe.steps_per_iteration
+    assert "loss/policy" in metrics
 
 
 def test_minibatches_of_a_recurrent_agent_are_whole_sequences():
@@ -282,10 +373,12 @@ SINGLE = ppo.Config(num_envs=2, rollout_length=4, num_epochs=1, hidden=(4,))
 def test_the_learning_rate_is_adapted_within_bounds_of_its_own():
     """rsl_rl's: 1.5 times less or more, but not below 1e-5 nor above 1e-2 in all, and not by a KL of 0."""
 
-    def rate(scale, kl, asked=1e-3):
-        return asked * ppo.adapted_scale(jnp.float32(scale), jnp.float32(asked), jnp.float32(kl), 0.01)
+    def rate(scale, kl, asked=1e-3, least=1e-5, most=1e-2):
+        return asked * ppo.adapted_scale(jnp.float32(scale), jnp.float32(asked), jnp.float32(kl), 0.01, least, most)
 
     np.testing.assert_allclose([rate(1.0, 0.03), rate(1.0, 0.004), rate(1.0, 0.01)], [1e-3 / 1.5, 1.5e-3, 1e-3], 1e-5)
     np.testing.assert_allclose([rate(1.0, 0.0), rate(9.0, 0.001), rate(0.011, 0.1)], [1e-3, 1e-2, 1e-5], 1e-5)
     # A rate that was asked for beyond the bounds goes back towards them, never further.
     np.testing.assert_allclose([rate(1.0, 0.001, 0.05), rate(1.0, 0.1, 0.05)], [0.05, 0.05 / 1.5], 1e-5)
+    bounds = {"least": 8e-4, "most": 1.2e-3}
+    np.testing.assert_allclose([rate(1.0, 0.1, **bounds), rate(1.0, 0.001, **bounds)], [8e-4, 1.2e-3], 1e-5)

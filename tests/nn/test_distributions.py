@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rljax.nn.distributions import Categorical, Gaussian, MultiCategorical, TanhGaussian, categorical, head_size
+from rljax.algorithms import ppo
+from rljax.nn.distributions import (
+    Categorical,
+    Gaussian,
+    MultiCategorical,
+    TanhGaussian,
+    categorical,
+    gaussian,
+    head_size,
+    raw_deviation,
+)
 from rljax.spaces import Box, Discrete, MultiDiscrete
+from rljax.types import Refused
 
 LOGITS = jnp.array([[0.0, 1.0, -2.0], [3.0, 3.0, 3.0]])
 MEAN = jnp.array([[0.3, -1.0], [2.0, 0.0]])
@@ -226,3 +237,19 @@ def test_distributions_pass_through_jit(distribution):
     eager = distribution.sample_and_log_prob(keys)
     for a, b in zip(jitted, eager, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("log_std", [-6.0, -0.5, 0.0, 2.0, 20.0])
+def test_the_raw_deviation_of_a_softplus_gives_the_deviation_that_was_asked_for(log_std):
+    raw = raw_deviation(log_std, "softplus")
+    by_numpy = np.log(np.logaddexp(0.0, raw) + 1e-3)
+    found = gaussian(jnp.zeros(2), jnp.full(2, raw), "softplus").log_std
+    np.testing.assert_allclose(found, [log_std] * 2, atol=1e-5)
+    np.testing.assert_allclose(by_numpy, log_std, atol=1e-9)
+    assert raw_deviation(log_std, "log") == log_std
+
+
+def test_a_softplus_has_no_deviation_of_a_thousandth_or_less():
+    with pytest.raises(Refused, match=r"deviation of -7\.0 is not allowed for a softplus; it must be above -6\.91"):
+        ppo.Config(initial_log_std=-7.0, std_type="softplus")
+    assert np.isfinite(gaussian(jnp.zeros(2), jnp.float32(-200.0), "softplus").log_std)

@@ -1,14 +1,12 @@
 """Networks: shapes, initial scales, leading axes, resets of the recurrent unit, and errors that say what to do."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.nn.networks import ACTIVATIONS, CNN, GRU, MLP, activation, product_of_patches
+from rljax.nn.networks import ACTIVATIONS, CNN, MLP, activation, product_of_patches
 
 KEY = jax.random.key(0)
 
@@ -139,74 +137,11 @@ def test_cnn_refuses_an_image_that_is_too_small_and_says_what_to_use():
         CNN(channels=(16,)).init(KEY, jnp.ones((84, 84, 4)))
 
 
-@functools.cache
-def _gru():
-    gru = GRU(6)
-    params = jax.jit(gru.init)(KEY, gru.initial_carry((3,)), jnp.ones((3, 2)))
-    xs = jax.random.normal(jax.random.key(1), (5, 3, 2))
-    unroll = jax.jit(functools.partial(gru.apply, method="unroll"))
-    return gru, params, xs, jax.jit(gru.apply), unroll
-
-
-def test_gru_unrolled_equals_its_steps_with_the_carry_zeroed_before_a_reset():
-    _, params, xs, step, unroll = _gru()
-    reset = jnp.zeros((5, 3), bool).at[0, 1].set(True).at[2, 0].set(True).at[3].set(True)
-    carry = initial = jax.random.normal(jax.random.key(2), (3, 6))
-    expected = []
-    for t in range(5):
-        carry = jnp.where(reset[t][:, None], 0.0, carry)
-        carry, y = step(params, carry, xs[t])
-        expected.append(y)
-    final, ys = unroll(params, initial, xs, reset)
-    assert ys.shape == (5, 3, 6)
-    np.testing.assert_allclose(ys, jnp.stack(expected), atol=1e-5)
-    np.testing.assert_allclose(final, carry, atol=1e-5)
-
-
-def test_gru_remembers_nothing_from_before_a_reset():
-    gru, params, xs, _, unroll = _gru()
-    reset = jnp.zeros((5, 3), bool).at[2, 0].set(True)
-    first = unroll(params, gru.initial_carry((3,)), xs, reset)[1]
-    other = unroll(params, gru.initial_carry((3,)) + 1.0, xs.at[:2].add(1.0), reset)[1]
-    np.testing.assert_array_equal(first[2:, 0], other[2:, 0])
-    assert float(jnp.abs(first[2:, 1] - other[2:, 1]).max()) > 1e-3  # no reset here: it does remember
-    gradient = jax.grad(lambda xs: unroll(params, gru.initial_carry((3,)), xs, reset)[1][4, 0].sum())(xs)
-    assert float(jnp.abs(gradient[:2, 0]).max()) == 0.0
-    assert float(jnp.abs(gradient[2:, 0]).max()) > 0
-
-
-def test_gru_initialised_by_unroll_or_inside_a_module_has_the_same_parameters():
-    gru, params, xs, _, _ = _gru()
-    unrolled = jax.jit(functools.partial(gru.init, method="unroll"))(
-        KEY, gru.initial_carry((3,)), xs, jnp.zeros((5, 3), bool)
-    )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), unrolled, params)
-
-    class Actor(nn.Module):
-        @nn.compact
-        def __call__(self, carry, xs, reset):
-            carry, ys = GRU(6).unroll(carry, xs, reset)
-            return carry, MLP((), output=1)(ys)
-
-    variables = jax.eval_shape(Actor().init, KEY, gru.initial_carry((3,)), xs, jnp.zeros((5, 3), bool))
-    assert jax.tree.map(jnp.shape, variables["params"]["GRU_0"]) == jax.tree.map(jnp.shape, params["params"])
-
-
-def test_gru_steps_without_a_batch_axis_and_has_orthogonal_kernels():
-    gru, params, xs, _, _ = _gru()
-    carry, y = gru.apply(params, gru.initial_carry(), xs[0, 0])
-    assert carry.shape == y.shape == (6,)
-    for name in ("hr", "hz", "hn"):
-        kernel = params["params"]["cell"][name]["kernel"]
-        np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
-
-
 def test_trap_no_network_calls_qr_when_initialised_under_vmap():
     class All(nn.Module):
         @nn.compact
         def __call__(self, image):
             x = CNN(**SMALL)(image)
-            _, x = GRU(6)(jnp.zeros(6), x)
             return MLP((7, 5), output=2)(x)
 
     keys = jax.random.split(KEY, 2)

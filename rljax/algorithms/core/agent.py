@@ -11,6 +11,7 @@ from flax import struct
 
 from rljax import devices
 from rljax.algorithms.core.learner import Learner, Optimizers, delayed_updates, each_batch
+from rljax.config import require
 from rljax.nn.encoder import check_network, seen
 from rljax.ops.exploration import linear_schedule
 from rljax.spaces import ArraySpace, Box, Space, batch_shape, example
@@ -43,7 +44,7 @@ class Agent:
     hyper_type: ClassVar[type]
     """The scalars of the config that live in the state, and can be swept."""
     annealed: ClassVar[tuple[str, ...]] = ("learning_rate",)
-    """Fields of `Hyper` that fall linearly to 0 over the config's anneal_steps."""
+    """Fields of `Hyper` that fall linearly to 0 over the config's anneal_steps, besides its also_annealed."""
     initial_memory: PyTree = ()
     """Memory of `act` before the first step of ONE episode."""
     prioritized: bool = False
@@ -60,6 +61,10 @@ class Agent:
         self, config: Any, observation_space: Space, action_space: ArraySpace, network: nn.Module | None = None
     ):
         self.config, self.observation_space, self.action_space = config, observation_space, action_space
+        if config.also_annealed:
+            known = sorted(field.name for field in dataclasses.fields(self.hyper_type))
+            valid = set(known).issuperset(config.also_annealed)
+            require(config, "also_annealed", valid, f"names among {', '.join(known)}")
         self.build(network)
 
     def build(self, network: nn.Module | None) -> None:
@@ -108,7 +113,8 @@ class Agent:
         if not self.config.anneal_steps:
             return hyper
         left = linear_schedule(1.0, 0.0, steps, self.config.anneal_steps)
-        return hyper.replace(**{name: left * getattr(hyper, name) for name in self.annealed})
+        names = {*self.annealed, *self.config.also_annealed}
+        return hyper.replace(**{name: left * getattr(hyper, name) for name in names})
 
     def init(self, key: Key) -> Learner:
         """A fresh learner."""

@@ -20,6 +20,8 @@ class Optimizer(Config):
     """Initial step size of the optimizer."""
     anneal_steps: Whole = 0
     """Environment steps (offline, updates) over which the learning rates fall linearly to 0; 0 keeps them constant."""
+    also_annealed: tuple[str, ...] = ()
+    """Hyperparameters that fall linearly to 0 over anneal_steps beside the learning rates, such as clip_range."""
 
 
 @dataclasses.dataclass(frozen=True)
