@@ -18,6 +18,7 @@ NAMES = (
     "pqn",
     "progress",
     "recap",
+    "reppo",
     "rlpd",
     "sac",
     "steering",

@@ -33,6 +33,7 @@ DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(Contin
 SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
 ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
 PARTS = {"value_obs": ("camera", "privileged_state"), "cnn_channels": (2,)}
+ATOMS = {"critic_hidden": (4,), "num_atoms": 5, "value_min": -20.0, "value_max": 20.0}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
 STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
@@ -172,6 +173,15 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         {},
     ),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
+    "reppo": (
+        "reppo",
+        ROLLOUT | ATOMS | {"normalize_reward": True, "anneal_steps": 50},
+        DRIFT,
+        None,
+        {},
+    ),
+    "reppo of choices": ("reppo", ROLLOUT | ATOMS | {"value_min": 0.0}, "cartpole", None, {}),
+    "reppo of parts": ("reppo", ROLLOUT | ATOMS | PARTS | {"normalize_observation": False}, LOOKING, None, {}),
     "dqn": (
         "dqn",
         SMALL

@@ -1,0 +1,60 @@
+"""REPPO: one agent, many seeds or a sweep, on any environment with discrete or bounded continuous actions.
+
+    python experiments/reppo.py
+    python experiments/reppo.py --env half_cheetah
+    python experiments/reppo.py --env cartpole --sweep kl_bound=0.03,0.1,0.3
+
+Everything is left in runs/reppo/<name>: settings, metrics, checkpoints, evaluation, learning curve.
+"""
+
+import dataclasses
+from typing import Any
+
+import rljax
+from rljax import experiment
+from rljax.algorithms import reppo
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Trains a REPPO agent. The defaults of all flags depend on --env, and for MuJoCo on whether there is a GPU."""
+
+    env: str = "pendulum"
+    """The task, as rljax.make takes it."""
+    engine: str = "auto"
+    """Physics of MuJoCo tasks: native (the C library), mjx, warp; auto is native on a CPU and mjx on accelerators."""
+    total_steps: int = 200_000
+    """Environment steps of each member, rounded up to whole iterations."""
+    action_repeat: int = 1
+    """Steps for which each action is held, to explore further; steps are still counted one by one."""
+    config: reppo.Config = reppo.LAPTOP
+    run: experiment.Run = dataclasses.field(default_factory=experiment.Run)
+
+
+def tuned(settings: Settings, total_steps: int | None = None, **config: Any) -> Settings:
+    """The settings with these changes."""
+    changed = dataclasses.replace(settings.config, **config)
+    return dataclasses.replace(settings, config=changed, total_steps=total_steps or settings.total_steps)
+
+
+MUJOCO = tuned(Settings(), 1_000_000)
+TASKS = {
+    "pendulum": tuned(Settings(), 200_000, value_min=-600.0, value_max=50.0, discount=0.95),
+    "cartpole": tuned(Settings(), 200_000, value_min=0.0, value_max=110.0),
+    "inverted_pendulum": tuned(MUJOCO, 200_000, value_min=0.0, value_max=110.0),
+    "half_cheetah": tuned(MUJOCO, value_min=-100.0, value_max=1000.0),
+    "hopper": tuned(MUJOCO, value_min=-20.0, value_max=400.0),
+}
+
+
+def make(settings: Settings) -> reppo.Algorithm:
+    engine: dict[str, Any] = {} if settings.engine == "auto" else {"engine": settings.engine}
+    return reppo.make(rljax.make(settings.env, action_repeat=settings.action_repeat, **engine), settings.config)
+
+
+def main(settings: Settings) -> experiment.Result:
+    return experiment.run("reppo", lambda: make(settings), settings.total_steps, settings.run)
+
+
+if __name__ == "__main__":
+    experiment.main(main, Settings, TASKS)
