@@ -166,7 +166,7 @@ class Critic(nn.Module):
         x = activation(c.activation)(embedding)
         # An untrained critic says 0 everywhere, with confidence.
         support = categorical.support(c.value_min, c.value_max, c.num_atoms)
-        zero = 40.0 * categorical.gaussian(support, jnp.zeros(()))
+        zero = 40.0 * categorical.gaussian(support, jnp.float32(0.0))
         hidden = MLP((width,), c.activation, layer_norm=True, dot_general=product)(x)
         logits = nn.Dense(c.num_atoms, kernel_init=orthogonal(1.0), bias_init=lambda *_: zero, name="value")(hidden)
         return Estimate(logits, embedding, layers((width,), width + 1)(x))
@@ -266,7 +266,7 @@ class Agent(core.Agent):
     def expected(
         self, distribution: TanhGaussian | Categorical, critic: PyTree, obs: PyTree, key: Key
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Value [batch], entropy [batch] and embedding [batch, d] of a policy's actions: sampled, or the sum over all."""
+        """Value [batch], entropy [batch] and embedding [batch, d] of a policy's actions: sampled, or summed up."""
         if isinstance(distribution, Categorical):
             log_prob = jnp.moveaxis(jax.nn.log_softmax(distribution.logits), -1, 0)
             n, *batch = log_prob.shape

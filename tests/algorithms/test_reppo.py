@@ -1,4 +1,4 @@
-"""REPPO against hand-computed cases: soft returns, both branches of the policy's objective, multipliers, both losses."""
+"""REPPO against cases by hand: soft returns, the branches of the objective, multipliers, and both losses."""
 
 import dataclasses
 
