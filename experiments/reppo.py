@@ -37,14 +37,14 @@ def tuned(settings: Settings, **config: Any) -> Settings:
     return dataclasses.replace(settings, config=changed)
 
 
-# The range of values is that of sums of discounted rewards: of a good policy, about 100 times the reward of a step.
-MUJOCO = Settings(total_steps=1_000_000)
+# The range is that of sums of discounted rewards: of a good policy, about 100 times the reward of a step.
 RANGES = {
     "half_cheetah": {"value_min": -100.0, "value_max": 1000.0},
     "hopper": {"value_min": -20.0, "value_max": 400.0},
     "walker2d": {"value_min": -20.0, "value_max": 600.0},
     "inverted_pendulum": {"value_min": 0.0, "value_max": 110.0},
 }
+MUJOCO = Settings(total_steps=1_000_000)
 TASKS = {
     "pendulum": tuned(Settings(), discount=0.95, value_min=-600.0, value_max=50.0),
     "cartpole": tuned(Settings(), value_min=0.0, value_max=110.0),
