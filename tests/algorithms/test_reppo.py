@@ -219,8 +219,8 @@ def test_solves(task, least):
 
 def test_policy_acts_in_the_units_of_the_environment():
     algorithm = reppo.make(limited(Drift(), 5), TINY)
-    policy = algorithm.policy(algorithm.init(jax.random.key(0)))
-    actions = policy(jax.random.key(0), jnp.zeros((1000, 2)), deterministic=False)
+    policy = algorithm.policy(jax.jit(algorithm.init)(jax.random.key(0)))
+    actions = jax.jit(lambda obs: policy(jax.random.key(0), obs, deterministic=False))(jnp.zeros((1000, 2)))
     # The tanh of a Gaussian of deviation 1, stretched from [-1, 1] to [-2, 4].
     np.testing.assert_allclose(np.quantile(actions, [0.1587, 0.8413]), 1 + 3 * np.tanh([-1, 1]), atol=0.3)
     np.testing.assert_allclose(policy(jax.random.key(0), jnp.zeros(2)), 1.0, atol=0.1)
