@@ -210,10 +210,11 @@ def test_learns_from_images():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "least"), [("cartpole", 450.0), ("pendulum", -250.0)])
+@pytest.mark.parametrize(("task", "least"), [("cartpole", 450.0), ("pendulum", -200.0)])
 def test_solves(task, least):
-    algorithm = experiment.make(dataclasses.replace(experiment.TASKS[task], env=task))
-    state, _ = run(algorithm, 100_000 // algorithm.per_iteration)
+    settings = dataclasses.replace(experiment.TASKS[task], env=task)
+    algorithm = experiment.make(settings)
+    state, _ = run(algorithm, settings.total_steps // algorithm.per_iteration)
     assert evaluate(algorithm.env, algorithm.policy(state), jax.random.key(9), 20).returns.mean() > least
 
 
