@@ -19,6 +19,7 @@ NAMES = (
     "pqn",
     "progress",
     "recap",
+    "reppo",
     "rlpd",
     "sac",
     "steering",

@@ -223,3 +223,7 @@ class TanhGaussian(struct.PyTreeNode):
     def entropy(self, key: Key) -> jax.Array:
         """Unbiased estimate [...] of the entropy in nats from one sample: there is no closed form."""
         return -self.sample_and_log_prob(key)[1]
+
+    def kl(self, other: "TanhGaussian") -> jax.Array:
+        """KL(self ‖ other) [...] in nats: that of the values before the squashing, for tanh is invertible."""
+        return self.pre_squash.kl(other.pre_squash)

@@ -1,12 +1,14 @@
 """Distributions of returns over fixed values, the atoms (C51: Bellemare et al. 2017, arXiv:1707.06887).
 
 A network gives logits [..., n] over a support [n]. Shifted and discounted atoms do not lie on the support any more;
-`project` splits the mass of each between its two neighbours there.
+`project` splits the mass of each between its two neighbours there. A target that is a single value is spread over the
+bins around it by `gaussian` (HL-Gauss: Farebrother et al. 2024, arXiv:2403.03950).
 """
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.scipy.stats import norm
 
 from rljax.types import Refused
 
@@ -50,6 +52,23 @@ def bootstrapped(support: jax.Array, reward: jax.Array, discount: jax.Array, pro
     probs = jnp.where(discount[..., None] == 0, certain, probs)
     axes = (1,) * reward.ndim
     return project(support, reward[..., None] + discount[..., None] * support.reshape(*axes, -1), probs)
+
+
+def gaussian(support: jax.Array, value: jax.Array, deviation: float = 0.75) -> jax.Array:
+    """Probabilities [..., n] of the bins of a support [n] under a normal distribution around each value [...].
+
+    Every atom is the middle of its bin (Farebrother et al. 2024, section 3.1). Values beyond the ends count as the
+    ends, and what lies outside of all bins is shared out, so that the sum is 1.
+
+    Args:
+      support: evenly spaced, as `support` makes it.
+      deviation: standard deviation in widths of a bin.
+    """
+    width = (support[-1] - support[0]) / (support.shape[0] - 1)
+    edges = jnp.append(support - width / 2, support[-1] + width / 2)
+    value = jnp.clip(value, support[0], support[-1])[..., None]
+    below = norm.cdf((edges.reshape(*(1,) * (value.ndim - 1), -1) - value) / (deviation * width))
+    return jnp.diff(below) / (below[..., -1:] - below[..., :1])
 
 
 def saturation(probs: jax.Array) -> jax.Array:

@@ -39,6 +39,7 @@ FLASH = {name: value for name, value in SMALL.items() if name != "hidden"} | {
     "num_atoms": 5,
 }
 PARTS = {"value_obs": ("camera", "privileged_state"), "cnn_channels": (2,)}
+ATOMS = {"critic_hidden": (4,), "num_atoms": 5, "value_min": -20.0, "value_max": 20.0}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
 STEERED = SMALL | {"sampler": SAMPLER, "num_updates": 2}
@@ -204,6 +205,15 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         {},
     ),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
+    "reppo": (
+        "reppo",
+        ROLLOUT | ATOMS | {"normalize_reward": True, "anneal_steps": 50},
+        DRIFT,
+        None,
+        {},
+    ),
+    "reppo of choices": ("reppo", ROLLOUT | ATOMS | {"value_min": 0.0}, "cartpole", None, {}),
+    "reppo of parts": ("reppo", ROLLOUT | ATOMS | PARTS | {"normalize_observation": False}, LOOKING, None, {}),
     "dqn": (
         "dqn",
         SMALL

@@ -18,7 +18,7 @@ from rljax.training.program import _zero_totals, add
 from tests.algorithms.cases import CASES, made
 from tests.toys import limited
 
-RUN = ("ppo", "pqn", "dqn of quantiles", "sac", "fast td3", "crossq")
+RUN = ("ppo", "pqn", "dqn of quantiles", "sac", "fast td3", "crossq", "reppo")
 
 
 class Breaks(Environment):

@@ -188,6 +188,14 @@ def test_tanh_gaussian_samples_lie_within_the_bounds_and_its_entropy_estimate_is
     np.testing.assert_allclose(distribution.mode(), np.tanh([0.4]), rtol=1e-6)
 
 
+def test_tanh_gaussian_kl_matches_monte_carlo_of_the_squashed_densities():
+    p, q = TanhGaussian(MEAN, LOG_STD), TanhGaussian(OTHER_MEAN, OTHER_LOG_STD)
+    u = jax.random.normal(jax.random.key(0), (SAMPLES, *MEAN.shape)) * jnp.exp(LOG_STD) + MEAN
+    sampled = (p.log_prob_of_pre_squash(u) - q.log_prob_of_pre_squash(u)).mean(0)
+    np.testing.assert_allclose(p.kl(q), sampled, rtol=0.03)
+    np.testing.assert_allclose(p.kl(p), 0.0, atol=1e-6)
+
+
 def test_trap_tanh_log_probability_is_computed_from_the_pre_squash_action():
     # tanh(12) is exactly 1 in f32: through atanh the sample would look as if it were clipped at u = 7.25.
     distribution = TanhGaussian(jnp.array([12.0]), jnp.array([-5.0]))

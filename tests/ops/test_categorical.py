@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rlax
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from rljax.ops import categorical
 
@@ -41,6 +42,26 @@ def test_a_terminal_step_puts_all_mass_at_its_reward():
     """All target atoms are equal there: r + 0 z."""
     probs = project(SUPPORT, jnp.full(N, 0.5), jnp.array([0.1, 0.2, 0.3, 0.3, 0.1]))
     np.testing.assert_allclose(probs, [0, 0, 0.5, 0.5, 0], atol=1e-7)
+
+
+def test_a_gaussian_histogram_by_hand():
+    """Between the edges -2.5, -1.5, … 2.5, with a deviation of 0.75: Φ(2) - Φ(2/3) = 0.22974 beside the middle."""
+    phi = [0.02275, 0.25249, 0.74751, 0.97725]  # Φ(-2), Φ(-2/3), Φ(2/3), Φ(2)
+    far = 0.00043  # Φ(-10/3)
+    whole = 1 - 2 * far
+    expected = np.array([phi[0] - far, phi[1] - phi[0], phi[2] - phi[1], phi[3] - phi[2], phi[0] - far]) / whole
+    np.testing.assert_allclose(categorical.gaussian(SUPPORT, jnp.float32(0.0)), expected, atol=2e-5)
+
+
+def test_a_gaussian_histogram_is_scipys_and_keeps_what_lies_beyond_the_ends():
+    support, value = np.linspace(-3.0, 11.0, 29), np.array([[0.0, 5.13], [-2.9, 10.9], [-50.0, 1e6]])
+    found = categorical.gaussian(jnp.float32(support), jnp.float32(value), deviation=1.5)
+    edges = np.append(support - 0.25, 11.25)
+    below = norm.cdf(edges, loc=np.clip(value, -3.0, 11.0)[..., None], scale=0.75)
+    np.testing.assert_allclose(found, np.diff(below) / (below[..., -1:] - below[..., :1]), atol=1e-6)
+    np.testing.assert_allclose(found.sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose((found * jnp.float32(support)).sum(-1)[0], value[0], atol=1e-3)  # far from the ends
+    assert np.isfinite(jax.grad(lambda v: categorical.gaussian(jnp.float32(support), v)[3])(-1e6))
 
 
 @pytest.mark.parametrize(("low", "high", "atoms"), [(-2.0, 2.0, 5), (-10.0, 10.0, 51), (-0.1, 0.7, 101)])
