@@ -49,8 +49,8 @@ format: install-dev ## Format, and mend what ruff can mend
 bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 	@$(bin)/python -m benchmarks.ppo $(ARGS)
 
-bench-off-policy: install-dev ## Measure SAC, CrossQ, TD3, DQN and PQN: hours; goes on where it was interrupted
-	@for algorithm in sac crossq td3 dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
+bench-off-policy: install-dev ## Measure SAC, FlashSAC, CrossQ, TD3, REPPO, DQN and PQN: hours; goes on where it was interrupted
+	@for algorithm in sac flash_sac crossq td3 reppo dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
 
 bench-offline: install-dev ## Measure the offline algorithms on the datasets of experiments/collect.py: hours; goes on
 	@$(bin)/python -m benchmarks.offline $(ARGS)
