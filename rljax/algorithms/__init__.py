@@ -23,6 +23,7 @@ NAMES = (
     "steering",
     "td3",
     "td3_bc",
+    "trpo",
 )
 
 

@@ -32,6 +32,7 @@ REACHED, LOOKING = limited(Reached(), 7), limited(Looking(), 7)
 DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(ContinuousClock(3, True), 5)
 SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
 ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
+TRUSTED = {"num_envs": 2, "rollout_length": 4, "cg_iterations": 3, "value_epochs": 2, "hidden": (4,)}
 PARTS = {"value_obs": ("camera", "privileged_state"), "cnn_channels": (2,)}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
 SAMPLER = diffusion.Config(width=4, blocks=1, history=2, horizon=3, executed=2, sampler_steps=2)
@@ -171,6 +172,15 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         None,
         {},
     ),
+    "trpo": (
+        "trpo",
+        TRUSTED | {"normalize_observation": True, "normalize_reward": True, "num_minibatches": 2, "anneal_steps": 50},
+        DRIFT,
+        None,
+        {},
+    ),
+    "trpo of parts": ("trpo", TRUSTED | PARTS | {"normalize_observation": True}, LOOKING, None, {}),
+    "trpo of choices": ("trpo", TRUSTED | {"npg": True}, limited(Repeat(), 7), None, {}),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
     "dqn": (
         "dqn",

@@ -23,6 +23,7 @@ ONLINE = {
     "impala": ("impala", ("learning_rate", 0.05)),
     "ppo": ("ppo", ("learning_rate", 0.05)),
     "pqn": ("pqn", ("learning_rate", 0.05)),
+    "trpo": ("trpo", ("max_kl", 0.05)),
     "dqn": ("dqn", ("learning_rate", 0.05)),
     "sac": ("sac", ("learning_rate", 0.05)),
     "td3": ("fast td3", ("learning_rate", 0.05)),
