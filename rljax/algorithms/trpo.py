@@ -74,7 +74,7 @@ class Config(Encoding, AsymmetricParts, OnPolicyConfig):
     value_epochs: Count = 20
     """Passes over each rollout in which values are fitted to it (Tianshou: 20)."""
     num_minibatches: Count = 1
-    """Steps of Adam in each pass, on equal shares of the rollout, drawn at random; divides num_envs * rollout_length."""
+    """Steps of Adam in each pass, on shares of the rollout drawn at random; divides num_envs * rollout_length."""
     hidden: Widths = (64, 64)
     """Widths of the hidden layers (after the convolutions, for images); policy and value have their own."""
     activation: Activation = "tanh"
