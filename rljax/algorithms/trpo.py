@@ -156,9 +156,9 @@ class Linearized(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """The line search after `count` lengths of the step: the last one tried, and what it would do."""
+    """The line search after some tries: the last one tried, and what it would do."""
 
-    count: jax.Array
+    tries: jax.Array
     accepted: jax.Array
     params: PyTree
     kl: jax.Array
@@ -253,23 +253,23 @@ class Agent(core.Agent):
         step = longest_step(damped, direction, hyper.max_kl)
 
         def attempt(tried: Tried) -> Tried:
-            length = jnp.float32(c.line_search_decay) ** tried.count
+            length = jnp.float32(c.line_search_decay) ** tried.tries
             new_params = jax.tree.map(lambda p, s: p + length * s, params, step)
             new = self.distribution(new_params, steps.obs)
             measured = (old.kl(new).mean(), surrogate(new), new.entropy().mean())
             kl, improvement, entropy = devices.mean(measured)
             accepted = jnp.bool(c.npg) | ((kl <= hyper.max_kl) & (improvement > 0.0))
-            return Tried(tried.count + 1, accepted, new_params, kl, improvement, entropy)
+            return Tried(tried.tries + 1, accepted, new_params, kl, improvement, entropy)
 
         zero = jnp.float32(0.0)
         first = Tried(jnp.int32(0), jnp.bool(False), params, zero, zero, zero)
-        last = jax.lax.while_loop(lambda t: ~t.accepted & (t.count < c.line_search_steps), attempt, first)
+        last = jax.lax.while_loop(lambda t: ~t.accepted & (t.tries < c.line_search_steps), attempt, first)
         new_params = jax.tree.map(lambda new, old: jnp.where(last.accepted, new, old), last.params, params)
         return new_params, {
             "loss/policy": -jnp.where(last.accepted, last.improvement, 0.0),
             "policy/kl": jnp.where(last.accepted, last.kl, 0.0),
             "policy/entropy": jnp.where(last.accepted, last.entropy, devices.mean(old.entropy().mean())),
-            "line_search/tried": last.count,
+            "line_search/tried": last.tries,
             "line_search/accepted": last.accepted,
             "gradient_norm": optax.tree.norm(gradient),
         }
