@@ -35,10 +35,22 @@ class Settings:
 
 
 MUJOCO = Settings(total_steps=1_000_000, config=trpo.Config(normalize_observation=True, normalize_reward=True))
+CLASSIC = Settings(total_steps=300_000, config=trpo.Config(normalize_reward=True, gae_lambda=0.98))
 TASKS = {
-    "cartpole": Settings(total_steps=100_000),
-    "acrobot": Settings(total_steps=300_000, config=trpo.Config(normalize_observation=True, normalize_reward=True)),
-    "pendulum": Settings(total_steps=300_000, config=trpo.Config(discount=0.95, normalize_reward=True)),
+    "cartpole": dataclasses.replace(CLASSIC, total_steps=100_000),
+    "acrobot": CLASSIC,
+    "pendulum": Settings(
+        total_steps=1_000_000,
+        config=trpo.Config(
+            num_envs=8,
+            rollout_length=256,
+            max_kl=0.03,
+            discount=0.95,
+            num_minibatches=8,
+            initial_log_std=0.0,
+            normalize_reward=True,
+        ),
+    ),
     **dict.fromkeys(("half_cheetah", "hopper", "walker2d", "ant", "humanoid", "swimmer", "reacher", "pusher"), MUJOCO),
     "inverted_pendulum": MUJOCO,
     "inverted_double_pendulum": MUJOCO,
