@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 ROLLOUT_LENGTH = 64
 SETTINGS: dict[str, dict[str, Any]] = {
-    "cartpole": {"observation": False, "discount": 0.99},
-    "half_cheetah": {"observation": True, "discount": 0.99},
-    "walker2d": {"observation": True, "discount": 0.99},
+    "cartpole": {"observation": False, "gae_lambda": 0.98},
+    "half_cheetah": {"observation": True, "gae_lambda": 0.95},
+    "walker2d": {"observation": True, "gae_lambda": 0.95},
 }
 
 
@@ -30,13 +30,13 @@ def parse_arguments(description: str) -> argparse.Namespace:
 def train(arguments: argparse.Namespace) -> common.Trained:
     settings, batch = SETTINGS[arguments.task], arguments.num_envs * ROLLOUT_LENGTH
     made = make_vec_env(common.TASKS[arguments.task], n_envs=arguments.num_envs, seed=arguments.seed)
-    envs = VecNormalize(made, norm_obs=settings["observation"], gamma=settings["discount"])
+    envs = VecNormalize(made, norm_obs=settings["observation"], gamma=0.99)
     config: dict[str, Any] = {
         "learning_rate": 1e-3,
         "n_steps": ROLLOUT_LENGTH,
         "batch_size": batch,
-        "gamma": settings["discount"],
-        "gae_lambda": 0.95,
+        "gamma": 0.99,
+        "gae_lambda": settings["gae_lambda"],
         "cg_max_steps": 10,
         "cg_damping": 0.1,
         "line_search_max_iter": 10,
