@@ -27,6 +27,13 @@ class _IterationClock(BaseCallback):
         return True
 
 
+def learn(model: Any, steps: int) -> np.ndarray:
+    """Trains an on-policy model: the seconds of each iteration."""
+    clock = _IterationClock()
+    model.learn(steps, callback=clock)
+    return np.diff([*clock.starts, time.perf_counter()])
+
+
 def train(ppo: type, arguments: argparse.Namespace, *, compiles: bool) -> Trained:
     """Trains with the library's defaults, in its own vector of environments.
 
@@ -37,9 +44,7 @@ def train(ppo: type, arguments: argparse.Namespace, *, compiles: bool) -> Traine
         settings["n_epochs"] = arguments.epochs
     envs = make_vec_env(TASKS[arguments.task], n_envs=arguments.num_envs, seed=arguments.seed)
     model = ppo("MlpPolicy", envs, seed=arguments.seed, device="cpu", **settings)
-    clock = _IterationClock()
-    model.learn(arguments.steps, callback=clock)
-    iterations = np.diff([*clock.starts, time.perf_counter()])
+    iterations = learn(model, arguments.steps)
     compile_seconds = None
     if compiles and len(iterations) > 1:
         compile_seconds = max(0.0, float(iterations[0] - np.median(iterations[1:])))

@@ -25,6 +25,7 @@ NAMES = (
     "steering",
     "td3",
     "td3_bc",
+    "trpo",
 )
 
 

@@ -50,6 +50,12 @@ class Categorical(struct.PyTreeNode):
         difference = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
         return jnp.sum(probs * difference, axis=-1)
 
+    def fisher(self, change: "Categorical") -> "Categorical":
+        """The Fisher matrix of the logits, diag(p) - p pᵀ, times a change of them [..., n]."""
+        probs = jax.nn.softmax(self.logits)
+        moved = probs * change.logits
+        return Categorical(moved - probs * jnp.sum(moved, axis=-1, keepdims=True))
+
 
 class MultiCategorical(struct.PyTreeNode):
     """Independent choices of integers, from logits [..., k, n]; a logit of -inf forbids a value of its choice."""
@@ -85,6 +91,10 @@ class MultiCategorical(struct.PyTreeNode):
     def kl(self, other: "MultiCategorical") -> jax.Array:
         """KL(self ‖ other) [...] in nats; infinite where `other` forbids what `self` may do."""
         return self.choices.kl(other.choices).sum(-1)
+
+    def fisher(self, change: "MultiCategorical") -> "MultiCategorical":
+        """The Fisher matrix of the logits times a change of them [..., k, n]."""
+        return MultiCategorical(self.choices.fisher(change.choices).logits)
 
 
 def head_size(space: ArraySpace) -> int:
@@ -143,6 +153,13 @@ class Gaussian(struct.PyTreeNode):
         distance = (self.mean - other.mean) * jnp.exp(-other._log_std)
         log_ratio = self._log_std - other._log_std
         return jnp.sum(0.5 * (jnp.exp(2 * log_ratio) + distance**2 - 1) - log_ratio, axis=-1)
+
+    def fisher(self, change: "Gaussian") -> "Gaussian":
+        """The Fisher matrix of mean and log σ, the diagonal of 1 / σ² and 2, times a change of them.
+
+        Here log_std has the shape of the mean: each distribution of a batch has its own.
+        """
+        return Gaussian(change.mean * jnp.exp(-2 * self.log_std), 2 * change.log_std)
 
 
 Deviation = Literal["log", "softplus"]

@@ -38,6 +38,7 @@ FLASH = {name: value for name, value in SMALL.items() if name != "hidden"} | {
     "expansion": 2,
     "num_atoms": 5,
 }
+TRUSTED = {"num_envs": 2, "rollout_length": 4, "cg_iterations": 3, "value_epochs": 2, "hidden": (4,)}
 PARTS = {"value_obs": ("camera", "privileged_state"), "cnn_channels": (2,)}
 ATOMS = {"critic_hidden": (4,), "num_atoms": 5, "value_min": -20.0, "value_max": 20.0}
 OFFLINE = {"batch_size": 4, "hidden": (4,)}
@@ -204,6 +205,15 @@ CASES: dict[str, tuple[str, dict[str, Any], Any, Any, dict[str, Any]]] = {
         None,
         {},
     ),
+    "trpo": (
+        "trpo",
+        TRUSTED | {"normalize_observation": True, "normalize_reward": True, "num_minibatches": 2, "anneal_steps": 50},
+        DRIFT,
+        None,
+        {},
+    ),
+    "trpo of parts": ("trpo", TRUSTED | PARTS | {"normalize_observation": True}, LOOKING, None, {}),
+    "trpo of choices": ("trpo", TRUSTED | {"npg": True}, limited(Repeat(), 7), None, {}),
     "pqn": ("pqn", ROLLOUT | {"normalize_observation": True, "anneal_steps": 50}, "cartpole", None, {}),
     "reppo": (
         "reppo",

@@ -24,6 +24,7 @@ ONLINE = {
     "ppo": ("ppo", ("learning_rate", 0.05)),
     "pqn": ("pqn", ("learning_rate", 0.05)),
     "reppo": ("reppo", ("learning_rate", 0.05)),
+    "trpo": ("trpo", ("max_kl", 0.05)),
     "dqn": ("dqn", ("learning_rate", 0.05)),
     "sac": ("sac", ("learning_rate", 0.05)),
     "td3": ("fast td3", ("learning_rate", 0.05)),
