@@ -39,9 +39,9 @@ def run(algorithm, iterations, seed=0):
 def rollout_of(reward, terminated=(), truncated=()):
     """A rollout of one environment with these rewards, terminated and truncated at these steps."""
     steps = np.arange(len(reward))[:, None]
-    ends = (np.isin(steps, list(ends)) for ends in (terminated, truncated))
+    terminated, truncated = (jnp.asarray(np.isin(steps, list(ends))) for ends in (terminated, truncated))
     nothing = jnp.zeros_like(steps)
-    return Transition(nothing, nothing, jnp.float32(reward)[:, None], *map(jnp.asarray, ends), nothing, ())
+    return Transition(nothing, nothing, jnp.float32(reward)[:, None], terminated, truncated, nothing, ())
 
 
 def soft_returns(rollout, value, entropy, discount=0.9, td_lambda=0.5):
