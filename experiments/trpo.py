@@ -38,7 +38,7 @@ MUJOCO = Settings(total_steps=1_000_000, config=trpo.Config(normalize_observatio
 CLASSIC = Settings(total_steps=300_000, config=trpo.Config(normalize_reward=True, gae_lambda=0.98))
 TASKS = {
     "cartpole": dataclasses.replace(CLASSIC, total_steps=100_000),
-    "acrobot": CLASSIC,
+    "acrobot": dataclasses.replace(CLASSIC, total_steps=1_000_000),
     "pendulum": Settings(
         total_steps=1_000_000,
         config=trpo.Config(
