@@ -260,6 +260,11 @@ def peak_memory_mb() -> float:
 
 def provenance(benchmark: str, arguments: Sequence[str] | None = None) -> Record:
     """Hardware, versions, commit, and the command: the given arguments, or those of this process."""
+    return {"hardware": hardware(), "versions": versions(), "command": command_of(benchmark, arguments)}
+
+
+def command_of(benchmark: str, arguments: Sequence[str] | None = None) -> str:
+    """The command of a benchmark: the given arguments, or those of this process."""
 
     def shortened(argument: str) -> str:
         # A path outside of the repository means nothing elsewhere.
@@ -269,8 +274,7 @@ def provenance(benchmark: str, arguments: Sequence[str] | None = None) -> Record
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
     given = map(shortened, sys.argv[1:] if arguments is None else arguments)
-    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *given])
-    return {"hardware": hardware(), "versions": versions(), "command": command}
+    return shlex.join(["python", "-m", f"benchmarks.{benchmark}", *given])
 
 
 def returns(algorithm: Algorithm, task: str, steps: int, episodes: int, members: Sequence[Record]) -> Record:
