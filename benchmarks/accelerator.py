@@ -12,6 +12,7 @@ enough for what it is expected to take.
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -192,7 +193,9 @@ def measure(part: Part, limit: float) -> tuple[list[dict[str, Any]], str | None]
         error = None
         with said.open("w") as stderr:
             try:
-                campaign.run([*command, str(output)], stderr=stderr, stdout=subprocess.DEVNULL, timeout=limit)
+                campaign.run(
+                    [*command, str(output), str(os.getpid())], stderr=stderr, stdout=subprocess.DEVNULL, timeout=limit
+                )
             except subprocess.TimeoutExpired:
                 error = f"ended after {limit:.0f} s, before it had done"
             except Refused:

@@ -173,18 +173,17 @@ FUNCTIONS: dict[str, Callable[..., Rows]] = {
 }
 
 
-def main(function: str, arguments: str, output: str) -> None:
-    """Runs a part, and writes its rows, after each of them, to a file."""
-    end_with_parent()
+def main(function: str, arguments: str, output: str, parent: str) -> None:
+    """Runs a part, and writes its rows, after each of them, to a file; ends when the process `parent` has ended."""
+    end_with(int(parent))
     rows = []
     for found in FUNCTIONS[function](**json.loads(arguments)):
         rows.append(found)
         write_json(Path(output), {"rows": rows})
 
 
-def end_with_parent() -> None:
+def end_with(parent: int) -> None:
     """Ends this process when the one that started it has ended, however it was killed."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -6,8 +6,9 @@
 
 A curve is that of evaluations of the deterministic policy every few thousand steps. Runs share the machine, so their
 clock says nothing: the seconds of a curve are those to compile, and steps divided by rates that are measured apart,
-each program alone on one core, in turns and in one session. The peers need `make install-peers`; sb3-contrib's row also
-`pip install sb3-contrib` there.
+each program alone on one core, in turns and in one session. They are seconds of the processor, which another program
+that shares the core does not lengthen as it does those on the wall. The peers need `make install-peers`; sb3-contrib's
+row also `pip install sb3-contrib` there.
 """
 
 import dataclasses
@@ -15,10 +16,12 @@ import importlib
 import importlib.util
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import campaign
@@ -87,8 +90,8 @@ class Settings(campaign.Settings):
     """Whether to run and to measure what is missing; without it, the tables and the picture are made again."""
     measure_again: bool = False
     """Whether to measure all rates again, in one session, also those that are known."""
-    seconds: float = 15.0
-    """Seconds for which each rate of rljax is measured in each round."""
+    seconds: float = 10.0
+    """Seconds of the processor for which each rate of rljax is measured in each round."""
     rounds: int = 2
     """Timings of each program, in turn; the best counts, since a busy machine only makes them longer."""
     runs: Path = campaign.ROOT / "runs" / "budget"
@@ -175,6 +178,10 @@ def collect(settings: Settings, found: dict[str, Any], name: str) -> None:
             if reach(curve) > reach(entry["curves"].get(str(seed), [])):
                 curves = entry["curves"] | {str(seed): [list(point) for point in curve]}
                 found[name] = entry | known | {"curves": dict(sorted(curves.items()))}
+    if name in found:
+        steps, every, seeds = wanted(settings, name)
+        curves = [found[name]["curves"].get(str(seed), []) for seed in range(seeds)]
+        found[name]["finished"] = all(whole(curve, steps, every) for curve in curves)
 
 
 def reach(curve: Sequence[Sequence[float]]) -> tuple[float, int]:
@@ -236,14 +243,17 @@ def measure(settings: Settings, found: dict[str, Any]) -> None:
 def own_rate(algorithm: str, seconds: float, core: int | None) -> dict[str, Any]:
     """Seconds to compile, and steps a second of training; before learning starts too, where it has such steps."""
     if core is not None:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, {core})  # where what one thread waits for, another does: one core's seconds are all
+    jax.config.update("jax_enable_compilation_cache", False)
     trained = made(algorithm)
     warm_up = getattr(trained.config, "first_learning_iteration", 0) + 1
-    rate, compile_seconds = campaign.training_rate(trained, seconds, devices=1, warm_up=warm_up)
+    rate, compile_seconds = campaign.training_rate(
+        trained, seconds, devices=1, warm_up=warm_up, clock=time.process_time
+    )
     random_rate, random_steps = None, getattr(trained.config, "learning_starts", 0)
     if random_steps:
         idle = made(algorithm, learning_starts=10**9)
-        random_rate = campaign.training_rate(idle, seconds / 5, devices=1)[0]
+        random_rate = campaign.training_rate(idle, seconds / 5, devices=1, clock=time.process_time)[0]
     return measured(rate, compile_seconds, random_rate, random_steps)
 
 
@@ -290,12 +300,16 @@ def mean_curve(entry: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def within(entry: Mapping[str, Any], unit: str, budget: float) -> tuple[float, bool] | None:
-    """The return of the last evaluation within a budget, and whether the run ended well before it."""
+    """The return of the last evaluation within a budget, and whether the run ended well before it.
+
+    None where there is no evaluation within it, and where the run is unfinished and has not come so far.
+    """
     steps, values = mean_curve(entry)
     axis = steps if unit == "steps" else seconds_of(entry, steps)
     if axis is None or not (inside := axis <= 1.001 * budget).any():
         return None
-    return float(values[inside][-1]), bool(inside.all() and axis[-1] < 0.9 * budget)
+    short = bool(inside.all() and axis[-1] < 0.9 * budget)
+    return None if short and not entry["finished"] else (float(values[inside][-1]), short)
 
 
 def save(settings: Settings, found: Mapping[str, Any]) -> None:
@@ -308,16 +322,26 @@ def save(settings: Settings, found: Mapping[str, Any]) -> None:
         f"and over {settings.seeds} seeds of rljax, one of the others: differences of a few hundred are chance. ≥ "
         "marks a run that ended before the budget, whose return would have grown. Runs share the machine, so their own "
         "clock says nothing: seconds are those to compile, random steps by their rate and learning steps by theirs, "
-        "each measured alone on one core, in turns. rljax with the defaults of experiments/, the others with what "
-        "rl-baselines3-zoo tuned for HalfCheetah, or their own; all in one process and one thread. The peers' physics "
-        "is Gymnasium's HalfCheetah-v5, which rljax follows, on MuJoCo too."
+        "each measured alone on one core, in turns, in seconds of the processor. rljax has the defaults of "
+        "experiments/ (SAC's products are in bfloat16), the others what rl-baselines3-zoo tuned for HalfCheetah, or "
+        "their own, in float32; all in one process on one core. The peers' physics is Gymnasium's HalfCheetah-v5, "
+        "which rljax follows, on MuJoCo too." + unfinished(found)
     )
     title = "Which algorithm wins at which budget: HalfCheetah, CPU"
     campaign.write(settings, NAME, campaign.table("budget", title, rows, notes, found=dict(found)))
     rows = [row_of_all(name, entry) for name, entry in sorted(found.items(), key=lambda x: order(x[0]))]
     title = "Every algorithm at every budget of steps: HalfCheetah, CPU"
-    notes = "Of the curves of the table before; steps per second, one core each, once it learns."
+    notes = "Of the curves of the table before; steps per second of the processor, one core each, once it learns."
     campaign.write(settings, f"{NAME}-all", campaign.table("budget", title, rows, notes))
+
+
+def unfinished(found: Mapping[str, Any]) -> str:
+    """A sentence that names what has not been run to its end, or measured, yet; empty where all is there."""
+    names = [*(f"{OWN} {name}" for name in ALGORITHMS), *PEERS]
+    runs = [titled(name) for name in names if not found.get(name, {}).get("finished")]
+    rates = [titled(name) for name in found if "rate" not in found[name]]
+    text = f" Not run to the end yet: {', '.join(runs)}." if runs else ""
+    return text + (f" No rate yet: {', '.join(rates)}." if rates else "")
 
 
 def order(name: str) -> tuple[int, list[str]]:
@@ -367,7 +391,7 @@ def draw(settings: Settings, found: Mapping[str, Any]) -> None:
             axis.plot(x, values, STYLES[library], color=COLOURS[algorithm], linewidth=2 if library == OWN else 1.6)
             ends.append((name, float(x[-1]), float(values[-1])))
         axis.set_xscale("log")
-        axis.set_xlabel("environment steps" if unit == "steps" else "seconds on one core, with those to compile")
+        axis.set_xlabel("environment steps" if unit == "steps" else "seconds of one core, with those to compile")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         label(axis, ends)

@@ -72,6 +72,7 @@ def test_runs_go_on_where_they_stopped_and_each_budget_has_its_best(settings, mo
     monkeypatch.setattr(campaign, "run_all", lambda commands: [run_all([c]) for c in commands if not started.clear()])
     budget.main(settings)
     record = campaign.earlier(settings, budget.NAME)
+    assert "yet" not in record["notes"]
     assert list(record["found"]["rljax sac"]["curves"]) == ["0", "1"]
     monkeypatch.setattr(campaign, "run_all", lambda commands: started.extend(commands))
     started.clear()
@@ -96,11 +97,14 @@ def test_a_curve_is_as_long_as_all_seeds_and_the_last_evaluation_within_a_budget
     curves = {"0": [[10, 1.0], [20, 3.0], [30, 9.0]], "1": [[10, 3.0], [20, 5.0]]}
     steps, values = budget.mean_curve({"curves": curves})
     np.testing.assert_allclose((steps, values), ([10, 20], [2.0, 4.0]))
-    assert budget.within({"curves": curves}, "steps", 19) == (2.0, False)
-    assert budget.within({"curves": curves}, "steps", 20) == (4.0, False)
-    assert budget.within({"curves": curves}, "steps", 100) == (4.0, True)
-    assert budget.within({"curves": curves}, "steps", 9) is None
-    assert budget.within({"curves": curves}, "seconds", 9) is None
+    entry = {"curves": curves, "finished": True}
+    assert budget.within(entry, "steps", 19) == (2.0, False)
+    assert budget.within(entry, "steps", 20) == (4.0, False)
+    assert budget.within(entry, "steps", 100) == (4.0, True)
+    assert budget.within(entry, "steps", 9) is None
+    assert budget.within(entry, "seconds", 9) is None
+    assert budget.within(entry | {"finished": False}, "steps", 20) == (4.0, False)
+    assert budget.within(entry | {"finished": False}, "steps", 100) is None
 
 
 def test_labels_keep_their_order_and_their_distance():

@@ -2,7 +2,7 @@
 
 Settings are those that rl-baselines3-zoo tuned for HalfCheetah, and the library's defaults where it has none. The
 curve is written at each evaluation, so that a run that is cut short leaves one too; the speed is measured apart, with
---speed, since a machine on which other programs run says nothing of it.
+--speed and in seconds of the processor, since those on the wall depend on which other programs run.
 """
 
 import argparse
@@ -92,7 +92,7 @@ class Curve(BaseCallback):
 
     def note(self) -> None:
         before = self.begins[-1][0] if self.begins else 0
-        self.begins.append((self.num_timesteps, time.perf_counter()))
+        self.begins.append((self.num_timesteps, time.process_time()))
         if self.every and self.num_timesteps // self.every > before // self.every:
             self.evaluate(self.num_timesteps)
 
