@@ -75,6 +75,7 @@ def test_runs_go_on_where_they_stopped_and_each_budget_has_its_best(settings, mo
     assert "yet" not in record["notes"]
     assert list(record["found"]["rljax sac"]["curves"]) == ["0", "1"]
     monkeypatch.setattr(campaign, "run_all", lambda commands: started.extend(commands))
+    monkeypatch.setattr(budget, "draw", lambda *_: None)
     started.clear()
     budget.main(settings)
     assert not started
