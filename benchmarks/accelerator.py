@@ -79,7 +79,7 @@ def parts(smallest: bool = False) -> list[Part]:
         return [
             stepping("half_cheetah", "native", 2, 0.05),
             *(learning(name, "half_cheetah", "native", 0.5, **SMALL_LEARNING[name]) for name in ALGORITHMS),
-            Part("updates of SAC", 60, "updates", {"precision": "float32", "rounds": 1}),
+            Part("updates of SAC", 120, "updates", {"precision": "float32", "rounds": 1}),
             Part("sampler", 60, "sampler", {"network": "mlp", "objective": "flow", "counts": [1], "seconds": 0.05}),
             Part("offline, iql", 60, "offline", {"algorithm": "iql", "seconds": 0.1, "transitions": 2000}),
             Part("products, float32", 30, "products", {"size": 64, "dtype": "float32", "operations": 1e8}),
