@@ -58,7 +58,7 @@ TASKS = ("half_cheetah", "ant", "humanoid")
 ALGORITHMS = ("ppo", "reppo", "flash_sac")
 SMALL_LEARNING = {
     "ppo": {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2, "hidden": [8, 8]},
-    "reppo": {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2},
+    "reppo": {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2, "hidden": [8], "critic_hidden": [8]},
     "flash_sac": {
         "num_envs": 4,
         "batch_size": 8,
