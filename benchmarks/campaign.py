@@ -161,20 +161,32 @@ def logged(folder: Path, column: str, seed: int | None = None) -> list[tuple[int
 # Timings
 
 
-def rate(calls: Callable[[int], Any], seconds: float, warm_up: int = 1) -> float:
-    """How many calls of a program go into a second, over all of at least `seconds`; `calls(n)` makes n and waits."""
+def rate(
+    calls: Callable[[int], Any], seconds: float, warm_up: int = 1, clock: Callable[[], float] | None = None
+) -> float:
+    """How many calls of a program go into a second, over all of at least `seconds`; `calls(n)` makes n and waits.
+
+    Args:
+      clock: seconds of another clock than that on the wall, such as `time.process_time`.
+    """
+    clock = clock or time.perf_counter
     calls(warm_up)
     count, done, elapsed = 1, 0, 0.0
     while elapsed < seconds:
-        begin = time.perf_counter()
+        begin = clock()
         calls(count)
-        done, elapsed = done + count, elapsed + time.perf_counter() - begin
+        done, elapsed = done + count, elapsed + clock() - begin
         count = max(1, round(done / elapsed * seconds / 8))
     return done / elapsed
 
 
 def training_rate(
-    algorithm: Algorithm, seconds: float, members: int | None = None, devices: int | None = None, warm_up: int = 1
+    algorithm: Algorithm,
+    seconds: float,
+    members: int | None = None,
+    devices: int | None = None,
+    warm_up: int = 1,
+    clock: Callable[[], float] | None = None,
 ) -> tuple[float, float]:
     """Steps per second of training as the runner does it, over all members; and seconds until the first, to compile.
 
@@ -182,8 +194,10 @@ def training_rate(
       members: number of seeds that are trained together; None for a single run.
       devices: number of devices, chosen as the runner does where None.
       warm_up: iterations before the rate counts.
+      clock: seconds of another clock than that on the wall, such as `time.process_time`.
     """
-    begin = time.perf_counter()
+    clock = clock or time.perf_counter
+    begin = clock()
     program = build(algorithm, members, devices, "threefry2x32")
     key = jax.random.key(0) if members is None else jax.random.split(jax.random.key(0), members)
     state, totals = program.init(np.asarray(jax.random.key_data(key)), {})
@@ -194,8 +208,8 @@ def training_rate(
         state, totals, _ = jax.block_until_ready(program.run(state, totals, np.int32(0), np.int32(count), *data))
 
     iterations(0)
-    compile_seconds = time.perf_counter() - begin
-    return rate(iterations, seconds, warm_up) * algorithm.per_iteration * (members or 1), compile_seconds
+    compile_seconds = clock() - begin
+    return rate(iterations, seconds, warm_up, clock) * algorithm.per_iteration * (members or 1), compile_seconds
 
 
 def timed(function: Callable[[Any], Any], state: Any, count: int) -> Callable[[], float]:
@@ -260,6 +274,11 @@ def peak_memory_mb() -> float:
 
 def provenance(benchmark: str, arguments: Sequence[str] | None = None) -> Record:
     """Hardware, versions, commit, and the command: the given arguments, or those of this process."""
+    return {"hardware": hardware(), "versions": versions(), "command": command_of(benchmark, arguments)}
+
+
+def command_of(benchmark: str, arguments: Sequence[str] | None = None) -> str:
+    """The command of a benchmark: the given arguments, or those of this process."""
 
     def shortened(argument: str) -> str:
         # A path outside of the repository means nothing elsewhere.
@@ -269,8 +288,7 @@ def provenance(benchmark: str, arguments: Sequence[str] | None = None) -> Record
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
     given = map(shortened, sys.argv[1:] if arguments is None else arguments)
-    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *given])
-    return {"hardware": hardware(), "versions": versions(), "command": command}
+    return shlex.join(["python", "-m", f"benchmarks.{benchmark}", *given])
 
 
 def returns(algorithm: Algorithm, task: str, steps: int, episodes: int, members: Sequence[Record]) -> Record:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, campaign, off_policy
+from benchmarks import campaign, off_policy
 from experiments import dqn
 from rljax.analysis.tables import benchmark_page
 from rljax.types import Refused
@@ -162,7 +162,10 @@ SCRIPTS = sorted(path.stem for path in (campaign.ROOT / "benchmarks").glob("*.py
 DOCUMENTS = [campaign.ROOT / "README.md", campaign.ROOT / "benchmarks" / "README.md"]
 
 
-@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"campaign", "before_after", "offline_speed", "steering_scores"}))
+HELPERS = {"campaign", "accelerator_parts", "before_after", "offline_speed", "steering_scores"}
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - HELPERS))
 def test_every_command_that_is_shown_is_parsed(name, monkeypatch):
     """Of the docstrings and the pages, whose records were made by these flags; nothing is measured."""
     parsed: list[campaign.Settings] = []
@@ -176,14 +179,3 @@ def test_every_command_that_is_shown_is_parsed(name, monkeypatch):
         monkeypatch.setattr(sys, "argv", [name, *shlex.split(text, comments=True)])
         runpy.run_path(str(campaign.ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
         assert isinstance(parsed.pop(), campaign.Settings)
-
-
-def test_the_accelerator_is_recorded(settings, monkeypatch):
-    monkeypatch.setattr(campaign, "matmul_rate", lambda *_: 2e12)
-    small = accelerator.Settings(tasks=("pendulum",), num_envs=(4,), seconds=0.01, results=settings.results)
-    accelerator.main(small)
-    record = campaign.earlier(settings, "accelerator")
-    assert record["rows"][0] == ["product of matrices, float32", 256, "TFLOP/s", 2.0, "–"]
-    assert record["rows"][-1][:3] == ["pendulum, environments", 4, "steps/s"]
-    with pytest.raises(Refused, match="cartpole has no continuous actions"):
-        accelerator.main(dataclasses.replace(small, tasks=("cartpole",)))

@@ -2,7 +2,7 @@
 
 Runs in rljax's own environment, which has Brax. The learning settings are those of Brax's training notebook for
 HalfCheetah with its 2048 environments and its batches made smaller alike; the networks are as wide as those of the
-other peers. Like them it trains on the CPU.
+other peers. Like them it trains on the CPU, unless --accelerator is given.
 
 Brax's trainer calls `jax.device_put_replicated`, which jax no longer has; it is given back below.
 """
@@ -107,11 +107,13 @@ def evaluate(arguments: argparse.Namespace, policy: Any) -> list[float]:
 def main() -> None:
     parser = record.parser("Trains PPO of Brax and writes what it measured.", TASKS, task="half_cheetah", num_envs=64)
     parser.add_argument("--backend", choices=("spring", "mjx"), default="spring", help="Brax's physics")
+    parser.add_argument("--accelerator", action="store_true", help="train where JAX runs by itself, not on the CPU")
     arguments = parser.parse_args()
     if arguments.num_envs % 4:
         parser.error(f"--num-envs {arguments.num_envs} is not allowed: a multiple of 4, for batches of a quarter")
     warnings.filterwarnings("ignore", "Brax System, piplines and environments are not actively")
-    jax.config.update("jax_platforms", "cpu")
+    if not arguments.accelerator:
+        jax.config.update("jax_platforms", "cpu")
     if not hasattr(jax, "device_put_replicated"):
         jax.device_put_replicated = device_put_replicated
     trained = train(arguments)

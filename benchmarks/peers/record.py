@@ -98,21 +98,28 @@ def write(
         "peak_memory_mb": peak_memory_mb,
         **{name: value for name, value in optional.items() if value is not None},
         "config": trained.config,
-        "hardware": _hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
-        "command": _command(arguments),
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    save(arguments, record, packages)
     unit = "updates" if hasattr(arguments, "updates") else "steps"
     result = "" if mean_return is None else f", return {mean_return:.1f} over {len(returns)} episodes"
     print(
         f"{record['implementation']} {arguments.task}: {timed_steps:,} {unit} in {trained.training_seconds:.1f} s, "
         f"{rate:,.0f} {unit}/s{result} -> {arguments.output}"
     )
+
+
+def save(arguments: argparse.Namespace, record: dict[str, Any], packages: Iterable[str]) -> None:
+    """Writes a record with the machine, the versions and the command, whole or not at all."""
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    record = record | {
+        "hardware": _hardware(),
+        "versions": {"python": platform.python_version(), **versions},
+        "command": _command(arguments),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    aside = arguments.output.with_name(f".{arguments.output.name}.aside")
+    aside.write_text(json.dumps(record, indent=2) + "\n")
+    aside.replace(arguments.output)
 
 
 def _command(arguments: argparse.Namespace) -> str:

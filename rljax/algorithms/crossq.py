@@ -7,6 +7,10 @@ few steps as twenty in REDQ and DroQ.
 
 `Config()` has the settings of the paper (table 2), with batch renormalisation (Ioffe 2017) as in its code. Acting,
 replay, temperature and entropy are SAC's (sac.py).
+
+`XQC` has the settings of Palenicek et al. 2025, "XQC: well-conditioned optimization accelerates deep reinforcement
+learning" (arXiv 2509.25174): normalisation before the activations, weights of norm 1, and critics that give
+distributions of returns, with target networks again.
 """
 
 import dataclasses
@@ -24,16 +28,19 @@ from rljax.algorithms.core.blocks import AsymmetricParts, DenseNetwork, Encoding
 from rljax.algorithms.core.contract import Algorithm, continuous
 from rljax.algorithms.core.experience import ReplayConfig, assemble
 from rljax.algorithms.core.learner import Learner, Optimizers
-from rljax.config import BelowOne, Count, Positive, Whole, Widths, require
+from rljax.algorithms.td3 import NumAtoms
+from rljax.config import BelowOne, Count, Fraction, Positive, Whole, Widths, require
 from rljax.data import Batch
 from rljax.envs import Environment
 from rljax.nn.batch_renorm import BatchRenorm
 from rljax.nn.distributions import TanhGaussian
-from rljax.nn.encoder import encode, with_action
+from rljax.nn.encoder import Encoder, with_action
 from rljax.nn.ensemble import over_ensemble
 from rljax.nn.initializers import orthogonal
 from rljax.nn.networks import activation, apply
 from rljax.nn.precision import dot_general_of
+from rljax.nn.projection import unit_norms
+from rljax.ops import categorical
 from rljax.ops.returns import bootstrapped
 from rljax.spaces import Space
 from rljax.types import Key, Metrics, PyTree
@@ -67,11 +74,42 @@ class Config(DenseNetwork, Encoding, AsymmetricParts, Temperature, ReplayConfig)
     """Momentum of the running statistics of batch normalisation."""
     norm_warm_up: Whole = 100_000
     """Updates with plain batch normalisation, before renormalisation begins."""
+    norm_first: bool = False
+    """Whether batches are normalised before each activation (XQC), in place of the bias, rather than after it."""
+    unit_norm: bool = False
+    """Whether weights are brought back to norm 1 after each step (XQC)."""
+    num_atoms: NumAtoms = 0
+    """Number of atoms, from -return_bound to return_bound, of critics that give distributions of returns (XQC: 101); 0
+    for critics that give values."""
+    target_rate: Fraction = 0.0
+    """Rate τ at which target critics follow the critics (XQC: 0.005); 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        bounded = not self.num_atoms or self.return_bound > 0
+        require(self, "return_bound", bounded, "above 0 with num_atoms, whose atoms end there")
         divides = self.policy_delay >= 1 and self.num_updates % self.policy_delay == 0
         require(self, "policy_delay", divides, f"a divisor of num_updates = {self.num_updates}")
+
+
+# Two updates a step, and plain batch normalisation throughout.
+XQC = Config(
+    num_updates=6,
+    learning_rate=3e-4,
+    critic_learning_rate=3e-4,
+    temperature_learning_rate=3e-4,
+    initial_temperature=0.01,
+    target_entropy_per_dim=-0.5,
+    adam_b1=0.9,
+    hidden=(256,) * 4,
+    critic_hidden=(512,) * 4,
+    norm_warm_up=2**31 - 1,
+    norm_first=True,
+    unit_norm=True,
+    num_atoms=101,
+    return_bound=5.0,
+    target_rate=0.005,
+)
 
 
 class Hyper(core.Hyper):
@@ -86,7 +124,7 @@ class Hyper(core.Hyper):
 class Network(nn.Module):
     """Observations [batch, …], and actions [batch, d] of a critic, to [batch, output].
 
-    Features and actions are normalised together, and so is the output of each activation after them.
+    Features and actions are normalised together, and so is the output of each activation after them, or its input.
     """
 
     config: Config
@@ -100,7 +138,7 @@ class Network(nn.Module):
     def __call__(self, obs: PyTree, training: bool, action: jax.Array | None = None) -> jax.Array:
         c, activate = self.config, activation(self.config.activation)
         product = dot_general_of(c.precision)
-        x = encode(self.space, obs, c, network=self.encoder)
+        x = Encoder(self.space, c, self.encoder, name="encoder")(obs)
         x = x if action is None else with_action(x, action)
 
         def normalized(x: jax.Array) -> jax.Array:
@@ -108,7 +146,8 @@ class Network(nn.Module):
 
         x = normalized(x)
         for units in self.hidden:
-            x = normalized(activate(nn.Dense(units, kernel_init=orthogonal(2**0.5), dot_general=product)(x)))
+            dense = nn.Dense(units, use_bias=not c.norm_first, kernel_init=orthogonal(2**0.5), dot_general=product)
+            x = activate(normalized(dense(x))) if c.norm_first else normalized(activate(dense(x)))
         return nn.Dense(self.output, kernel_init=orthogonal(self.output_scale), name="output")(x)
 
 
@@ -124,17 +163,19 @@ class Agent(sac.Agent):
     def build(self, network: nn.Module | None) -> None:
         c, self.action_size = self.config, self.action_space.shape[0]
         self.actor = Network(c, c.hidden, 2 * self.action_size, 0.01, self.seen(network), network)
-        self.critic = Network(c, c.critic_hidden, 1, 1.0, self.seen(network, values=True), network)
+        self.critic = Network(c, c.critic_hidden, c.num_atoms or 1, 1.0, self.seen(network, values=True), network)
 
     def init(self, key: Key) -> Learner:
         actor_key, critic_key = jax.random.split(key)
         keys = jax.random.split(critic_key, self.config.num_critics)
+        critic = jax.vmap(lambda key: self.critic.init(key, self.example_obs, True, self.example_action))(keys)
         params = {
-            "policy": self.actor.init(actor_key, self.example_obs, True),
-            "critic": jax.vmap(lambda key: self.critic.init(key, self.example_obs, True, self.example_action))(keys),
+            "policy": self.projected(self.actor.init(actor_key, self.example_obs, True)),
+            "critic": self.projected(critic),
             "log_temperature": jnp.zeros((), jnp.float32),
         }
-        return Learner.init(params, self.optimizers(self.hyper()))
+        targets = ("critic",) if self.config.target_rate else ()
+        return Learner.init(params, self.optimizers(self.hyper()), targets=targets)
 
     def optimizers(self, hyper: Any) -> Optimizers:
         b1 = self.config.adam_b1
@@ -144,6 +185,17 @@ class Agent(sac.Agent):
             "log_temperature": optax.adam(hyper.temperature_learning_rate),
         }
 
+    @property
+    def support(self) -> jax.Array:
+        """The atoms [num_atoms]."""
+        return categorical.support(-self.config.return_bound, self.config.return_bound, self.config.num_atoms)
+
+    def projected(self, variables: PyTree) -> PyTree:
+        """The variables of a network with its weights at norm 1, where that is asked for; an encoder's are left."""
+        if not self.config.unit_norm:
+            return variables
+        return {**variables, "params": unit_norms(variables["params"], skip=("encoder",))}
+
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
         """The policy with running statistics, for acting and for targets."""
         return self._distribution(apply(self.actor, params, obs, False))
@@ -152,30 +204,57 @@ class Agent(sac.Agent):
         """Values of every critic with running statistics, [num_critics, batch]."""
 
         def one(params: PyTree) -> jax.Array:
-            return jnp.squeeze(apply(self.critic, params, obs, False, action), -1)
+            return self.read(apply(self.critic, params, obs, False, action))
 
         return over_ensemble(one, self.config.num_critics, self.config.precision)(params)
 
+    def read(self, output: jax.Array) -> jax.Array:
+        """Values [...] of a critic's outputs [..., 1] or [..., num_atoms]."""
+        return categorical.mean(self.support, output) if self.config.num_atoms else output[..., 0]
+
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
         """One step of the critics towards r + γ (min Q(s', a') - α log π(a'|s')), all in one batch (figure 2)."""
+        c = self.config
         next_action, log_prob = self.policy(learner.params["policy"], batch.next_obs).sample_and_log_prob(key)
+        bonus = -self.temperature(learner.params, hyper) * log_prob
         obs = jax.tree.map(lambda *x: jnp.concatenate(x), batch.obs, batch.next_obs)
         action = jnp.concatenate([batch.action, next_action])
 
-        def one(params: PyTree) -> tuple[jax.Array, PyTree]:
-            value, changed = self.critic.apply(params, obs, True, action, mutable=["batch_stats"])
-            return value[..., 0], changed
+        def outputs(params: PyTree) -> tuple[jax.Array, jax.Array, PyTree]:
+            def one(params: PyTree) -> tuple[jax.Array, PyTree]:
+                return apply(self.critic, params, obs, True, action, mutable=["batch_stats"])
 
-        def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
-            values, changed = over_ensemble(one, self.config.num_critics, self.config.precision)(params)
-            value, next_value = jnp.split(values, 2, axis=-1)
-            soft_value = next_value.min(0) - self.temperature(learner.params, hyper) * log_prob
-            target = jax.lax.stop_gradient(bootstrapped(batch.reward, batch.discount, soft_value))
-            return 0.5 * jnp.square(value - target[None]).mean(-1).sum(), (value.mean(), changed)
+            output, changed = over_ensemble(one, c.num_critics, c.precision)(params)
+            return *jnp.split(output, 2, axis=1), changed
 
-        (error, (value, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = learner.descend("critic", devices.mean(gradient), self.optimizers(hyper)["critic"])
-        return _with_statistics(learner, "critic", changed), {"loss/critic": error, "value/mean": value}
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+            output, next_output, changed = outputs(params)
+            if c.target_rate:
+                _, next_output, _ = outputs(learner.targets["critic"])
+            target = jax.lax.stop_gradient(self.target(batch, next_output, bonus))
+            metrics = {"value/mean": self.read(output).mean()}
+            if not c.num_atoms:
+                return 0.5 * jnp.square(output[..., 0] - target[None]).mean(-1).sum(), (metrics, changed)
+            metrics["value/saturation"] = categorical.saturation(target)
+            return jax.vmap(categorical.cross_entropy, (0, None))(output, target).mean(-1).sum(), (metrics, changed)
+
+        (error, (metrics, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
+        learner = self.stepped(learner, "critic", gradient, changed, hyper)
+        if c.target_rate:
+            learner = learner.move_target("critic", c.target_rate)
+        return learner, {"loss/critic": error, **metrics}
+
+    def target(self, batch: Batch, output: jax.Array, bonus: jax.Array) -> jax.Array:
+        """What the critics' outputs [num_critics, batch, …] make of r + γ (Z' + bonus), with the smallest of them.
+
+        Values [batch]; or probabilities [batch, num_atoms], of the critic with the smallest mean.
+        """
+        if not self.config.num_atoms:
+            return bootstrapped(batch.reward, batch.discount, output[..., 0].min(0) + bonus)
+        smallest = self.read(output).argmin(0)[None, :, None]
+        probs = jax.nn.softmax(jnp.take_along_axis(output, smallest, axis=0)[0])
+        reward = batch.reward + jnp.where(batch.discount == 0, 0.0, batch.discount * bonus)
+        return categorical.bootstrapped(self.support, reward, batch.discount, probs)
 
     def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
         """One step on α log π(a|s) - min Q(s, a), and one of the temperature, as in SAC."""
@@ -188,12 +267,17 @@ class Agent(sac.Agent):
             return (temperature * log_prob - value).mean(), (-log_prob.mean(), changed)
 
         (error, (entropy, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = learner.descend("policy", devices.mean(gradient), optimizers["policy"])
-        learner = _with_statistics(learner, "policy", changed)
+        learner = self.stepped(learner, "policy", gradient, changed, hyper)
         if c.learn_temperature:
             excess = entropy - hyper.target_entropy_per_dim * self.action_size
             learner = learner.descend("log_temperature", devices.mean(excess), optimizers["log_temperature"])
         return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
+
+    def stepped(self, learner: Learner, part: str, gradient: PyTree, changed: PyTree, hyper: Any) -> Learner:
+        """One step of a network, projected, with the new running statistics."""
+        optimizer = self.optimizers(hyper)[part]
+        learner = learner.descend(part, devices.mean(gradient), optimizer, project=self.projected)
+        return learner.replace(params=learner.params | {part: {**learner.params[part], **changed}})
 
     @staticmethod
     def _distribution(output: jax.Array) -> TanhGaussian:
@@ -216,7 +300,3 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     acts_in = continuous(env, "crossq")
     agent = Agent(config or Config(), acts_in.observation_space, acts_in.action_space, network)
     return assemble("crossq", env, agent, lambda config: make(env, config, network), acts_in=acts_in, network=network)
-
-
-def _with_statistics(learner: Learner, part: str, changed: PyTree) -> Learner:
-    return learner.replace(params=learner.params | {part: {**learner.params[part], **changed}})

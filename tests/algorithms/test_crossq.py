@@ -125,6 +125,63 @@ def test_acts_in_the_units_of_the_environment_whatever_else_is_in_the_batch(drif
     np.testing.assert_allclose(policy(jax.random.key(1), obs[0]), actions[0], rtol=1e-5)
 
 
+def test_xqc_learns_from_distributions_with_weights_of_norm_1():
+    """The loss of XQC's critics by NumPy; weights stay on spheres; targets move by τ."""
+    names = ("norm_first", "unit_norm", "return_bound", "norm_warm_up")
+    of_xqc = {name: getattr(crossq.XQC, name) for name in names}
+    config = dataclasses.replace(TINY, **of_xqc, num_atoms=5, target_rate=0.25)
+    agent = crossq.Agent(config, *spaces(2, 1))
+    learner, other = (jax.jit(agent.init)(jax.random.key(seed)) for seed in range(2))
+    learner = learner.replace(targets={"critic": other.params["critic"]})
+    draw = np.random.default_rng(0)
+    obs = draw.normal(size=(2, 16, 2)) * [1, 7] + [100, 700]
+    batch = rljax.data.Batch(
+        obs=obs[0],
+        action=draw.uniform(-1, 1, (16, 1)),
+        reward=draw.normal(size=16),
+        next_obs=obs[1],
+        discount=np.where(np.arange(16) % 4, 0.9, 0.0),
+        index=np.zeros(16, int),
+        weight=np.ones(16),
+    )
+    batch, key = jax.tree.map(jnp.float32, batch), jax.random.key(5)
+    after, metrics = jax.jit(agent.update_critic)(learner, batch, key, agent.hyper())
+
+    next_action, log_prob = jax.jit(lambda p, obs: agent.policy(p, obs).sample_and_log_prob(key))(
+        learner.params["policy"], batch.next_obs
+    )
+    x = np.concatenate([np.hstack([batch.obs, batch.action]), np.hstack([batch.next_obs, next_action])])
+
+    def normalized(x, layer):
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3) * layer["scale"] + layer["bias"]
+
+    def probabilities(params):
+        for critic in range(2):
+            layers = jax.tree.map(lambda x: np.asarray(x)[critic], params["params"])  # noqa: B023
+            hidden = normalized(x, layers["BatchRenorm_0"]) @ layers["Dense_0"]["kernel"]  # no bias before a norm
+            hidden = np.maximum(normalized(hidden, layers["BatchRenorm_1"]), 0.0)
+            logits = hidden @ layers["output"]["kernel"] + layers["output"]["bias"]
+            yield np.split(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), 2)
+
+    atoms, temperature = np.linspace(-5.0, 5.0, 5), config.initial_temperature
+    next_probs = [following for _, following in probabilities(learner.targets["critic"])]
+    loss = 0.0
+    for probs, _ in probabilities(learner.params["critic"]):
+        for row in range(16):
+            smallest = min((following[row] for following in next_probs), key=lambda probs: probs @ atoms)
+            at = batch.reward[row] + batch.discount[row] * (atoms - temperature * log_prob[row])
+            for place, mass in zip(np.clip(at, -5.0, 5.0), smallest, strict=True):
+                shares = np.maximum(1 - np.abs(place - atoms) / 2.5, 0.0)  # split between the neighbours
+                loss -= mass * shares @ np.log(probs[row]) / 16
+    np.testing.assert_allclose(metrics["loss/critic"], loss, rtol=2e-3)
+
+    params = after.params["critic"]["params"]
+    for name in ("Dense_0", "output"):
+        np.testing.assert_allclose(np.linalg.norm(params[name]["kernel"], axis=-2), 1.0, rtol=1e-5)
+    before, moved = (x.targets["critic"]["params"]["output"]["kernel"] for x in (learner, after))
+    np.testing.assert_allclose(moved, 0.75 * before + 0.25 * params["output"]["kernel"], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
@@ -132,6 +189,7 @@ def test_acts_in_the_units_of_the_environment_whatever_else_is_in_the_batch(drif
         ("policy_delay", 3, "a divisor of num_updates = 2"),
         ("critic_hidden", (0,), "at least 1 in each layer"),
         ("norm_warm_up", -1, "0 or more"),
+        ("num_atoms", 1, "0, or at least 2"),
     ],
 )
 def test_bad_settings_are_refused(field, value, allowed):
@@ -142,3 +200,8 @@ def test_bad_settings_are_refused(field, value, allowed):
 def test_environments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="crossq needs a one-dimensional Box of actions with bounds"):
         crossq.make(rljax.make("cartpole"))
+
+
+def test_atoms_need_a_bound_of_the_returns():
+    with pytest.raises(ValueError, match=r"return_bound = 0\.0 is not allowed; it must be above 0 with num_atoms"):
+        dataclasses.replace(TINY, num_atoms=11)
