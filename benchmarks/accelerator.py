@@ -56,7 +56,7 @@ class Part(NamedTuple):
 STEPPING, LEARNING = 45.0, 120.0
 TASKS = ("half_cheetah", "ant", "humanoid")
 ALGORITHMS = ("ppo", "reppo", "flash_sac")
-SMALL_LEARNING = {
+SMALL_LEARNING: dict[str, dict[str, Any]] = {
     "ppo": {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2, "hidden": [8, 8]},
     "reppo": {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2, "hidden": [8], "critic_hidden": [8]},
     "flash_sac": {

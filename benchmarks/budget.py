@@ -403,9 +403,9 @@ def draw(settings: Settings, found: Mapping[str, Any]) -> None:
 def label(axis: Any, ends: Sequence[tuple[str, float, float]]) -> None:
     """Names at the right of a panel, in the order of the lines' ends, each joined with its own."""
     low, high = axis.get_ylim()
-    gap, left, right = (high - low) / 28, *axis.get_xlim()
+    left, right = axis.get_xlim()
     ranked = sorted(ends, key=lambda end: end[2])
-    heights = spread([y for _, _, y in ranked], gap, low, high)
+    heights = spread([y for _, _, y in ranked], (high - low) / 28, low, high)
     edge = right * (right / left) ** 0.02
     for (name, x, y), height in zip(ranked, heights, strict=True):
         colour = COLOURS[name.partition(" ")[2]]

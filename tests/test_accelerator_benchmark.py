@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ MACHINE = {"cpu": "EPYC", "cores": 2, "backend": "cpu"}
 @pytest.fixture
 def session(tmp_path, monkeypatch):
     """Settings, the names of the parts that were measured, what each answers, and the clock."""
-    made, answers, clock = [], {}, [0.0]
+    made: list[str] = []
+    answers: dict[str, Any] = {}
+    clock = [0.0]
     chosen = [Part(name, seconds, "products", {"size": 1}) for name, seconds in (("a", 50), ("b", 400), ("c", 100))]
 
     def measure(part, limit):

@@ -69,7 +69,13 @@ def test_runs_go_on_where_they_stopped_and_each_budget_has_its_best(settings, mo
     for folder in settings.runs.iterdir():
         folder.rename(folder.with_name(f"{folder.name} elsewhere"))
     started.clear()
-    monkeypatch.setattr(campaign, "run_all", lambda commands: [run_all([c]) for c in commands if not started.clear()])
+
+    def run_again(commands):
+        for command in commands:
+            started.clear()
+            run_all([command])
+
+    monkeypatch.setattr(campaign, "run_all", run_again)
     budget.main(settings)
     record = campaign.earlier(settings, budget.NAME)
     assert "yet" not in record["notes"]

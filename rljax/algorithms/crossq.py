@@ -231,7 +231,7 @@ class Agent(sac.Agent):
             output, next_output, changed = outputs(params)
             if c.target_rate:
                 _, next_output, _ = outputs(learner.targets["critic"])
-            target = jax.lax.stop_gradient(self.target(batch, next_output, bonus))
+            target = jax.lax.stop_gradient(self.target_of(batch, next_output, bonus))
             metrics = {"value/mean": self.read(output).mean()}
             if not c.num_atoms:
                 return 0.5 * jnp.square(output[..., 0] - target[None]).mean(-1).sum(), (metrics, changed)
@@ -244,15 +244,14 @@ class Agent(sac.Agent):
             learner = learner.move_target("critic", c.target_rate)
         return learner, {"loss/critic": error, **metrics}
 
-    def target(self, batch: Batch, output: jax.Array, bonus: jax.Array) -> jax.Array:
+    def target_of(self, batch: Batch, output: jax.Array, bonus: jax.Array) -> jax.Array:
         """What the critics' outputs [num_critics, batch, …] make of r + γ (Z' + bonus), with the smallest of them.
 
         Values [batch]; or probabilities [batch, num_atoms], of the critic with the smallest mean.
         """
         if not self.config.num_atoms:
             return bootstrapped(batch.reward, batch.discount, output[..., 0].min(0) + bonus)
-        smallest = self.read(output).argmin(0)[None, :, None]
-        probs = jax.nn.softmax(jnp.take_along_axis(output, smallest, axis=0)[0])
+        probs = categorical.smallest(self.support, output)
         reward = batch.reward + jnp.where(batch.discount == 0, 0.0, batch.discount * bonus)
         return categorical.bootstrapped(self.support, reward, batch.discount, probs)
 

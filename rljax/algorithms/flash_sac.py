@@ -295,8 +295,7 @@ class Agent(ActorCritic):
     def target(self, learner: Learner, batch: Batch, next_action: jax.Array, bonus: jax.Array) -> jax.Array:
         """Probabilities [batch, num_atoms] of r + γ (Z' + bonus), with Z' of the critic with the smaller mean."""
         _, logits, _ = self.both_logits(learner.targets["critic"], batch, next_action)
-        smaller = categorical.mean(self.support, logits).argmin(0)[None, :, None]
-        probs = jax.nn.softmax(jnp.take_along_axis(logits, smaller, axis=0)[0])
+        probs = categorical.smallest(self.support, logits)
         reward = batch.reward + jnp.where(batch.discount == 0, 0.0, batch.discount * bonus)
         return categorical.bootstrapped(self.support, reward, batch.discount, probs)
 

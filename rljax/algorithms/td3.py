@@ -277,8 +277,7 @@ class Agent(ActorCritic):
         output = self.critics(learner.targets["critic"], batch.next_obs, action)
         if not self.config.num_atoms:
             return bootstrapped(batch.reward, batch.discount, output.min(0))
-        smaller = self.value(output).argmin(0)[None, :, None]
-        probs = jax.nn.softmax(jnp.take_along_axis(output, smaller, axis=0)[0])
+        probs = categorical.smallest(self.support, output)
         return categorical.bootstrapped(self.support, batch.reward, batch.discount, probs)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:

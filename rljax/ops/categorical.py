@@ -71,6 +71,12 @@ def gaussian(support: jax.Array, value: jax.Array, deviation: float = 0.75) -> j
     return jnp.diff(below) / (below[..., -1:] - below[..., :1])
 
 
+def smallest(support: jax.Array, logits: jax.Array) -> jax.Array:
+    """Probabilities [..., n] of the distribution with the smallest mean, of logits [members, ..., n]."""
+    least = mean(support, logits).argmin(0)[None, ..., None]
+    return jax.nn.softmax(jnp.take_along_axis(logits, least, axis=0)[0])
+
+
 def saturation(probs: jax.Array) -> jax.Array:
     """The share of the mass, f32 [], at the two ends of the support; near 1, the support is too narrow for the task."""
     return (probs[..., 0] + probs[..., -1]).mean()
