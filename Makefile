@@ -22,7 +22,7 @@ off_policy_results := $(foreach run,$(off_policy_runs),$(foreach peer,sb3 sbx cl
 brax_result := benchmarks/results/ppo-half_cheetah-brax.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-slow lint format bench bench-off-policy bench-offline bench-planning bench-progress bench-zoo physics simulators peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
+.PHONY: help demo docs test test-slow lint format bench bench-budget bench-off-policy bench-offline bench-planning bench-progress bench-zoo physics simulators peers tables requirements clean peers-as-installed peers-sac peers-td3 peers-dqn install install-dev install-peers
 
 help: ## This list
 	@echo "rljax: make TARGET [ARGS='...'] [PYTHON=python3.12]"
@@ -51,6 +51,9 @@ bench: install-dev ## Measure rljax on this machine: benchmarks/results/*.json
 
 bench-off-policy: install-dev ## Measure SAC, FlashSAC, CrossQ, TD3, REPPO, DQN and PQN: hours; goes on where it was interrupted
 	@for algorithm in sac flash_sac crossq td3 reppo dqn pqn; do $(bin)/python -m benchmarks.$$algorithm $(ARGS) || exit 1; done
+
+bench-budget: install-dev ## Which algorithm wins at which budget, beside stable-baselines3 and sbx: hours; goes on
+	@$(bin)/python -m benchmarks.budget $(ARGS)
 
 bench-offline: install-dev ## Measure the offline algorithms on the datasets of experiments/collect.py: hours; goes on
 	@$(bin)/python -m benchmarks.offline $(ARGS)
