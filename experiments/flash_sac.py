@@ -36,7 +36,16 @@ class Settings:
 MUJOCO = ("half_cheetah", "hopper", "walker2d", "ant", "humanoid")
 TASKS = {
     "pendulum": Settings(
-        config=dataclasses.replace(flash_sac.LAPTOP, learning_starts=1_000, replay_size=100_000),
+        # Few steps, from each of which more is learned, by networks that stay in a core's cache.
+        config=dataclasses.replace(
+            flash_sac.LAPTOP,
+            num_envs=4,
+            learning_rate=1e-3,
+            learning_starts=1_000,
+            replay_size=100_000,
+            width=32,
+            critic_width=64,
+        ),
         run=experiment.Run(final_episodes=1_000),
     ),
     **dict.fromkeys(MUJOCO, Settings(total_steps=500_000, config=flash_sac.LAPTOP)),

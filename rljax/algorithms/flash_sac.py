@@ -103,17 +103,17 @@ class Config(Encoding, AsymmetricParts, ReplayConfig):
         return (self.width,)
 
 
-# An update for every second step. Narrow layers take a larger learning rate: a step of Adam turns a weight vector of
+# An update for every fourth step. Narrow layers take a larger learning rate: a step of Adam turns a weight vector of
 # norm 1 and size n by the learning rate times √n.
 LAPTOP = Config(
-    num_envs=4,
+    num_envs=8,
     rollout_length=1,
     num_updates=2,
     batch_size=256,
     learning_starts=5_000,
-    learning_rate=1e-3,
-    width=32,
-    critic_width=64,
+    learning_rate=7e-4,
+    width=64,
+    critic_width=128,
     blocks=1,
 )
 PARALLEL = Config(

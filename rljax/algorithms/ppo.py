@@ -32,7 +32,7 @@ from rljax.nn.actor_critic import ActorCritic, parts_of
 from rljax.nn.distributions import Deviation, raw_deviation
 from rljax.nn.encoder import is_image
 from rljax.nn.networks import Activation
-from rljax.nn.recurrent import MemoryCell, stacked
+from rljax.nn.recurrent import MemoryCell, initial_carries, stacked
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
 from rljax.spaces import ArraySpace, Box, batch_shape
@@ -230,8 +230,10 @@ class Agent(core.Agent):
     def memory(self, batch: tuple[int, ...] = ()) -> PyTree:
         """Memory of a new episode: for each torso, the carries of the layers of its memory."""
         c = self.config
-        cells = stacked(c.memory_cell, c.memory, c.memory_layers) if c.memory else []
-        return [[cell.initial_carry(batch) for cell in cells] for _ in range(2 - c.shared_torso)] if cells else ()
+        if not c.memory:
+            return ()
+        cells = stacked(c.memory_cell, c.memory, c.memory_layers)
+        return [initial_carries(cells, batch) for _ in range(2 - c.shared_torso)]
 
     def optimizers(self, hyper: Hyper) -> Optimizers:
         clip = optax.clip_by_global_norm(hyper.max_grad_norm)

@@ -134,10 +134,21 @@ def stacked(cell: MemoryCell, units: int, layers: int) -> list[GRU | LSTM | MinG
     return [CELLS[cell](units) for _ in range(layers)]
 
 
+def initial_carries(cells: Sequence[GRU | LSTM | MinGRU], batch_shape: tuple[int, ...] = ()) -> PyTree:
+    """The carries of layers at the start of an episode: a list, or the carry itself of one layer alone."""
+    carries = [cell.initial_carry(batch_shape) for cell in cells]
+    return carries if len(carries) > 1 else carries[0]
+
+
 def unroll(
-    cells: Sequence[GRU | LSTM | MinGRU], carries: Sequence[PyTree], xs: jax.Array, reset: jax.Array
-) -> tuple[list[PyTree], jax.Array]:
-    """Unrolls cells of as many units one upon the other; each but the first adds its output to what it reads."""
+    cells: Sequence[GRU | LSTM | MinGRU], carries: PyTree, xs: jax.Array, reset: jax.Array
+) -> tuple[PyTree, jax.Array]:
+    """Unrolls cells of as many units one upon the other; each but the first adds its output to what it reads.
+
+    Carries are as `initial_carries` gives them; xs [T, B, d], reset bool [T, B] -> (carries, outputs [T, B, units]).
+    """
+    if len(cells) == 1:
+        return cells[0].unroll(carries, xs, reset)
     after = []
     for layer, (cell, carry) in enumerate(zip(cells, carries, strict=True)):
         carry, ys = cell.unroll(carry, xs, reset)

@@ -33,6 +33,7 @@ DRIFT, PIXELS, CLOCK = limited(Drift(), 7), limited(Pixels(), 6), limited(Contin
 SMALL = {"num_envs": 2, "batch_size": 4, "replay_size": 64, "learning_starts": 4, "hidden": (4,)}
 ROLLOUT = {"num_envs": 2, "rollout_length": 4, "num_epochs": 1, "num_minibatches": 2, "hidden": (4,)}
 FLASH = {name: value for name, value in SMALL.items() if name != "hidden"} | {
+    "batch_size": 16,
     "width": 3,
     "critic_width": 4,
     "expansion": 2,
