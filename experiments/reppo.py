@@ -42,6 +42,8 @@ RANGES = {
     "half_cheetah": {"value_min": -100.0, "value_max": 1000.0},
     "hopper": {"value_min": -20.0, "value_max": 400.0},
     "walker2d": {"value_min": -20.0, "value_max": 600.0},
+    "ant": {"value_min": -100.0, "value_max": 900.0},
+    "humanoid": {"value_min": -20.0, "value_max": 1300.0},
     "inverted_pendulum": {"value_min": 0.0, "value_max": 110.0},
 }
 MUJOCO = Settings(total_steps=1_000_000)
