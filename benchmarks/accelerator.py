@@ -10,9 +10,11 @@ settings, is not measured again; one that failed is, after all others. A part be
 enough for what it is expected to take.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -192,14 +194,23 @@ def measure(part: Part, limit: float) -> tuple[list[dict[str, Any]], str | None]
         command = [sys.executable, "-m", "benchmarks.accelerator_parts", part.function, json.dumps(part.arguments)]
         error = None
         with said.open("w") as stderr:
+            # A session of its own: what the part has started ends with it, and does not hold the accelerator.
+            process = subprocess.Popen(
+                [*command, str(output), str(os.getpid())],
+                cwd=campaign.ROOT,
+                stderr=stderr,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
             try:
-                campaign.run(
-                    [*command, str(output), str(os.getpid())], stderr=stderr, stdout=subprocess.DEVNULL, timeout=limit
-                )
+                if process.wait(limit):
+                    error = why(said.read_text(errors="replace"))
             except subprocess.TimeoutExpired:
                 error = f"ended after {limit:.0f} s, before it had done"
-            except Refused:
-                error = why(said.read_text(errors="replace"))
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         return (campaign.read(output) or {"rows": []})["rows"], error
 
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -183,11 +184,13 @@ def main(function: str, arguments: str, output: str, parent: str) -> None:
 
 
 def end_with(parent: int) -> None:
-    """Ends this process when the one that started it has ended, however it was killed."""
+    """Ends this process, and what it has started, when the one that started it has ended, however it was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +105,23 @@ def test_a_part_has_a_process_and_its_failure_a_line():
     assert (rows, error) == ([], "rljax.errors.Refused: there is no experiments/nothing.py")
     rows, error = accelerator.measure(Part("x", 9, "machine", {}), 0.01)
     assert (rows, error) == ([], "ended after 0 s, before it had done")
+
+
+def test_what_a_part_has_started_ends_with_it(tmp_path, monkeypatch):
+    """Else a peer that was too slow would hold the accelerator while the next part runs."""
+    program, started = tmp_path / "python", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\nsleep 60 & echo $! > {started}.new\nmv {started}.new {started}\nwait\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(accelerator.sys, "executable", str(program))
+    monkeypatch.setattr(accelerator.tempfile, "tempdir", str(tmp_path))
+    rows, error = accelerator.measure(Part("x", 9, "machine", {}), 3.0)
+    assert (rows, error) == ([], "ended after 3 s, before it had done")
+    state = Path(f"/proc/{int(started.read_text())}/stat")
+    for _ in range(100):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("it goes on")
 
 
 def test_the_line_of_a_failure_is_that_of_its_exception():

@@ -72,8 +72,8 @@ class Config(DenseNetwork, Encoding, AsymmetricParts, Temperature, ReplayConfig)
     """Widths of the critics' hidden layers."""
     norm_momentum: BelowOne = 0.99
     """Momentum of the running statistics of batch normalisation."""
-    norm_warm_up: Whole = 100_000
-    """Updates with plain batch normalisation, before renormalisation begins."""
+    norm_warm_up: Whole | None = 100_000
+    """Updates with plain batch normalisation, before renormalisation begins; None never begins (XQC)."""
     norm_first: bool = False
     """Whether batches are normalised before each activation (XQC), in place of the bias, rather than after it."""
     unit_norm: bool = False
@@ -103,7 +103,7 @@ XQC = Config(
     adam_b1=0.9,
     hidden=(256,) * 4,
     critic_hidden=(512,) * 4,
-    norm_warm_up=2**31 - 1,
+    norm_warm_up=None,
     norm_first=True,
     unit_norm=True,
     num_atoms=101,
@@ -192,9 +192,7 @@ class Agent(sac.Agent):
 
     def projected(self, variables: PyTree) -> PyTree:
         """The variables of a network with its weights at norm 1, where that is asked for; an encoder's are left."""
-        if not self.config.unit_norm:
-            return variables
-        return {**variables, "params": unit_norms(variables["params"], skip=("encoder",))}
+        return unit_norms(variables, skip=("encoder",)) if self.config.unit_norm else variables
 
     def policy(self, params: PyTree, obs: jax.Array) -> TanhGaussian:
         """The policy with running statistics, for acting and for targets."""
@@ -239,7 +237,8 @@ class Agent(sac.Agent):
             return jax.vmap(categorical.cross_entropy, (0, None))(output, target).mean(-1).sum(), (metrics, changed)
 
         (error, (metrics, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = self.stepped(learner, "critic", gradient, changed, hyper)
+        optimizer = self.optimizers(hyper)["critic"]
+        learner = learner.descend("critic", devices.mean(gradient), optimizer, self.projected, changed)
         if c.target_rate:
             learner = learner.move_target("critic", c.target_rate)
         return learner, {"loss/critic": error, **metrics}
@@ -252,7 +251,7 @@ class Agent(sac.Agent):
         if not self.config.num_atoms:
             return bootstrapped(batch.reward, batch.discount, output[..., 0].min(0) + bonus)
         probs = categorical.smallest(self.support, output)
-        reward = batch.reward + jnp.where(batch.discount == 0, 0.0, batch.discount * bonus)
+        reward = bootstrapped(batch.reward, batch.discount, bonus)
         return categorical.bootstrapped(self.support, reward, batch.discount, probs)
 
     def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: Any) -> tuple[Learner, Metrics]:
@@ -266,17 +265,11 @@ class Agent(sac.Agent):
             return (temperature * log_prob - value).mean(), (-log_prob.mean(), changed)
 
         (error, (entropy, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = self.stepped(learner, "policy", gradient, changed, hyper)
+        learner = learner.descend("policy", devices.mean(gradient), optimizers["policy"], self.projected, changed)
         if c.learn_temperature:
             excess = entropy - hyper.target_entropy_per_dim * self.action_size
             learner = learner.descend("log_temperature", devices.mean(excess), optimizers["log_temperature"])
         return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
-
-    def stepped(self, learner: Learner, part: str, gradient: PyTree, changed: PyTree, hyper: Any) -> Learner:
-        """One step of a network, projected, with the new running statistics."""
-        optimizer = self.optimizers(hyper)[part]
-        learner = learner.descend(part, devices.mean(gradient), optimizer, project=self.projected)
-        return learner.replace(params=learner.params | {part: {**learner.params[part], **changed}})
 
     @staticmethod
     def _distribution(output: jax.Array) -> TanhGaussian:

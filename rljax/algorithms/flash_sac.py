@@ -38,6 +38,7 @@ from rljax.nn.precision import Precision, dot_general_of
 from rljax.nn.projection import unit_norms
 from rljax.ops import categorical
 from rljax.ops.exploration import truncated_zeta
+from rljax.ops.returns import bootstrapped
 from rljax.spaces import Space
 from rljax.types import Key, Metrics, PyTree
 
@@ -201,6 +202,7 @@ class Agent(ActorCritic):
     """
 
     hyper_type: ClassVar[type] = Hyper
+    annealed = ()  # see `now`
     policy_first = True
     config: Config
 
@@ -211,6 +213,7 @@ class Agent(ActorCritic):
         self.support = categorical.support(-c.return_bound, c.return_bound, c.num_atoms)
 
     def now(self, hyper: Hyper, steps: jax.Array) -> Hyper:
+        hyper = super().now(hyper, steps)
         if not self.config.anneal_steps:
             return hyper
         done = jnp.clip(steps / self.config.anneal_steps, 0.0, 1.0)
@@ -234,9 +237,7 @@ class Agent(ActorCritic):
 
     def projected(self, variables: PyTree) -> PyTree:
         """The variables of a network with its weights at norm 1; an encoder's are left alone."""
-        if not self.config.unit_norm:
-            return variables
-        return {**variables, "params": unit_norms(variables["params"], skip=("encoder",))}
+        return unit_norms(variables, skip=("encoder",)) if self.config.unit_norm else variables
 
     def policy(self, variables: PyTree, obs: PyTree) -> TanhGaussian:
         """The policy with running statistics, for acting and for targets."""
@@ -296,7 +297,7 @@ class Agent(ActorCritic):
         """Probabilities [batch, num_atoms] of r + γ (Z' + bonus), with Z' of the critic with the smaller mean."""
         _, logits, _ = self.both_logits(learner.targets["critic"], batch, next_action)
         probs = categorical.smallest(self.support, logits)
-        reward = batch.reward + jnp.where(batch.discount == 0, 0.0, batch.discount * bonus)
+        reward = bootstrapped(batch.reward, batch.discount, bonus)
         return categorical.bootstrapped(self.support, reward, batch.discount, probs)
 
     def update_critic(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
@@ -311,7 +312,9 @@ class Agent(ActorCritic):
             return error, ({"value/mean": value, "value/saturation": categorical.saturation(target)}, changed)
 
         (error, (metrics, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["critic"])
-        learner = self.stepped(learner, "critic", gradient, changed, hyper).move_target("critic", hyper.target_rate)
+        optimizer = self.optimizers(hyper)["critic"]
+        learner = learner.descend("critic", devices.mean(gradient), optimizer, self.projected, changed)
+        learner = learner.move_target("critic", hyper.target_rate)
         return learner, {"loss/critic": error, **metrics}
 
     def update_policy(self, learner: Learner, batch: Batch, key: Key, hyper: Hyper) -> tuple[Learner, Metrics]:
@@ -331,10 +334,11 @@ class Agent(ActorCritic):
             return error.mean(), (-log_prob[:size].mean(), changed)
 
         (error, (entropy, changed)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.params["policy"])
-        learner = self.stepped(learner, "policy", gradient, changed, hyper)
+        optimizers = self.optimizers(hyper)
+        learner = learner.descend("policy", devices.mean(gradient), optimizers["policy"], self.projected, changed)
         target = self.action_size * (0.5 * log(2 * pi * e) + jnp.log(hyper.target_deviation))
         excess = devices.mean(temperature * (entropy - target))
-        learner = learner.descend("log_temperature", excess, self.optimizers(hyper)["log_temperature"])
+        learner = learner.descend("log_temperature", excess, optimizers["log_temperature"])
         return learner, {"loss/policy": error, "policy/entropy": entropy, "policy/temperature": temperature}
 
     def values(self, variables: PyTree, obs: PyTree, action: jax.Array) -> jax.Array:
@@ -344,12 +348,6 @@ class Agent(ActorCritic):
             return categorical.mean(self.support, apply(self.critic, variables, obs, action, False))
 
         return over_ensemble(one, 2, self.config.precision)(variables)
-
-    def stepped(self, learner: Learner, part: str, gradient: PyTree, changed: PyTree, hyper: Hyper) -> Learner:
-        """One step of a network, whose weights are brought back to norm 1, with the new running statistics."""
-        optimizer = self.optimizers(hyper)[part]
-        learner = learner.descend(part, devices.mean(gradient), optimizer, project=self.projected)
-        return learner.replace(params=learner.params | {part: {**learner.params[part], **changed}})
 
 
 def make(env: Environment, config: Config | None = None, network: nn.Module | None = None) -> Algorithm:

@@ -23,19 +23,18 @@ from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.agent import Acted
 from rljax.algorithms.core.blocks import AsymmetricParts, Encoding
-from rljax.algorithms.core.contract import Algorithm, observable
+from rljax.algorithms.core.contract import Algorithm, any_actions
 from rljax.algorithms.core.learner import Learner, Optimizers
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.config import Count, Fraction, NonNegative, Positive, Whole, Widths, require
-from rljax.envs import Environment, RescaleAction
+from rljax.envs import Environment
 from rljax.nn.actor_critic import ActorCritic, parts_of
 from rljax.nn.distributions import Deviation, raw_deviation
-from rljax.nn.encoder import is_image
 from rljax.nn.networks import Activation
 from rljax.nn.recurrent import MemoryCell, initial_carries, stacked
 from rljax.ops.metrics import approximate_kl, explained_variance
 from rljax.ops.returns import gae
-from rljax.spaces import ArraySpace, Box, batch_shape
+from rljax.spaces import Box, batch_shape
 from rljax.types import Key, Metrics, PyTree, Refused
 
 
@@ -367,14 +366,8 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
       Refused: the environment's spaces do not fit.
     """
     c, space = config or Config(), env.action_space
-    if not isinstance(space, ArraySpace) or (isinstance(space, Box) and len(space.shape) != 1):
-        raise Refused(f"ppo needs a Discrete, MultiDiscrete or one-dimensional Box action space, {env!r} has {space}")
-    observable(env, "ppo")
-    if is_image(env.observation_space) and not c.hidden and network is None:
-        raise Refused("ppo.Config: hidden = () is not allowed for images; it must have one width or more")
+    acts_in = any_actions(env, "ppo", c, network)
     if c.squash and isinstance(space, Box) and not space.bounded:
         raise Refused(f"ppo.Config: squash = True is not allowed without both bounds of every action: {space}")
-    # Each action that has both bounds is rescaled; one that has a single bound is clipped to it.
-    acts_in = RescaleAction(env) if isinstance(space, Box) and not space.unbounded else env
-    agent = Agent(c, env.observation_space, space, network)
+    agent = Agent(c, env.observation_space, acts_in.action_space, network)
     return assemble("ppo", env, agent, lambda config: make(env, config, network), acts_in, network)

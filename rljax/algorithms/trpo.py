@@ -23,20 +23,20 @@ import optax
 from rljax import devices
 from rljax.algorithms.core import agent as core
 from rljax.algorithms.core.blocks import AsymmetricParts, Encoding
-from rljax.algorithms.core.contract import Algorithm, observable
+from rljax.algorithms.core.contract import Algorithm, any_actions
 from rljax.algorithms.core.learner import Learner, Optimizers, scan_for_means
 from rljax.algorithms.core.on_policy import OnPolicyConfig, Rollout, assemble, shuffled
 from rljax.algorithms.ppo import normalized
 from rljax.config import BelowOne, Count, Fraction, NonNegative, Positive, Widths, require
-from rljax.envs import Environment, RescaleAction
+from rljax.envs import Environment
 from rljax.nn.distributions import Categorical, Gaussian, MultiCategorical, categorical, head_size
-from rljax.nn.encoder import encode, is_image, layers_after
+from rljax.nn.encoder import encode, layers_after
 from rljax.nn.networks import MLP, Activation
 from rljax.ops.conjugate_gradient import conjugate_gradient
 from rljax.ops.metrics import explained_variance
 from rljax.ops.returns import gae
 from rljax.spaces import ArraySpace, Box, Space
-from rljax.types import Key, Metrics, PyTree, Refused
+from rljax.types import Key, Metrics, PyTree
 
 Distribution = Categorical | MultiCategorical | Gaussian
 
@@ -317,13 +317,7 @@ def make(env: Environment, config: Config | None = None, network: nn.Module | No
     Raises:
       Refused: the environment's spaces do not fit.
     """
-    c, space = config or Config(), env.action_space
-    if not isinstance(space, ArraySpace) or (isinstance(space, Box) and len(space.shape) != 1):
-        raise Refused(f"trpo needs a Discrete, MultiDiscrete or one-dimensional Box action space, {env!r} has {space}")
-    observable(env, "trpo")
-    if is_image(env.observation_space) and not c.hidden and network is None:
-        raise Refused("trpo.Config: hidden = () is not allowed for images; it must have one width or more")
-    # Each action that has both bounds is rescaled; one that has a single bound is clipped to it.
-    acts_in = RescaleAction(env) if isinstance(space, Box) and not space.unbounded else env
-    agent = Agent(c, env.observation_space, space, network)
+    config = config or Config()
+    acts_in = any_actions(env, "trpo", config, network)
+    agent = Agent(config, env.observation_space, acts_in.action_space, network)
     return assemble("trpo", env, agent, lambda config: make(env, config, network), acts_in, network)

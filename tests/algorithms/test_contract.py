@@ -96,9 +96,9 @@ def test_members_by_vmap_equal_single_runs_and_sweep_their_hyperparameters(onlin
         alone, _ = run(state)
         # Sums associate otherwise. Behind a normalisation of batches a gradient may be rounding errors alone, of which
         # Adam makes whole steps.
-        tolerance = 2e-3 if name == "flash_sac" else 1e-4
+        atol, rtol = (2e-3, 2e-3) if name == "flash_sac" else (1e-4, 1e-6)
         chex.assert_trees_all_close(
-            jax.tree.map(lambda x, m=member: x[m], together.params), alone.params, atol=tolerance, rtol=tolerance
+            jax.tree.map(lambda x, m=member: x[m], together.params), alone.params, atol=atol, rtol=rtol
         )
     apart = jax.tree.map(lambda x: jnp.abs(x[1] - x[2]).max(), together.params)
     assert max(jax.tree.leaves(apart)) > 1e-3

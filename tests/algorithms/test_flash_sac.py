@@ -180,9 +180,11 @@ def test_rewards_of_batches_are_scaled_and_those_in_the_replay_are_not(drifted):
 
 
 def test_learning_rate_falls_to_its_half_by_half_a_cosine():
-    agent = flash_sac.Agent(dataclasses.replace(TINY, anneal_steps=100), *spaces(2, 1))
-    rates = [float(agent.now(agent.hyper(), jnp.float32(step)).learning_rate) for step in (0, 50, 100, 1000)]
-    np.testing.assert_allclose(rates, np.array([1, 0.75, 0.5, 0.5]) * 3e-4, rtol=1e-6)
+    config = dataclasses.replace(TINY, anneal_steps=100, also_annealed=("target_rate",))
+    agent = flash_sac.Agent(config, *spaces(2, 1))
+    later = [agent.now(agent.hyper(), jnp.float32(step)) for step in (0, 50, 100, 1000)]
+    np.testing.assert_allclose([x.learning_rate for x in later], np.array([1, 0.75, 0.5, 0.5]) * 3e-4, rtol=1e-6)
+    np.testing.assert_allclose([x.target_rate for x in later], np.array([1, 0.5, 0, 0]) * 0.01, rtol=1e-6)
 
 
 def test_acts_by_running_statistics_whatever_else_is_in_the_batch(drifted):

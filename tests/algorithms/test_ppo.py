@@ -192,6 +192,8 @@ def test_named_hyperparameters_fall_with_the_learning_rate():
         Refused, match=r"ppo\.Config: also_annealed = \('num_envs',\) .* names among clip_range, discount"
     ):
         ppo.make(rljax.make("cartpole"), dataclasses.replace(TINY, also_annealed=("num_envs",)))
+    with pytest.raises(Refused, match=r"also_annealed = \('clip_range',\) .* empty where anneal_steps = 0"):
+        ppo.make(rljax.make("cartpole"), dataclasses.replace(TINY, also_annealed=("clip_range",)))
 
 
 def test_first_episodes_at_random_ages_end_at_times_of_their_own():

@@ -65,6 +65,9 @@ class Agent:
             known = sorted(field.name for field in dataclasses.fields(self.hyper_type))
             valid = set(known).issuperset(config.also_annealed)
             require(config, "also_annealed", valid, f"names among {', '.join(known)}")
+            require(
+                config, "also_annealed", config.anneal_steps > 0, "empty where anneal_steps = 0: nothing falls then"
+            )
         self.build(network)
 
     def build(self, network: nn.Module | None) -> None:

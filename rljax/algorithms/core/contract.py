@@ -21,7 +21,7 @@ from rljax.nn.encoder import is_image
 from rljax.ops import running_statistics
 from rljax.ops.trees import chosen
 from rljax.policy import Policy
-from rljax.spaces import Box, Discrete, as_given, parts
+from rljax.spaces import ArraySpace, Box, Discrete, as_given, parts
 from rljax.types import Key, Mean, Metrics, PyTree, Refused
 
 
@@ -212,6 +212,26 @@ def discrete(env: Environment, name: str, config: Any, network: nn.Module | None
     if is_image(env.observation_space) and (no_layer or config.normalize_observation):
         field = "hidden = ()" if no_layer else "normalize_observation = True"
         raise Refused(f"{name}.Config: {field} is not allowed for images")
+
+
+def any_actions(env: Environment, name: str, config: Any, network: nn.Module | None) -> Environment:
+    """The environment with actions in the agent's units, be they choices or vectors.
+
+    Each action of a vector that has both bounds is rescaled; one that has a single bound is clipped to it.
+
+    Raises:
+      Refused: actions are neither `Discrete`, `MultiDiscrete` nor a one-dimensional `Box`; images have their channels
+        first, or settings make no sense for an image.
+    """
+    space = env.action_space
+    if not isinstance(space, ArraySpace) or (isinstance(space, Box) and len(space.shape) != 1):
+        raise Refused(
+            f"{name} needs a Discrete, MultiDiscrete or one-dimensional Box action space, {env!r} has {space}"
+        )
+    observable(env, name)
+    if is_image(env.observation_space) and not config.hidden and network is None:
+        raise Refused(f"{name}.Config: hidden = () is not allowed for images; it must have one width or more")
+    return RescaleAction(env) if isinstance(space, Box) and not space.unbounded else env
 
 
 def continuous(env: Environment, name: str, actions: Box | None = None, vectors: bool = False) -> RescaleAction:

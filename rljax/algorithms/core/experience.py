@@ -272,13 +272,11 @@ class Loop(contract.Loop):
         statistics = experience.obs_statistics
         if self.config.normalize_observation and self.prepared is None:
             statistics = running_statistics.update(statistics, as_given(self.env.observation_space, obs))
-        scale = self.scaled(experience.reward_scale, reward, done, hyper)
+        scale = experience.reward_scale
+        if self.config.return_bound:
+            scale = reward_scale.update(scale, reward, done, hyper.discount)
         experience = Experience(buffer, statistics, env_state, memory, fresh, scale)
         return experience, episode_metrics(metrics, done)
-
-    def scaled(self, scale: Any, reward: jax.Array, done: jax.Array, hyper: Any) -> Any:
-        """The scale of rewards after these, [rollout_length, num_envs]; () where they are not scaled."""
-        return reward_scale.update(scale, reward, done, hyper.discount) if self.config.return_bound else ()
 
     def draw(self, learner: Learner, experience: Experience, key: Key, hyper: Any, *data: Dataset) -> Any:
         """The batches of an iteration, from the replay and, where there is one, the dataset."""

@@ -53,10 +53,16 @@ class Learner(struct.PyTreeNode):
         gradient: PyTree,
         optimizer: optax.GradientTransformation,
         project: Callable[[PyTree], PyTree] = lambda params: params,
+        measured: Mapping[str, PyTree] | None = None,
     ) -> "Learner":
-        """One step of an optimizer on one part, after which `project` maps the parameters to allowed ones."""
+        """One step of an optimizer on one part, after which `project` maps the parameters to allowed ones.
+
+        Args:
+          measured: variables of the part that are not learned but measured, such as "batch_stats", with new values.
+        """
         updates, state = optimizer.update(gradient, self.optimizer_state[part], self.params[part])
         params = project(optax.apply_updates(self.params[part], updates))
+        params = {**params, **measured} if measured else params
         return self.replace(params=self.params | {part: params}, optimizer_state=self.optimizer_state | {part: state})
 
     def move_target(self, part: str, rate: Any) -> "Learner":
